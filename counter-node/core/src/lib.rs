@@ -1,0 +1,15 @@
+//! The pure part of the counter cluster: counters and their merge, the layout, and the protocols between nodes.
+//!
+//! Nothing in here reads a clock, does I/O, or waits. The protocols are state machines that are told messages, ticks
+//! and the time, and answer with effects; `counter-node` performs these, and the simulation does too.
+#![deny(clippy::arithmetic_side_effects, clippy::wildcard_enum_match_arm)]
+
+pub mod counter;
+pub mod hlc;
+pub mod id;
+pub mod layout;
+pub mod proof;
+pub mod slot;
+pub mod status;
+pub mod table;
+pub mod vector;
