@@ -1,1 +1,426 @@
-//! Being written.
+//! One counter: what each actor added and took away, what of it a reset has cleared, and how two copies merge.
+//!
+//! Every part only grows, and merging takes the maximum of each: so loss, repetition and reordering of messages change
+//! nothing. **Tally = Σ entries + base − Σ baselines.**
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::hlc::Hlc;
+use crate::id::ActorId;
+use crate::slot::Slot;
+
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// A counter's key, a page in the public API: 1 to [`KEY_BYTES_MAX`] bytes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<[u8]>);
+
+/// Why some bytes are no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("must not be empty")]
+    Empty,
+    #[error("must be at most {KEY_BYTES_MAX} bytes long, and is {bytes}")]
+    TooLong { bytes: usize },
+}
+
+impl Key {
+    /// A key of these bytes.
+    ///
+    /// # Errors
+    /// [`KeyError`] when there are none or too many.
+    pub fn new(bytes: &[u8]) -> Result<Self, KeyError> {
+        match bytes.len() {
+            0 => Err(KeyError::Empty),
+            1..=KEY_BYTES_MAX => Ok(Self(bytes.into())),
+            bytes => Err(KeyError::TooLong { bytes }),
+        }
+    }
+
+    /// The key's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The slot that the key lies in.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        Slot::of(&self.0)
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key({})", self.0.escape_ascii())
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+        impl serde::de::Visitor<'_> for Bytes {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "1 to {KEY_BYTES_MAX} bytes")
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Key, E> {
+                Key::new(bytes).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+/// What one actor has added and taken away since it began. Only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub increments: u64,
+    pub decrements: u64,
+}
+
+impl Entry {
+    fn max(self, other: Self) -> Self {
+        Self { increments: self.increments.max(other.increments), decrements: self.decrements.max(other.decrements) }
+    }
+
+    fn net(self) -> i128 {
+        i128::from(self.increments).saturating_sub(i128::from(self.decrements))
+    }
+}
+
+/// A sum of entries: what several actors added and took away together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    pub increments: u128,
+    pub decrements: u128,
+}
+
+impl Total {
+    fn plus(self, entry: Entry) -> Self {
+        Self {
+            increments: self.increments.saturating_add(u128::from(entry.increments)),
+            decrements: self.decrements.saturating_add(u128::from(entry.decrements)),
+        }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { increments: self.increments.max(other.increments), decrements: self.decrements.max(other.decrements) }
+    }
+
+    fn net(self) -> i128 {
+        let signed = |part: u128| i128::try_from(part).unwrap_or(i128::MAX);
+        signed(self.increments).saturating_sub(signed(self.decrements))
+    }
+
+    fn is_zero(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// What retired actors have come to, for one counter and one generation of its slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Σ of the retired actors' final entries.
+    pub total: Total,
+    /// How much of `total` resets have cleared.
+    pub cleared: Total,
+}
+
+/// Entries or baselines by actor, in the actors' order.
+type ByActor = Vec<(ActorId, Entry)>;
+
+/// One replica's copy of a counter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    entries: ByActor,
+    /// When it last changed; the clock's zero when never.
+    updated_at: Hlc,
+    /// Most counters are never reset and their actors seldom retire: what only these need stands apart.
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Rest {
+    base: Base,
+    /// Per actor that is not retired: how much of its entry resets have cleared.
+    baselines: ByActor,
+}
+
+/// What a client asks of a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Update {
+    Increment(u64),
+    Decrement(u64),
+    /// Clears what this replica has observed; what others add at the same time survives.
+    Reset,
+}
+
+/// The update would take the counter, or what one actor can record, past its range. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the counter is at {tally}, and the update would take it past the range of a signed 64-bit number")]
+pub struct OutOfRange {
+    /// What this replica knows the counter to be.
+    pub tally: i128,
+}
+
+impl Counter {
+    /// What the counter comes to, as far as this replica knows.
+    #[must_use]
+    pub fn tally(&self) -> i128 {
+        let entries = net(&self.entries);
+        let Some(rest) = &self.rest else { return entries };
+        entries.saturating_add(rest.base.total.net()).saturating_sub(rest.base.cleared.net()).saturating_sub(net(&rest.baselines))
+    }
+
+    /// When it last changed, if it ever did.
+    #[must_use]
+    pub fn updated_at(&self) -> Option<Hlc> {
+        (self.updated_at > Hlc::default()).then_some(self.updated_at)
+    }
+
+    /// The actors that have entries or baselines of their own here.
+    pub fn actors(&self) -> impl Iterator<Item = ActorId> {
+        let baselines = self.rest.iter().flat_map(|rest| &rest.baselines);
+        self.entries.iter().chain(baselines).map(|(actor, _)| *actor)
+    }
+
+    /// What retired actors have come to.
+    #[must_use]
+    pub fn base(&self) -> Base {
+        self.rest.as_ref().map_or_else(Base::default, |rest| rest.base)
+    }
+
+    /// Applies an update as `actor`, at `now`.
+    ///
+    /// # Errors
+    /// [`OutOfRange`]; nothing has changed then.
+    pub fn apply(&mut self, actor: ActorId, update: Update, now: Hlc) -> Result<(), OutOfRange> {
+        match update {
+            Update::Increment(by) => self.add(actor, Entry { increments: by, decrements: 0 })?,
+            Update::Decrement(by) => self.add(actor, Entry { increments: 0, decrements: by })?,
+            Update::Reset => self.reset(),
+        }
+        self.updated_at = self.updated_at.max(now);
+        Ok(())
+    }
+
+    fn add(&mut self, actor: ActorId, change: Entry) -> Result<(), OutOfRange> {
+        let tally = self.tally();
+        let refused = OutOfRange { tally };
+        let target = tally.saturating_add(change.net());
+        // What concurrent updates have taken past the range may come back into it, one update at a time.
+        let leaves = i64::try_from(target).is_err() && target.unsigned_abs() > tally.unsigned_abs();
+        if leaves {
+            return Err(refused);
+        }
+        let place = self.entries.binary_search_by_key(&actor, |(actor, _)| *actor);
+        let held = place.map_or_else(|_| Entry::default(), |index| self.entries[index].1);
+        let increments = held.increments.checked_add(change.increments).ok_or(refused)?;
+        let decrements = held.decrements.checked_add(change.decrements).ok_or(refused)?;
+        let entry = Entry { increments, decrements };
+        match place {
+            Ok(index) => self.entries[index].1 = entry,
+            Err(index) => self.entries.insert(index, (actor, entry)),
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        let rest = self.rest.get_or_insert_default();
+        rest.base.cleared = rest.base.cleared.max(rest.base.total);
+        merge_by_max(&mut rest.baselines, &self.entries, |_| true);
+    }
+
+    /// Takes over what `other` knows and `self` does not. `retired` are the actors that either side has folded into its
+    /// base: their entries are ignored. `bases` says what the two generations are to each other.
+    pub fn merge(&mut self, other: &Self, retired: &[ActorId], bases: Bases) {
+        let live = |actor: ActorId| retired.binary_search(&actor).is_err();
+        merge_by_max(&mut self.entries, &other.entries, live);
+        self.updated_at = self.updated_at.max(other.updated_at);
+        let Some(theirs) = &other.rest else { return };
+        let cleared = match bases {
+            Bases::Same => theirs.base.cleared,
+            Bases::OtherOlder => theirs.cleared_with(retired),
+            Bases::OtherNewer => Total::default(),
+        };
+        if theirs.baselines.is_empty() && cleared.is_zero() {
+            return;
+        }
+        let rest = self.rest.get_or_insert_default();
+        rest.base.cleared = rest.base.cleared.max(cleared);
+        merge_by_max(&mut rest.baselines, &theirs.baselines, live);
+    }
+
+    /// Folds the entries and baselines of `retired`, sorted, into the base.
+    pub fn fold(&mut self, retired: &[ActorId]) {
+        let (folded, kept) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition::<ByActor, _>(|(actor, _)| retired.binary_search(actor).is_ok());
+        self.entries = kept;
+        if folded.is_empty() && self.rest.is_none() {
+            return;
+        }
+        let rest = self.rest.get_or_insert_default();
+        rest.base.total = folded.iter().fold(rest.base.total, |total, (_, entry)| total.plus(*entry));
+        rest.base.cleared = rest.cleared_with(retired);
+        rest.baselines.retain(|(actor, _)| retired.binary_search(actor).is_err());
+    }
+
+    /// Takes over the base of a newer generation, in which `retired` are folded: their own entries go.
+    pub fn rebase(&mut self, base: Base, retired: &[ActorId]) {
+        let live = |actor: &ActorId| retired.binary_search(actor).is_err();
+        self.entries.retain(|(actor, _)| live(actor));
+        if base == Base::default() && self.rest.is_none() {
+            return;
+        }
+        let rest = self.rest.get_or_insert_default();
+        let cleared = base.cleared.max(rest.cleared_with(retired));
+        rest.base = Base { total: base.total, cleared };
+        rest.baselines.retain(|(actor, _)| live(actor));
+    }
+
+    /// The counter reduced to what `actors`, sorted, and the retired before them have in it.
+    #[must_use]
+    pub fn part_of(&self, actors: &[ActorId]) -> Self {
+        let of_them = |(actor, _): &&(ActorId, Entry)| actors.binary_search(actor).is_ok();
+        let rest = self.rest.as_ref().map(|rest| {
+            let baselines = rest.baselines.iter().filter(of_them).copied().collect();
+            Box::new(Rest { base: rest.base, baselines })
+        });
+        Self { entries: self.entries.iter().filter(of_them).copied().collect(), updated_at: Hlc::default(), rest }
+    }
+}
+
+impl Rest {
+    /// What is cleared of the base once `retired` are folded into it. A reset clears all that it observes, and each
+    /// holder of a slot knows the final entries of those that retire: so this is exact, see [`crate::vector`].
+    fn cleared_with(&self, retired: &[ActorId]) -> Total {
+        self.baselines
+            .iter()
+            .filter(|(actor, _)| retired.binary_search(actor).is_ok())
+            .fold(self.base.cleared, |total, (_, baseline)| total.plus(*baseline))
+    }
+}
+
+/// What another copy's generation is to ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bases {
+    /// The same: the bases are equal, what resets have cleared of them merges.
+    Same,
+    /// Theirs is older: what they know of actors that we have folded counts into our base.
+    OtherOlder,
+    /// Theirs is newer: their base says nothing until their retirement has come.
+    OtherNewer,
+}
+
+fn net(entries: &[(ActorId, Entry)]) -> i128 {
+    entries.iter().fold(0_i128, |sum, (_, entry)| sum.saturating_add(entry.net()))
+}
+
+fn merge_by_max(ours: &mut ByActor, theirs: &[(ActorId, Entry)], keep: impl Fn(ActorId) -> bool) {
+    for (actor, entry) in theirs.iter().filter(|(actor, _)| keep(*actor)) {
+        match ours.binary_search_by_key(actor, |(actor, _)| *actor) {
+            Ok(index) => ours[index].1 = ours[index].1.max(*entry),
+            Err(index) => ours.insert(index, (*actor, *entry)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ActorId = ActorId { origin: 1, incarnation: 1 };
+    const B: ActorId = ActorId { origin: 2, incarnation: 1 };
+
+    fn counter(updates: &[(ActorId, Update)]) -> Counter {
+        let mut counter = Counter::default();
+        for (actor, update) in updates {
+            counter.apply(*actor, *update, Hlc(1)).unwrap();
+        }
+        counter
+    }
+
+    #[test]
+    fn keys_have_1_to_512_bytes() {
+        assert_eq!(Key::new(b""), Err(KeyError::Empty));
+        assert!(Key::new(&[b'a'; 512]).is_ok());
+        let refused = Key::new(&[b'a'; 513]).unwrap_err();
+        assert_eq!(refused.to_string(), "must be at most 512 bytes long, and is 513");
+    }
+
+    #[test]
+    fn an_update_past_the_range_is_refused_and_changes_nothing() {
+        let mut full = counter(&[(A, Update::Increment(i64::MAX.unsigned_abs()))]);
+        let before = full.clone();
+        let refused = full.apply(A, Update::Increment(1), Hlc(2)).unwrap_err();
+        assert!(refused.to_string().contains("is at 9223372036854775807"), "{refused}");
+        assert_eq!(full, before);
+        full.apply(A, Update::Decrement(1), Hlc(2)).unwrap();
+        assert_eq!(full.tally(), i128::from(i64::MAX) - 1);
+    }
+
+    #[test]
+    fn an_entry_never_wraps_even_when_the_tally_is_small() {
+        let half = 1 << 62;
+        let mut counter = Counter::default();
+        for _ in 0..3 {
+            counter.apply(A, Update::Increment(half), Hlc(1)).unwrap();
+            counter.apply(A, Update::Decrement(half), Hlc(1)).unwrap();
+        }
+        assert!(counter.apply(A, Update::Increment(half), Hlc(1)).is_err());
+        assert_eq!(counter.tally(), 0);
+    }
+
+    #[test]
+    fn past_the_range_by_concurrent_updates_the_way_back_is_open() {
+        let most = i64::MAX.unsigned_abs();
+        let mut merged = counter(&[(A, Update::Increment(most))]);
+        merged.merge(&counter(&[(B, Update::Increment(most))]), &[], Bases::Same);
+        assert_eq!(merged.tally(), 2 * i128::from(i64::MAX));
+        assert!(merged.apply(A, Update::Increment(1), Hlc(2)).is_err());
+        merged.apply(A, Update::Decrement(1), Hlc(2)).unwrap();
+    }
+
+    #[test]
+    fn a_reset_clears_what_it_observed_and_concurrent_increments_survive() {
+        let mut ours = counter(&[(A, Update::Increment(5))]);
+        let mut theirs = ours.clone();
+        ours.apply(A, Update::Reset, Hlc(2)).unwrap();
+        theirs.apply(B, Update::Increment(2), Hlc(2)).unwrap();
+        ours.merge(&theirs, &[], Bases::Same);
+        theirs.merge(&ours, &[], Bases::Same);
+        assert_eq!((ours.tally(), theirs.tally()), (2, 2));
+    }
+
+    #[test]
+    fn folding_changes_no_tally_and_a_late_reset_still_counts_once() {
+        let mut folded = counter(&[(A, Update::Increment(5)), (B, Update::Increment(1))]);
+        let mut late = folded.clone();
+        late.apply(B, Update::Reset, Hlc(3)).unwrap();
+        folded.fold(&[A]);
+        assert_eq!(folded.tally(), 6);
+        folded.merge(&late, &[A], Bases::OtherOlder);
+        assert_eq!(folded.tally(), 0);
+        late.rebase(folded.base(), &[A]);
+        assert_eq!(late.tally(), 0);
+    }
+}

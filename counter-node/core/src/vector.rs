@@ -1,1 +1,427 @@
-//! Being written.
+//! A slot's vector: all that is replicated, digested and moved of one slot.
+//!
+//! **Retirement.** Closed actors are folded into a base, generation by generation: generation n+1 is made once, by one
+//! replica, after all holders of the slot have reported the same generation n and the same final entries and baselines
+//! of the actors that retire. Two consequences make [`SlotVector::merge`] exact: equal generations have equal bases,
+//! and a holder that lags one generation behind knows the final entries of all that was folded meanwhile.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::counter::{Base, Bases, Counter, Key, OutOfRange, Update};
+use crate::hlc::Hlc;
+use crate::id::ActorId;
+use crate::slot::Slot;
+
+/// How often a slot's actors have been retired; the higher wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+/// One slot of one replica.
+#[derive(Debug, Clone)]
+pub struct SlotVector {
+    /// As whom this replica applies updates; none while it does not own the slot.
+    writer: Option<ActorId>,
+    generation: Generation,
+    /// Sorted.
+    retired: Vec<ActorId>,
+    counters: HashMap<Key, Counter, FixedState>,
+    tally: i128,
+    /// None after a change.
+    digest: Option<u64>,
+    /// The generation changed since the slot was last written to storage.
+    unsaved_generation: bool,
+}
+
+/// A replica's answer about one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The sum, which concurrent updates can take past the range of the reply.
+    pub tally: i128,
+    /// None for a counter that nobody has updated.
+    pub updated_at: Option<Hlc>,
+}
+
+impl Reading {
+    /// A counter that nobody has updated.
+    pub const UNKNOWN: Self = Self { tally: 0, updated_at: None };
+
+    /// The sum as clients get it: clamped to a signed 64-bit number.
+    #[must_use]
+    pub fn count(self) -> i64 {
+        let clamped = self.tally.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+        i64::try_from(clamped).unwrap_or(i64::MAX)
+    }
+
+    fn of(counter: &Counter) -> Self {
+        Self { tally: counter.tally(), updated_at: counter.updated_at() }
+    }
+}
+
+/// Why a slot did not apply an update; nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("this node does not own the slot now")]
+    NotOwner,
+    #[error(transparent)]
+    OutOfRange(#[from] OutOfRange),
+    #[error("the node holds {limit} counters, its limit; counters that exist count on")]
+    TooManyCounters { limit: u64 },
+    #[error("the node's counters take {limit_bytes} bytes, its limit; counters that exist count on")]
+    TooMuchMemory { limit_bytes: u64 },
+}
+
+/// A retirement: all that a replica of an older generation needs to catch up with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retirement {
+    pub generation: Generation,
+    /// Every actor ever retired in the slot, sorted.
+    pub retired: Vec<ActorId>,
+    /// The bases that are not zero.
+    pub bases: Vec<(Key, Base)>,
+}
+
+/// Counters of one slot, with the generation that they were read at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotDelta {
+    pub slot: Slot,
+    pub generation: Generation,
+    /// Present when the receiver's generation is known to be older.
+    pub retirement: Option<Retirement>,
+    pub counters: Vec<(Key, Counter)>,
+}
+
+/// What storage keeps of a slot apart from its counters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRecord {
+    pub generation: Generation,
+    pub retired: Vec<ActorId>,
+}
+
+impl SlotVector {
+    /// An empty slot. `seed` mixes the table's hashes: random in a node, fixed in a simulation.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            writer: None,
+            generation: Generation::default(),
+            retired: Vec::new(),
+            counters: HashMap::with_hasher(FixedState::with_seed(seed)),
+            tally: 0,
+            digest: None,
+            unsaved_generation: false,
+        }
+    }
+
+    /// From now on updates are applied as `writer`, or refused.
+    pub fn set_writer(&mut self, writer: Option<ActorId>) {
+        self.writer = writer;
+    }
+
+    /// As whom updates are applied.
+    #[must_use]
+    pub fn writer(&self) -> Option<ActorId> {
+        self.writer
+    }
+
+    /// The slot's generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Σ of the slot's tallies.
+    #[must_use]
+    pub fn tally(&self) -> i128 {
+        self.tally
+    }
+
+    /// How many counters the slot holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.counters.len()
+    }
+
+    /// Whether the slot holds no counter.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.counters.is_empty()
+    }
+
+    /// The slot's keys, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.counters.keys()
+    }
+
+    /// A counter, if anyone has updated it.
+    #[must_use]
+    pub fn counter(&self, key: &Key) -> Option<&Counter> {
+        self.counters.get(key)
+    }
+
+    /// What this replica knows of a counter.
+    #[must_use]
+    pub fn read(&self, key: &Key) -> Reading {
+        self.counters.get(key).map_or(Reading::UNKNOWN, Reading::of)
+    }
+
+    /// Applies a client's update as the slot's writer. `admit` is asked before a new counter is made.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn apply(
+        &mut self,
+        key: &Key,
+        update: Update,
+        now: Hlc,
+        admit: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<Applied, Refusal> {
+        let actor = self.writer.ok_or(Refusal::NotOwner)?;
+        let Some(counter) = self.counters.get_mut(key) else {
+            return self.apply_to_new(key, update, now, actor, admit);
+        };
+        let before = counter.tally();
+        counter.apply(actor, update, now)?;
+        let reading = Reading::of(counter);
+        self.changed(before, reading.tally);
+        Ok(Applied { reading, changed: true })
+    }
+
+    fn apply_to_new(
+        &mut self,
+        key: &Key,
+        update: Update,
+        now: Hlc,
+        actor: ActorId,
+        admit: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<Applied, Refusal> {
+        if update == Update::Reset {
+            return Ok(Applied { reading: Reading::UNKNOWN, changed: false });
+        }
+        let mut counter = Counter::default();
+        counter.apply(actor, update, now)?;
+        admit()?;
+        let reading = Reading::of(&counter);
+        self.counters.insert(key.clone(), counter);
+        self.changed(0, reading.tally);
+        Ok(Applied { reading, changed: true })
+    }
+
+    /// Takes over what `delta` knows and this replica does not. Returns the keys of what changed.
+    pub fn merge(&mut self, delta: &SlotDelta) -> Vec<Key> {
+        let mut changed = match &delta.retirement {
+            Some(retirement) if retirement.generation > self.generation => self.catch_up(retirement),
+            _ => Vec::new(),
+        };
+        let bases = match delta.generation.cmp(&self.generation) {
+            std::cmp::Ordering::Equal => Bases::Same,
+            std::cmp::Ordering::Less => Bases::OtherOlder,
+            std::cmp::Ordering::Greater => Bases::OtherNewer,
+        };
+        for (key, theirs) in &delta.counters {
+            let known = self.counters.get(key);
+            let mut merged = known.cloned().unwrap_or_default();
+            merged.merge(theirs, &self.retired, bases);
+            if known.is_some_and(|known| *known == merged) || (known.is_none() && merged == Counter::default()) {
+                continue;
+            }
+            self.replace(key, merged);
+            changed.push(key.clone());
+        }
+        changed
+    }
+
+    fn catch_up(&mut self, retirement: &Retirement) -> Vec<Key> {
+        let bases: HashMap<&Key, Base> = retirement.bases.iter().map(|(key, base)| (key, *base)).collect();
+        let unknown = retirement.bases.iter().map(|(key, _)| key).filter(|key| !self.counters.contains_key(*key));
+        let keys: Vec<Key> = self.counters.keys().chain(unknown).cloned().collect();
+        for key in &keys {
+            let mut counter = self.counters.get(key).cloned().unwrap_or_default();
+            counter.rebase(bases.get(key).copied().unwrap_or_default(), &retirement.retired);
+            self.replace(key, counter);
+        }
+        self.set_generation(retirement.generation, retirement.retired.clone());
+        keys
+    }
+
+    /// Retires `actors`: makes the next generation. Only after every holder has agreed to it. Returns the keys of what changed.
+    pub fn retire(&mut self, actors: &[ActorId]) -> Vec<Key> {
+        let mut sorted = actors.to_vec();
+        sorted.sort_unstable();
+        let keys: Vec<Key> = self.counters.keys().cloned().collect();
+        for key in &keys {
+            let mut counter = self.counters.get(key).cloned().unwrap_or_default();
+            counter.fold(&sorted);
+            self.replace(key, counter);
+        }
+        let mut retired = std::mem::take(&mut self.retired);
+        retired.extend(sorted);
+        retired.sort_unstable();
+        retired.dedup();
+        self.set_generation(Generation(self.generation.0.saturating_add(1)), retired);
+        keys
+    }
+
+    fn set_generation(&mut self, generation: Generation, retired: Vec<ActorId>) {
+        self.generation = generation;
+        self.retired = retired;
+        self.unsaved_generation = true;
+        self.digest = None;
+    }
+
+    fn replace(&mut self, key: &Key, counter: Counter) {
+        let after = counter.tally();
+        let before = self.counters.insert(key.clone(), counter).map_or(0, |counter| counter.tally());
+        self.changed(before, after);
+    }
+
+    fn changed(&mut self, before: i128, after: i128) {
+        self.tally = self.tally.saturating_sub(before).saturating_add(after);
+        self.digest = None;
+    }
+
+    /// The actors, not retired, that have anything in the slot. Sorted.
+    #[must_use]
+    pub fn actors(&self) -> Vec<ActorId> {
+        let mut actors: Vec<ActorId> = self.counters.values().flat_map(Counter::actors).collect();
+        actors.sort_unstable();
+        actors.dedup();
+        actors
+    }
+
+    /// Whether `actor` is retired here.
+    #[must_use]
+    pub fn is_retired(&self, actor: ActorId) -> bool {
+        self.retired.binary_search(&actor).is_ok()
+    }
+
+    /// What a replica of an older generation needs to catch up with this one; none in the first generation.
+    #[must_use]
+    pub fn retirement(&self) -> Option<Retirement> {
+        (self.generation > Generation::default()).then(|| Retirement {
+            generation: self.generation,
+            retired: self.retired.clone(),
+            bases: self.bases(),
+        })
+    }
+
+    fn bases(&self) -> Vec<(Key, Base)> {
+        let with_base = self.counters.iter().map(|(key, counter)| (key, counter.base()));
+        let mut bases: Vec<(Key, Base)> =
+            with_base.filter(|(_, base)| *base != Base::default()).map(|(key, base)| (key.clone(), base)).collect();
+        bases.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
+        bases
+    }
+
+    /// These counters as a delta; keys that the slot does not hold are left out.
+    #[must_use]
+    pub fn delta<'a>(&self, slot: Slot, keys: impl IntoIterator<Item = &'a Key>) -> SlotDelta {
+        let counters = keys.into_iter().filter_map(|key| Some((key.clone(), self.counters.get(key)?.clone()))).collect();
+        SlotDelta { slot, generation: self.generation, retirement: None, counters }
+    }
+
+    /// A summary of everything in the slot: equal vectors have equal digests.
+    pub fn digest(&mut self) -> u64 {
+        if let Some(digest) = self.digest {
+            return digest;
+        }
+        // An empty slot of the first generation has digest 0, so that it is the same everywhere at no cost.
+        let generations = if self.generation == Generation::default() { 0 } else { hash(&(self.generation, &self.retired)) };
+        let digest = self.counters.iter().fold(generations, |digest, (key, counter)| digest ^ hash(&(key, counter)));
+        self.digest = Some(digest);
+        digest
+    }
+
+    /// A summary of what `actors`, sorted, and the retired before them have in the slot.
+    #[must_use]
+    pub fn digest_of(&self, actors: &[ActorId]) -> u64 {
+        let empty = Counter::default();
+        self.counters
+            .iter()
+            .map(|(key, counter)| (key, counter.part_of(actors)))
+            .filter(|(_, part)| *part != empty)
+            .fold(hash(&self.generation), |digest, part| digest ^ hash(&part))
+    }
+
+    /// A summary per counter: the hash of the key, the hash of the counter. In no order.
+    #[must_use]
+    pub fn summary(&self) -> Vec<(u64, u64)> {
+        self.counters.iter().map(|(key, counter)| summary_of(key, counter)).collect()
+    }
+
+    /// The keys of the counters that `summary`, another replica's, lacks or has otherwise.
+    #[must_use]
+    pub fn differing(&self, summary: &[(u64, u64)]) -> Vec<Key> {
+        let theirs: HashMap<u64, u64> = summary.iter().copied().collect();
+        let differs = |key: &&Key| {
+            self.counters.get(*key).is_some_and(|counter| {
+                let (key_hash, counter_hash) = summary_of(key, counter);
+                theirs.get(&key_hash) != Some(&counter_hash)
+            })
+        };
+        let mut keys: Vec<Key> = self.counters.keys().filter(differs).cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Forgets everything: the slot has been moved away, and its receipt is there.
+    pub fn clear(&mut self) {
+        self.counters.clear();
+        self.counters.shrink_to_fit();
+        self.retired.clear();
+        self.generation = Generation::default();
+        self.tally = 0;
+        self.digest = None;
+        self.unsaved_generation = false;
+    }
+
+    /// Puts a counter back as storage had it.
+    pub fn restore_counter(&mut self, key: Key, counter: Counter) {
+        self.replace(&key, counter);
+    }
+
+    /// Puts the slot's own record back as storage had it.
+    pub fn restore_slot(&mut self, record: SlotRecord) {
+        self.set_generation(record.generation, record.retired);
+        self.unsaved_generation = false;
+    }
+
+    /// The slot's own record and all keys, when the generation changed since this was last asked: counters and
+    /// generation must reach storage together, or a base would count beside the entries that it is made of.
+    pub fn take_unsaved_generation(&mut self) -> Option<(SlotRecord, Vec<Key>)> {
+        std::mem::take(&mut self.unsaved_generation).then(|| {
+            let record = SlotRecord { generation: self.generation, retired: self.retired.clone() };
+            (record, self.counters.keys().cloned().collect())
+        })
+    }
+
+    /// The write of what [`Self::take_unsaved_generation`] gave has failed: it is to be given again.
+    pub fn mark_generation_unsaved(&mut self) {
+        self.unsaved_generation = self.generation > Generation::default();
+    }
+}
+
+/// What an update came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub reading: Reading,
+    /// False when there is nothing to make durable: the reset of a counter that nobody has updated.
+    pub changed: bool,
+}
+
+fn summary_of(key: &Key, counter: &Counter) -> (u64, u64) {
+    (xxh3_64(key.as_bytes()), hash(counter))
+}
+
+/// A hash that is the same on every node and in every release of one format.
+fn hash(value: &impl Serialize) -> u64 {
+    // Encoding into memory has no way to fail for these types.
+    xxh3_64(&postcard::to_stdvec(value).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;
