@@ -1,0 +1,148 @@
+//! Whether a live object still says all that we said: the comparison that makes a pass without changes write nothing.
+//!
+//! The API server fills in defaults and others add fields of their own, so a live object always says more than was
+//! applied. Only what we said counts. What we *stopped* saying is not seen here; the hash of the applied object, kept as
+//! an annotation on it, shows that.
+
+use serde_json::{Map, Value};
+
+/// The fields by which Kubernetes tells the elements of a list apart, where it merges lists by element.
+const KEYS: [&str; 4] = ["name", "containerPort", "mountPath", "uid"];
+/// The fields below which texts are amounts, which the API server rewrites: `0.5` becomes `500m`.
+const AMOUNTS: [&str; 3] = ["limits", "requests", "sizeLimit"];
+
+/// Whether `live` holds all that `desired` says.
+#[must_use]
+pub fn holds(live: &Value, desired: &Value) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => holds_object(live, desired),
+        (Value::Array(live), Value::Array(desired)) => holds_list(live, desired),
+        _ => live == desired,
+    }
+}
+
+fn holds_object(live: &Map<String, Value>, desired: &Map<String, Value>) -> bool {
+    desired.iter().all(|(field, desired)| match live.get(field) {
+        None => says_nothing(desired),
+        Some(live) if AMOUNTS.contains(&field.as_str()) => holds_amounts(live, desired),
+        Some(live) => holds(live, desired),
+    })
+}
+
+fn holds_list(live: &[Value], desired: &[Value]) -> bool {
+    match KEYS.iter().find(|key| !desired.is_empty() && desired.iter().all(|element| element.get(**key).is_some())) {
+        // Others may add elements, such as a side-car, and in any order.
+        Some(key) => {
+            desired.iter().all(|wanted| live.iter().any(|found| found.get(*key) == wanted.get(*key) && holds(found, wanted)))
+        }
+        None => live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| holds(live, desired)),
+    }
+}
+
+fn holds_amounts(live: &Value, desired: &Value) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => desired.iter().all(|(resource, desired)| match live.get(resource) {
+            None => says_nothing(desired),
+            Some(live) => holds_amounts(live, desired),
+        }),
+        (Value::String(live), Value::String(desired)) => match (amount(live), amount(desired)) {
+            (Some(live), Some(desired)) => live == desired,
+            _ => live == desired,
+        },
+        _ => live == desired,
+    }
+}
+
+/// What the API server leaves out when it writes an object: absence says the same.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(truth) => !truth,
+        Value::Number(number) => number.as_i64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(object) => object.values().all(says_nothing),
+    }
+}
+
+/// A Kubernetes quantity in billionths; None where it is none, or written with an exponent.
+fn amount(text: &str) -> Option<i128> {
+    const NANO: i128 = 1_000_000_000;
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let scale: i128 = match suffix {
+        "n" => 1,
+        "u" => 1_000,
+        "m" => 1_000_000,
+        "" => NANO,
+        "k" => NANO * 1_000,
+        "M" => NANO * 1_000_000,
+        "G" => NANO * 1_000_000_000,
+        "T" => NANO * 1_000_000_000_000,
+        "P" => NANO * 1_000_000_000_000_000,
+        "Ki" => NANO << 10,
+        "Mi" => NANO << 20,
+        "Gi" => NANO << 30,
+        "Ti" => NANO << 40,
+        "Pi" => NANO << 50,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
+    let unscaled: i128 = format!("{whole}{fraction}").parse().ok()?;
+    unscaled.checked_mul(scale)?.checked_div(10_i128.checked_pow(digits)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_server_and_others_add_is_no_drift() {
+        let live = json!({
+            "metadata": {"labels": {"a": "b", "theirs": "x"}, "uid": "u"},
+            "spec": {"containers": [
+                {"name": "sidecar", "image": "s"},
+                {"name": "counter-node", "image": "i", "ports": [{"containerPort": 8080, "protocol": "TCP"}], "imagePullPolicy": "Always"},
+            ]},
+        });
+        let desired = json!({
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "counter-node", "image": "i", "ports": [{"containerPort": 8080}]}]},
+        });
+        assert!(holds(&live, &desired));
+    }
+
+    #[test]
+    fn a_changed_value_a_lost_field_and_a_lost_element_are_drift() {
+        let desired = json!({"spec": {"replicas": 3, "args": ["--a", "1"], "ports": [{"name": "http", "port": 80}]}});
+        for live in [
+            json!({"spec": {"replicas": 2, "args": ["--a", "1"], "ports": [{"name": "http", "port": 80}]}}),
+            json!({"spec": {"args": ["--a", "1"], "ports": [{"name": "http", "port": 80}]}}),
+            json!({"spec": {"replicas": 3, "args": ["--a"], "ports": [{"name": "http", "port": 80}]}}),
+            json!({"spec": {"replicas": 3, "args": ["--a", "1"], "ports": []}}),
+            json!({"spec": {"replicas": 3, "args": ["--a", "1"], "ports": [{"name": "http", "port": 81}]}}),
+        ] {
+            assert!(!holds(&live, &desired), "{live}");
+        }
+    }
+
+    #[test]
+    fn what_the_server_leaves_out_is_no_drift() {
+        let desired = json!({"paused": false, "annotations": {}, "podSelector": {}, "note": "", "none": null, "zero": 0});
+        assert!(holds(&json!({}), &desired));
+        assert!(!holds(&json!({}), &json!({"paused": true})));
+    }
+
+    #[test]
+    fn amounts_are_compared_as_amounts_and_other_texts_are_not() {
+        let limits = |cpu: &str| json!({"resources": {"limits": {"cpu": cpu, "memory": "1Gi"}}});
+        assert!(holds(&limits("500m"), &limits("0.5")));
+        assert!(holds(&limits("1"), &limits("1000m")));
+        assert!(!holds(&limits("501m"), &limits("0.5")));
+        assert!(holds(&json!({"limits": {"memory": "1Gi"}}), &json!({"limits": {"memory": "1024Mi"}})));
+        assert!(!holds(&json!({"labels": {"v": "1"}}), &json!({"labels": {"v": "1.0"}})));
+    }
+}
