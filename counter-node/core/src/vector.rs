@@ -31,6 +31,8 @@ pub struct SlotVector {
     retired: Vec<ActorId>,
     counters: HashMap<Key, Counter, FixedState>,
     tally: i128,
+    /// The latest change of any counter.
+    updated_at: Hlc,
     /// None after a change.
     digest: Option<u64>,
     /// The generation changed since the slot was last written to storage.
@@ -63,7 +65,7 @@ impl Reading {
 }
 
 /// Why a slot did not apply an update; nothing has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     #[error("this node does not own the slot now")]
     NotOwner,
@@ -112,6 +114,7 @@ impl SlotVector {
             retired: Vec::new(),
             counters: HashMap::with_hasher(FixedState::with_seed(seed)),
             tally: 0,
+            updated_at: Hlc::default(),
             digest: None,
             unsaved_generation: false,
         }
@@ -138,6 +141,12 @@ impl SlotVector {
     #[must_use]
     pub fn tally(&self) -> i128 {
         self.tally
+    }
+
+    /// The slot's total as a reading: Σ of its tallies, and its latest change.
+    #[must_use]
+    pub fn total(&self) -> Reading {
+        Reading { tally: self.tally, updated_at: (self.updated_at > Hlc::default()).then_some(self.updated_at) }
     }
 
     /// How many counters the slot holds.
@@ -187,7 +196,7 @@ impl SlotVector {
         let before = counter.tally();
         counter.apply(actor, update, now)?;
         let reading = Reading::of(counter);
-        self.changed(before, reading.tally);
+        self.changed(before, reading);
         Ok(Applied { reading, changed: true })
     }
 
@@ -207,7 +216,7 @@ impl SlotVector {
         admit()?;
         let reading = Reading::of(&counter);
         self.counters.insert(key.clone(), counter);
-        self.changed(0, reading.tally);
+        self.changed(0, reading);
         Ok(Applied { reading, changed: true })
     }
 
@@ -274,13 +283,14 @@ impl SlotVector {
     }
 
     fn replace(&mut self, key: &Key, counter: Counter) {
-        let after = counter.tally();
+        let after = Reading::of(&counter);
         let before = self.counters.insert(key.clone(), counter).map_or(0, |counter| counter.tally());
         self.changed(before, after);
     }
 
-    fn changed(&mut self, before: i128, after: i128) {
-        self.tally = self.tally.saturating_sub(before).saturating_add(after);
+    fn changed(&mut self, before: i128, after: Reading) {
+        self.tally = self.tally.saturating_sub(before).saturating_add(after.tally);
+        self.updated_at = self.updated_at.max(after.updated_at.unwrap_or_default());
         self.digest = None;
     }
 
@@ -375,6 +385,7 @@ impl SlotVector {
         self.retired.clear();
         self.generation = Generation::default();
         self.tally = 0;
+        self.updated_at = Hlc::default();
         self.digest = None;
         self.unsaved_generation = false;
     }
