@@ -118,6 +118,7 @@ clusterDNS: [$DNS_SERVICE]
 clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://$SOCKET
 failSwapOn: false
+makeIPTablesUtilChains: false
 healthzPort: 0
 resolvConf: $DIR/resolv.conf
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%}
@@ -166,5 +167,9 @@ containers_down() {
   local task
   for task in $(containerd_ctl tasks ls -q 2>/dev/null); do containerd_ctl tasks kill -s KILL "$task" >/dev/null 2>&1 || true; done
   for task in $(containerd_ctl tasks ls -q 2>/dev/null); do containerd_ctl tasks rm -f "$task" >/dev/null 2>&1 || true; done
-  for task in $(containerd_ctl containers ls -q 2>/dev/null); do containerd_ctl containers rm "$task" >/dev/null 2>&1 || true; done
+  for task in $(containerd_ctl containers ls -q 2>/dev/null); do
+    containerd_ctl containers rm "$task" >/dev/null 2>&1 || true
+    # The network plugins' notes about a Pod that they were not asked to take down.
+    rm -f /var/lib/cni/results/*-"$task"-*
+  done
 }
