@@ -1,0 +1,66 @@
+//! How those who wait for a commit are told.
+//!
+//! All who are in one batch share one [`Round`]: an update costs a reference and a place in a list, no channel of its own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::CommitError;
+
+/// One batch's outcome, and who waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    outcome: OnceLock<Result<(), CommitError>>,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl Round {
+    /// Settles the batch, once, and wakes everyone.
+    pub(super) fn resolve(&self, outcome: Result<(), CommitError>) {
+        // The first outcome stands; there is no second, but for a writer that panicked after it.
+        drop(self.outcome.set(outcome));
+        // Who looks at the outcome, finds none and then waits does so under this lock, so nobody is missed.
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// An update's place in a batch. Resolves once the batch is durable, or has failed.
+#[derive(Debug)]
+#[must_use = "an update may be acknowledged only after its ticket has resolved"]
+pub struct Ticket {
+    round: Arc<Round>,
+    /// Where this ticket's waker is in the round's list.
+    place: Option<usize>,
+}
+
+impl Ticket {
+    pub(super) fn new(round: Arc<Round>) -> Self {
+        Self { round, place: None }
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<(), CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(outcome) = self.round.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        let round = self.round.clone();
+        let mut waiting = round.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcome) = round.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        match self.place.and_then(|place| waiting.get_mut(place)) {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => {
+                self.place = Some(waiting.len());
+                waiting.push(context.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,228 @@
+//! Where the counters stand when the process does not: the seam between the node and its disk.
+//!
+//! A [`Store`] knows bytes only; what a record means is its writer's business. Every record is absolute (all of one
+//! counter, or all of one slot's generation and retired actors), so writing one twice, or a later one first, is harmless, and
+//! a lost tail is merely old. [`open`] makes a [`VolumeStore`] (fjall, on a volume) or a [`MemoryStore`].
+//!
+//! On a volume every commit is in the kernel when it returns, in every fsync mode: `kill -9` loses nothing that was
+//! acknowledged. What [`Fsync`] chooses is how much a power failure may take.
+
+mod error;
+mod folder;
+mod format;
+mod identity;
+mod journal;
+mod manifest;
+mod memory;
+mod volume;
+
+use std::cmp::Ordering;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use counter_core::counter::Key;
+use counter_core::slot::Slot;
+
+pub use error::StoreError;
+pub use format::FORMAT;
+pub use identity::Identity;
+pub use memory::MemoryStore;
+pub use volume::VolumeStore;
+
+/// When what was committed is forced from the kernel to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before each commit returns: survives power loss.
+    Always,
+    /// Once a second, in the background: a power failure may take the last second or two.
+    EverySecond,
+    /// When the kernel pleases.
+    Never,
+}
+
+impl Fsync {
+    /// What a commit has to wait for in this mode.
+    #[must_use]
+    pub fn durability(self) -> Durability {
+        match self {
+            Self::Always => Durability::OnDisk,
+            Self::EverySecond | Self::Never => Durability::InKernel,
+        }
+    }
+}
+
+/// What a commit waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The bytes are the kernel's: they survive the process, not the machine.
+    InKernel,
+    /// The bytes are on the disk.
+    OnDisk,
+}
+
+/// What a record is of; also how the committer is told that something changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// A slot's own record, its generation and its retired actors. As news of a change it means all of its counters too.
+    Slot(Slot),
+    /// One counter of a slot.
+    Counter {
+        /// The slot that the key belongs to.
+        slot: Slot,
+        /// The counter's key.
+        key: Key,
+    },
+}
+
+impl Change {
+    /// The change of a counter in the slot that its key lies in.
+    #[must_use]
+    pub fn of(key: &Key) -> Self {
+        Self::Counter { slot: key.slot(), key: key.clone() }
+    }
+
+    /// The slot that it is in.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        match self {
+            Self::Slot(slot) | Self::Counter { slot, .. } => *slot,
+        }
+    }
+
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Slot(_) => None,
+            Self::Counter { key, .. } => Some(key),
+        }
+    }
+}
+
+/// By slot, so that each slot has to be locked once; within it, its own record first.
+impl Ord for Change {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.slot().cmp(&other.slot()).then_with(|| self.key().cmp(&other.key()))
+    }
+}
+
+impl PartialOrd for Change {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The whole of one counter or slot as it shall stand on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What it is the record of.
+    pub of: Change,
+    /// Its bytes; `None` removes it.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// A record met while a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub enum Loaded<'a> {
+    /// A slot's record. All of them come before the first counter.
+    Slot {
+        /// Which slot.
+        slot: Slot,
+        /// Its record, as it was committed.
+        bytes: &'a [u8],
+    },
+    /// A counter's record.
+    Counter {
+        /// The slot that it was committed under.
+        slot: Slot,
+        /// The counter's key.
+        key: &'a [u8],
+        /// Its record, as it was committed.
+        bytes: &'a [u8],
+    },
+}
+
+/// Takes each record on the disk; an `Err` says why the bytes are no record, and makes the folder count as corrupt.
+pub type Visitor<'a> = dyn FnMut(Loaded<'_>) -> Result<(), String> + 'a;
+
+/// Names in the store's `meta` keyspace. Nothing else writes under them.
+pub mod meta {
+    /// The format version of the records, four bytes, little-endian.
+    pub const FORMAT: &str = "format";
+    /// The volume's random id, eight bytes, little-endian.
+    pub const ORIGIN: &str = "origin";
+    /// How often the volume was started, four bytes, little-endian.
+    pub const STARTS: &str = "starts";
+    /// Present (one byte) when the last process ended in order.
+    pub const CLEAN: &str = "clean";
+    /// The newest layout that the node has adopted, JSON.
+    pub const LAYOUT: &str = "layout";
+    /// The cluster that the volume belongs to, as text.
+    pub const CLUSTER: &str = "cluster";
+}
+
+/// Durable bytes. All methods block, for as long as the disk does.
+///
+/// After an error a store stays broken until [`Store::reopen`] succeeds; what a failed commit left on the disk is all
+/// of it or nothing of it, and which is not known.
+pub trait Store: Send + Sync {
+    /// Writes all of the records or none, and returns when they are as durable as demanded.
+    ///
+    /// # Errors
+    /// When the disk cannot take them, or the store broke earlier.
+    fn commit(&self, records: &[Record], durability: Durability) -> Result<(), StoreError>;
+
+    /// A value of the `meta` keyspace. Never waits for the disk, and answers while the store is broken.
+    fn meta(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// Writes (or with `None` removes) `meta` values, all or none; on the disk, in every mode, when it returns.
+    ///
+    /// # Errors
+    /// When the disk cannot take them, or the store broke earlier.
+    fn put_meta(&self, values: &[(&str, Option<&[u8]>)]) -> Result<(), StoreError>;
+
+    /// Forces everything that was committed before the call to the disk, without holding up commits.
+    ///
+    /// # Errors
+    /// When the disk could not take everything that was committed since the last call that succeeded.
+    fn sync(&self) -> Result<(), StoreError>;
+
+    /// Whether the store can still write, as far as is known without writing.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn check(&self) -> Result<(), StoreError>;
+
+    /// Closes the store, if it is open, and opens it again in place. Everyone who holds it goes on using it.
+    ///
+    /// # Errors
+    /// When it cannot be opened; it is closed then, and may be tried again.
+    fn reopen(&self) -> Result<(), StoreError>;
+
+    /// Forces everything to the disk and closes the store for good.
+    ///
+    /// # Errors
+    /// When the disk could not take everything; it is closed all the same.
+    fn close(&self) -> Result<(), StoreError>;
+}
+
+/// Which store, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A data folder on a volume; made when it does not exist.
+    Volume(PathBuf),
+    /// Nothing is kept.
+    Memory,
+}
+
+/// Opens the store and hands each record in it to `visitor`.
+///
+/// A folder that is refused is left as it was found: every checksum is compared before anything is written, and every
+/// record visited before anything but leftovers is touched (a killed process's unfinished last write, manifests out of date).
+///
+/// # Errors
+/// When the folder is in use, of a newer format, corrupt, or cannot be read or made.
+pub fn open(config: &StoreConfig, visitor: &mut Visitor<'_>) -> Result<Arc<dyn Store>, StoreError> {
+    match config {
+        StoreConfig::Volume(path) => Ok(Arc::new(VolumeStore::open(path, visitor)?)),
+        StoreConfig::Memory => Ok(Arc::new(MemoryStore::default())),
+    }
+}

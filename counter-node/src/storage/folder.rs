@@ -1,0 +1,156 @@
+//! The data folder: whose it is, which format it has, and how it comes into being.
+//!
+//! ```text
+//! FORMAT       which format; read before anything else is opened
+//! LOCK         held for as long as a process works here
+//! store/       the storage engine's files
+//! store.new/   the same while the folder is being made; gone once it is
+//! ```
+//!
+//! A folder is made in an order that a crash cannot turn into one that looks used: the engine's files in `store.new`, then
+//! `FORMAT`, then the rename to `store`. So a `store` without `FORMAT`, or the reverse, is damage and never taken for new.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use super::format::{FORMAT, format_text, parse_format};
+
+const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_DRAFT: &str = "FORMAT.new";
+const LOCK_FILE: &str = "LOCK";
+const STORE: &str = "store";
+const STORE_DRAFT: &str = "store.new";
+/// What may lie in a folder that is new to us: our own drafts, and what `mkfs` puts at the root of a volume.
+const IN_NEW_FOLDERS: [&str; 4] = [LOCK_FILE, FORMAT_DRAFT, STORE_DRAFT, "lost+found"];
+
+/// How far a data folder has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// There is nothing in it yet.
+    New,
+    /// All is there but the last rename.
+    Drafted,
+    /// It has been used, or could be.
+    Made,
+}
+
+/// A data folder that this process has to itself.
+pub(super) struct Folder {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Folder {
+    /// Takes the folder, which may not exist, and says how far it has come. A folder that is refused is not touched.
+    pub(super) fn take(path: &Path) -> Result<(Self, Stage), StoreError> {
+        inspect(path)?;
+        fs::create_dir_all(path).map_err(StoreError::io("make the data folder", path))?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(StoreError::io("open the lock file", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_path_buf() }),
+            Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &lock_path)(source)),
+        }
+        // Only now nobody else can be at work in here.
+        let stage = inspect(path)?;
+        Ok((Self { path: path.to_path_buf(), lock }, stage))
+    }
+
+    /// Where the engine's files are.
+    pub(super) fn store(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+
+    /// An empty place for the engine's first files.
+    pub(super) fn draft(&self) -> Result<PathBuf, StoreError> {
+        let draft = self.path.join(STORE_DRAFT);
+        match fs::remove_dir_all(&draft) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StoreError::io("clear away", &draft)(source)),
+        }
+        Ok(draft)
+    }
+
+    /// Writes `FORMAT`: from here on the folder is ours, and of this format.
+    pub(super) fn mark_format(&self) -> Result<(), StoreError> {
+        let draft = self.path.join(FORMAT_DRAFT);
+        let write = || {
+            let mut file = File::create(&draft)?;
+            file.write_all(format_text(FORMAT).as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&draft, self.path.join(FORMAT_FILE))?;
+            sync_folder(&self.path)
+        };
+        write().map_err(StoreError::io("write", &draft))
+    }
+
+    /// Puts the drafted files in their place.
+    pub(super) fn finish(&self) -> Result<(), StoreError> {
+        let draft = self.path.join(STORE_DRAFT);
+        let finish = || {
+            sync_folder(&draft)?;
+            fs::rename(&draft, self.store())?;
+            sync_folder(&self.path)
+        };
+        finish().map_err(StoreError::io("put in place", &draft))
+    }
+
+    /// Lets other processes have the folder.
+    pub(super) fn release(&self) {
+        // Cannot fail on a lock that is held; and if it did, the lock would go with the file.
+        drop(self.lock.unlock());
+    }
+}
+
+/// Says how far the folder has come, by reading only.
+fn inspect(path: &Path) -> Result<Stage, StoreError> {
+    let format_path = path.join(FORMAT_FILE);
+    match fs::read(&format_path) {
+        Ok(bytes) => match parse_format(&bytes) {
+            None => Err(StoreError::corrupt(&format_path, "it does not say which format the data folder has")),
+            Some(found) if found > FORMAT => Err(StoreError::NewerFormat { path: path.to_path_buf(), found, known: FORMAT }),
+            Some(_) if path.join(STORE).is_dir() => Ok(Stage::Made),
+            Some(_) if path.join(STORE_DRAFT).is_dir() => Ok(Stage::Drafted),
+            Some(_) => Err(StoreError::corrupt(path, "it has a FORMAT file but its folder `store` is gone")),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => inspect_unmarked(path),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(StoreError::corrupt(path, "it is a file, not a data folder"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            Err(StoreError::corrupt(&format_path, "it is a folder, not a file"))
+        }
+        Err(source) => Err(StoreError::io("read", &format_path)(source)),
+    }
+}
+
+/// A folder without `FORMAT` must be new: anything that we did not put there would be somebody else's, or damage.
+fn inspect_unmarked(path: &Path) -> Result<Stage, StoreError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stage::New),
+        Err(source) => return Err(StoreError::io("list", path)(source)),
+    };
+    for entry in entries {
+        let name = entry.map_err(StoreError::io("list", path))?.file_name();
+        if !IN_NEW_FOLDERS.iter().any(|known| name == *known) {
+            let name = name.to_string_lossy().into_owned();
+            return Err(StoreError::corrupt(path, format!("it holds `{name}` but no FORMAT file, so it is no data folder")));
+        }
+    }
+    Ok(Stage::New)
+}
+
+/// Forces a folder's entries to the disk.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
