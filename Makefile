@@ -1,0 +1,84 @@
+# The ways into the project. `make` lists them.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+CARGO ?= cargo
+CLUSTER := tests/cluster/cluster
+CRD := charts/distributed-counter/files/crd.yaml
+# One version for crates, chart and images: the workspace's.
+VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+IMAGE_PREFIX ?= distributed-counter
+
+.PHONY: help run test test-rust test-control-plane check fix crds charts bench e2e image need-cargo need-go
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: need-cargo ## start examples/page-views.yaml as local processes and print its URLs
+	$(CARGO) build --locked --package operator --package counter-node --bins
+	@exec "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/operator" local examples/page-views.yaml
+
+test: test-rust test-control-plane ## run every test that needs no root
+	@echo "test: the crates' own tests, the contracts, the simulation, and the operator on a real control plane all passed"
+
+test-rust: need-cargo ## run the tests that need cargo alone
+	$(CARGO) test --locked --workspace --exclude counter-tests
+	$(CARGO) test --locked --package counter-tests --lib --bins --test contract --test sim
+
+test-control-plane: need-cargo need-go ## run the operator's tests on a real etcd, API server, controller-manager and scheduler
+	$(CLUSTER) build-control-plane
+	$(CARGO) test --locked --package counter-tests --test control_plane
+
+check: need-cargo ## format, lints and generated files, without changing anything
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	@$(CARGO) run --quiet --locked --package operator --bin operator -- crd | diff -u $(CRD) - \
+	  || { echo "check: $(CRD) is not what 'operator crd' prints; run make crds" >&2; exit 1; }
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(CLUSTER) tests/cluster/charts .ci/run; \
+	  else echo "check: shellcheck is not installed; scripts were not checked"; fi
+	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py
+
+fix: need-cargo ## format, apply lints' suggestions and make generated files anew
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(MAKE) crds
+
+crds: need-cargo ## write the chart's CRD from the operator's types
+	@mkdir -p $(dir $(CRD))
+	$(CARGO) run --quiet --locked --package operator --bin operator -- crd >$(CRD).part
+	@mv $(CRD).part $(CRD)
+
+charts: need-go ## lint and render the chart, and hold it and the examples against strict schemas, offline
+	tests/cluster/charts
+
+bench: need-cargo ## compare HTTP updates and reads with a bare server, per storage mode
+	$(CARGO) run --release --locked --package counter-tests --bin bench
+
+image: need-cargo ## make the two images: with Docker, or as archives in target/images without
+	@if docker info >/dev/null 2>&1; then \
+	  for name in operator counter-node; do \
+	    docker build --file $$name/Dockerfile --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	      --tag $(IMAGE_PREFIX)/$$name:$(VERSION) .; \
+	    mkdir -p target/images; docker save --output target/images/$$name.tar $(IMAGE_PREFIX)/$$name:$(VERSION); \
+	  done; \
+	else \
+	  $(CARGO) build --release --locked --package operator --package counter-node --bins; \
+	  release="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release"; \
+	  for name in operator counter-node; do \
+	    IMAGE_VERSION=$(VERSION) IMAGE_REVISION=$(REVISION) \
+	      $(CLUSTER) image $(IMAGE_PREFIX)/$$name:$(VERSION) "$$release/$$name" target/images/$$name.tar; \
+	  done; \
+	fi
+	@echo "image: $(IMAGE_PREFIX)/{operator,counter-node}:$(VERSION), archives in target/images"
+
+e2e: image need-go ## install the chart on a real kubelet, and count while the cluster grows and loses Pods (needs root, kind or E2E_CONTEXT)
+	IMAGE_VERSION=$(VERSION) tests/e2e/run
+
+need-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "make: Rust is missing; install it from https://rustup.rs" >&2; exit 69; }
+
+need-go:
+	@command -v go >/dev/null || { echo "make: Go is missing; install Go 1.26 or newer from https://go.dev/dl" >&2; exit 69; }

@@ -1,0 +1,170 @@
+"""Clients that count, and what they may say about the result afterwards.
+
+Each update ends in one of three ways: acknowledged, surely not applied, or unknown. Nothing is ever sent twice. So, for every
+page, in the end:  acknowledged + unknown decrements <= value <= acknowledged + unknown increments.
+"""
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections import Counter
+from urllib.parse import urlsplit
+
+REQUEST_SECONDS = 10
+
+
+class Totals:
+    """What the clients know, per page."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.acknowledged = Counter()
+        self.unknown_up = Counter()
+        self.unknown_down = Counter()
+        self.outcomes = Counter()
+        self.longest_silence_s = 0.0
+
+    def record(self, page, change, outcome):
+        with self.lock:
+            self.outcomes[outcome] += 1
+            if outcome == "acknowledged":
+                self.acknowledged[page] += change
+            elif outcome == "unknown" and change > 0:
+                self.unknown_up[page] += change
+            elif outcome == "unknown":
+                self.unknown_down[page] += change
+
+    def bounds(self, page) -> tuple[int, int]:
+        known = self.acknowledged[page]
+        return known + self.unknown_down[page], known + self.unknown_up[page]
+
+    def site_bounds(self) -> tuple[int, int]:
+        known = sum(self.acknowledged.values())
+        return known + sum(self.unknown_down.values()), known + sum(self.unknown_up.values())
+
+
+class Connection:
+    """One kept-alive connection, made anew after any failure."""
+
+    def __init__(self, base: str):
+        parts = urlsplit(base)
+        self.host, self.port, self.prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self.http = None
+
+    def request(self, method, path, body=None):
+        """The status and body; OSError when the connection could not even be made, Lost when it failed later."""
+        if self.http is None:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=REQUEST_SECONDS)
+            connection.connect()
+            self.http = connection
+        try:
+            headers = {"content-type": "application/json"} if body else {}
+            self.http.request(method, self.prefix + path, body=body, headers=headers)
+            response = self.http.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Lost(str(error)) from error
+        if response.getheader("connection", "").lower() == "close":
+            self.close()
+        return response.status, text
+
+    def close(self):
+        if self.http is not None:
+            self.http.close()
+            self.http = None
+
+
+class Lost(Exception):
+    """The connection failed after something may have been sent."""
+
+
+class Unexpected(Exception):
+    """An answer that no correct update gets."""
+
+
+class Clients:
+    """Threads that update pages at a steady pace until told to stop."""
+
+    def __init__(self, base: str, threads: int, pages: list[str], updates_per_second: float):
+        self.base, self.pages = base, pages
+        self.pause_s = threads / updates_per_second
+        self.totals = Totals()
+        self.stopping = threading.Event()
+        self.failure = None
+        self.threads = [threading.Thread(target=self.count, args=(seed,), daemon=True) for seed in range(threads)]
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def stop(self) -> Totals:
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join(REQUEST_SECONDS * 3)
+        if self.failure:
+            raise self.failure
+        return self.totals
+
+    def count(self, seed):
+        choice = random.Random(seed)
+        connection = Connection(self.base)
+        last_success = time.monotonic()
+        while not self.stopping.is_set():
+            # Half of all updates go to one page, so that one counter is hot.
+            page = self.pages[0] if choice.random() < 0.5 else choice.choice(self.pages)
+            change = choice.choice([1, 1, 1, 2, 5, -1])
+            try:
+                outcome = update(connection, page, change)
+            except Unexpected as unexpected:
+                self.failure = unexpected
+                return
+            self.totals.record(page, change, outcome)
+            now = time.monotonic()
+            if outcome == "acknowledged":
+                with self.totals.lock:
+                    self.totals.longest_silence_s = max(self.totals.longest_silence_s, now - last_success)
+                last_success = now
+            self.stopping.wait(self.pause_s)
+        connection.close()
+
+
+def update(connection: Connection, page: str, change: int) -> str:
+    """Sends one update once, and says what became of it."""
+    action = "increment" if change > 0 else "decrement"
+    body = json.dumps({"action": action, "by": abs(change)})
+    try:
+        status, text = connection.request("PUT", f"/{page}/counter", body)
+    except Lost:
+        return "unknown"
+    except OSError:
+        return "not sent"
+    if status == 200:
+        return "acknowledged"
+    if status == 429 or (status == 503 and problem_type(text).endswith("not-applied")):
+        return "not applied"
+    if status >= 500:
+        return "unknown"
+    raise Unexpected(f"PUT /{page}/counter answered {status}: {text[:300]!r}")
+
+
+def problem_type(text: bytes) -> str:
+    try:
+        return str(json.loads(text).get("type", ""))
+    except (ValueError, AttributeError):
+        return ""
+
+
+def read(base: str, path: str) -> int:
+    """One GET of a counter."""
+    connection = Connection(base)
+    try:
+        status, text = connection.request("GET", path)
+    finally:
+        connection.close()
+    if status != 200:
+        raise Lost(f"GET {base}{path} answered {status}: {text[:300]!r}")
+    return json.loads(text)["count"]
