@@ -1,0 +1,175 @@
+//! The decision: from what is wanted and what is, to what is done in this pass.
+//!
+//! A pure function that remembers nothing, so a crash, a reverted spec or a second operator is just another input. It
+//! takes at most one [`Step`] at a time; whatever is left follows in later passes. Order within a pass, when acted upon:
+//! objects, then the step's layout is recorded, then it is published; evictions and removals come last.
+//!
+//! What it never does: shrink what owns slots, take a missing Pod for a change of membership, or start one disruption
+//! while another is under way.
+
+use std::collections::BTreeMap;
+
+use counter_core::id::{NodeName, ShardId};
+use counter_core::layout::Layout;
+
+use crate::controller::validate::{Bytes, ClusterSpec, Trigger};
+use crate::crd::Retain;
+
+pub use observed::{Addresses, Observed, ObservedNode, ObservedShard, Pin, Template};
+pub use summary::{MoveSummary, Summary};
+
+mod observed;
+mod summary;
+
+/// What is done in this pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// True while the user pauses the operator: only `publish` and the status are acted upon, all else is empty.
+    pub paused: bool,
+    /// The StatefulSets as they should be. One that exists and is not named here stays untouched.
+    pub shards: BTreeMap<ShardId, DesiredShard>,
+    /// Shards that never owned a slot, are in no layout, and that the spec no longer asks for.
+    pub remove: Vec<Removal>,
+    /// Claims that are smaller than the spec says.
+    pub resize: Vec<Resize>,
+    pub step: Step,
+    /// The layout to act by after this pass, and who does not act by it yet.
+    pub publish: Option<Publish>,
+    /// Set while the spec asks for less than there is: `ScaleDownBlocked`.
+    pub blocked: Option<Notice>,
+    /// Set while Pods would be made otherwise if nothing were pinned: `UpdatePending`.
+    pub update_pending: Option<Notice>,
+    /// Set when a person has to do something: `Stalled`.
+    pub stalled: Option<Notice>,
+    /// What is under way or waited for: `Reconciling`. None when all is as it should be.
+    pub progress: Option<Notice>,
+    pub summary: Summary,
+}
+
+/// A StatefulSet as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredShard {
+    pub replicas: u16,
+    pub pin: Pin,
+    /// The size in the claim template: that of the existing one, because it cannot change. None for memory.
+    pub claim_size: Option<Bytes>,
+    /// What becomes of its claims when it is deleted. For a shard about to be removed: what `whenScaled` says.
+    pub when_deleted: Retain,
+}
+
+/// A StatefulSet to delete, if it still has this UID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub shard: ShardId,
+    pub uid: String,
+}
+
+/// A claim to be made larger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resize {
+    pub node: NodeName,
+    pub size: Bytes,
+}
+
+/// The one step of a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Rest,
+    /// Record this layout by compare-and-swap; it is then published.
+    Record(Change, Box<Layout>),
+    Evict(Eviction),
+}
+
+/// A Pod to evict, if it still has this UID; a local process to restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    pub node: NodeName,
+    pub uid: String,
+    pub why: Notice,
+}
+
+/// What a new layout version is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// The cluster's first layout.
+    First,
+    /// The recorded layout once more, above a version that nodes have seen.
+    Reassert,
+    /// Nodes are reached elsewhere.
+    Readdress,
+    /// New shards without slots, new nodes of shards.
+    Join,
+    /// Shards that never owned a slot go.
+    Leave,
+    /// A move starts: the new owner receives.
+    Copy,
+    /// The new owner counts.
+    Flip,
+    /// The old owner's receipt.
+    Finish,
+    /// A move that had not flipped is taken back.
+    Cancel,
+}
+
+impl Change {
+    /// A bounded name, for events and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "First",
+            Self::Reassert => "Reassert",
+            Self::Readdress => "Readdress",
+            Self::Join => "Join",
+            Self::Leave => "Leave",
+            Self::Copy => "Copy",
+            Self::Flip => "Flip",
+            Self::Finish => "Finish",
+            Self::Cancel => "Cancel",
+        }
+    }
+
+    /// Whether it changes who answers for slots.
+    #[must_use]
+    pub fn is_disruptive(self) -> bool {
+        matches!(self, Self::Copy | Self::Flip | Self::Finish | Self::Cancel)
+    }
+}
+
+/// A layout and the nodes that answer but act by another one or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub layout: Layout,
+    pub nodes: Vec<NodeName>,
+}
+
+/// A reason in CamelCase, from a bounded set, and a sentence for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Notice {
+    pub(crate) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// Decides what is done in this pass.
+#[must_use]
+pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
+    Plan {
+        paused: spec.paused,
+        shards: BTreeMap::new(),
+        remove: Vec::new(),
+        resize: Vec::new(),
+        step: Step::Rest,
+        publish: None,
+        blocked: None,
+        update_pending: None,
+        stalled: None,
+        progress: None,
+        summary: Summary::of(observed),
+    }
+}
+

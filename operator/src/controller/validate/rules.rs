@@ -1,0 +1,69 @@
+//! The mirror of the schema's rules.
+
+use crate::crd::rule::{self, RuleText};
+use crate::crd::{DistributedCounter, VolumeStorage};
+
+use super::Violation;
+use super::quantity::Bytes;
+
+const SHARDS_MAX: i32 = 256;
+const REPLICAS_MAX: i32 = 7;
+const NAME_CHARS_MAX: usize = 40;
+
+/// Every rule that an object breaks by itself, in the order of its fields.
+pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
+    let mut broken = Broken::default();
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let spec = &object.spec;
+    broken.unless(name.chars().count() <= NAME_CHARS_MAX, "", rule::NAME_LENGTH);
+    broken.unless(is_dns_1035(name), "", rule::NAME_FORM);
+    broken.unless(!name.ends_with("-nodes"), "", rule::NAME_SUFFIX);
+    broken.unless(spec.storage.memory.is_none() || spec.replicas >= 2, "spec", rule::MEMORY_REPLICAS);
+    broken.unless((1..=SHARDS_MAX).contains(&spec.shards), "spec.shards", rule::SHARDS);
+    broken.unless((1..=REPLICAS_MAX).contains(&spec.replicas), "spec.replicas", rule::REPLICAS);
+    broken.unless(spec.image.as_ref().is_none_or(|image| !image.is_empty()), "spec.image", rule::IMAGE);
+    broken.unless(spec.storage.volume.is_some() != spec.storage.memory.is_some(), "spec.storage", rule::STORAGE_KIND);
+    if let Some(volume) = &spec.storage.volume {
+        let size = Bytes::parse(&volume.size);
+        broken.unless(size.is_some(), SIZE, rule::SIZE_FORM);
+        broken.unless(size.is_none_or(|size| !size.is_zero()), SIZE, rule::SIZE_POSITIVE);
+    }
+    broken.0
+}
+
+/// Every rule that the change from one state of an object to the next breaks.
+pub(super) fn broken_by_update(old: &DistributedCounter, new: &DistributedCounter) -> Vec<Violation> {
+    let mut broken = Broken::default();
+    let (old, new) = (&old.spec, &new.spec);
+    broken.unless(new.consistency == old.consistency, "spec.consistency", rule::CONSISTENCY);
+    let kind_stays = new.storage.volume.is_some() == old.storage.volume.is_some();
+    broken.unless(kind_stays, "spec.storage", rule::STORAGE_KIND_FIXED);
+    if let (Some(old), Some(new)) = (&old.storage.volume, &new.storage.volume) {
+        broken.unless(new.storage_class_name == old.storage_class_name, "spec.storage.volume", rule::CLASS_FIXED);
+        broken.unless(!shrinks(old, new), SIZE, rule::SIZE_GROWS);
+    }
+    broken.0
+}
+
+const SIZE: &str = "spec.storage.volume.size";
+
+fn shrinks(old: &VolumeStorage, new: &VolumeStorage) -> bool {
+    Bytes::parse(&old.size).zip(Bytes::parse(&new.size)).is_some_and(|(old, new)| new < old)
+}
+
+fn is_dns_1035(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+#[derive(Default)]
+struct Broken(Vec<Violation>);
+
+impl Broken {
+    fn unless(&mut self, holds: bool, field: &'static str, rule: RuleText) {
+        if !holds {
+            self.0.push(Violation { field, message: rule.message });
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The validated spec: no value in it is left to parse or to default.
+
+use std::fmt;
+
+use crate::crd::{Acks, DistributedCounter, Fsync, PodSettings, Retain, Retention, ServiceSpec, StorageSpec};
+
+use super::quantity::Bytes;
+
+/// Asks for operator-made changes of Pods to be rolled out; any new value does.
+pub const APPLY_UPDATE_ANNOTATION: &str = "distributedcounter.dev/apply-update";
+
+/// What a cluster is to be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterSpec {
+    pub identity: Identity,
+    /// 1 to 256.
+    pub shards: u16,
+    /// 1 to 7.
+    pub replicas: u16,
+    pub acks: Acks,
+    pub storage: Storage,
+    /// None for the operator's default.
+    pub image: Option<String>,
+    pub service: ServiceSpec,
+    pub paused: bool,
+    pub pod: PodSettings,
+}
+
+/// Which object describes the cluster, and which state of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub namespace: String,
+    /// At most 40 characters; the prefix of all names in the cluster.
+    pub name: String,
+    /// None where no API server gave one.
+    pub uid: Option<String>,
+    /// The spec's generation; 0 where no API server counts them.
+    pub generation: i64,
+    /// What [`APPLY_UPDATE_ANNOTATION`] says.
+    pub apply_update: Option<String>,
+}
+
+/// The user's part in a template: while it is the same, changes that the operator would make wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trigger(pub String);
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where counts are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    Volume(Volume),
+    Memory,
+}
+
+/// A volume per node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    pub size: Bytes,
+    /// None for the Kubernetes cluster's default.
+    pub class: Option<String>,
+    pub fsync: Fsync,
+    pub retention: Retention,
+}
+
+impl Identity {
+    /// What templates of this state of the object are made for.
+    #[must_use]
+    pub fn trigger(&self) -> Trigger {
+        Trigger(match &self.apply_update {
+            None => self.generation.to_string(),
+            Some(value) => format!("{} {value}", self.generation),
+        })
+    }
+}
+
+impl Storage {
+    /// Its name in a node's argv and status.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Volume(_) => "volume",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// What becomes of claims; claims of memory there are none.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        match self {
+            Self::Volume(volume) => volume.retention,
+            Self::Memory => Retention { when_scaled: Retain::Delete, when_deleted: Retain::Delete },
+        }
+    }
+}
+
+/// The spec of an object that breaks no rule. Values that a rule excludes are cut to the nearest that it admits.
+pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
+    let (metadata, spec) = (&object.metadata, &object.spec);
+    let annotation = |name: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(name)).cloned();
+    ClusterSpec {
+        identity: Identity {
+            namespace: metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone(),
+            generation: metadata.generation.unwrap_or_default(),
+            apply_update: annotation(APPLY_UPDATE_ANNOTATION),
+        },
+        shards: within(spec.shards, 256),
+        replicas: within(spec.replicas, 7),
+        acks: spec.acks,
+        storage: storage(&spec.storage),
+        image: spec.image.clone(),
+        service: spec.service.clone(),
+        paused: spec.paused,
+        pod: spec.pod.clone(),
+    }
+}
+
+fn within(number: i32, max: u16) -> u16 {
+    u16::try_from(number.max(1)).unwrap_or(max).min(max)
+}
+
+fn storage(spec: &StorageSpec) -> Storage {
+    let Some(volume) = &spec.volume else { return Storage::Memory };
+    Storage::Volume(Volume {
+        size: Bytes::parse(&volume.size).unwrap_or_default(),
+        class: volume.storage_class_name.clone(),
+        fsync: volume.fsync,
+        retention: volume.retention,
+    })
+}

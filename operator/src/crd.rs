@@ -1,0 +1,162 @@
+//! `DistributedCounter`, the object that a person writes: its fields, their defaults, and the rules that need no cluster.
+//!
+//! The rules are CEL in the schema, so that the API server refuses a wrong object before it is stored.
+//! [`crate::controller::validate`] mirrors each of them with the same words, for files that no API server sees.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+pub use generate::{crd, yaml};
+pub use pod::PodSettings;
+pub use status::{DistributedCounterStatus, MoveProgress};
+pub use storage::{Fsync, MemoryStorage, Retain, Retention, StorageSpec, VolumeStorage};
+
+mod generate;
+mod pod;
+
+pub mod rule;
+mod status;
+mod storage;
+
+/// The API group of [`DistributedCounter`], and the prefix of the product's labels and annotations.
+pub const GROUP: &str = "distributedcounter.dev";
+
+/// What a cluster of counters is to be.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "distributedcounter.dev",
+    version = "v1alpha1",
+    kind = "DistributedCounter",
+    plural = "distributedcounters",
+    shortname = "dcounter",
+    namespaced,
+    doc = "A cluster of counter nodes that counts, shards and replicates. `spec: {}` is a sane one of one shard and three replicas.",
+    status = "DistributedCounterStatus",
+    derive = "PartialEq",
+
+    scale(
+        spec_replicas_path = ".spec.shards",
+        status_replicas_path = ".status.shards",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Shards", type_ = "integer", json_path = ".status.shards", description = "Shards in the layout"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyShards", description = "Shards of which every node is ready"),
+    printcolumn(name = "Consistency", type_ = "string", json_path = ".spec.consistency", description = "How replicas agree"),
+    printcolumn(
+        name = "Available",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Available')].status",
+        description = "Whether every slot has a serving owner"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new(rule::NAME_LENGTH.cel).message(rule::NAME_LENGTH.message),
+    validation = Rule::new(rule::NAME_FORM.cel).message(rule::NAME_FORM.message),
+    validation = Rule::new(rule::NAME_SUFFIX.cel).message(rule::NAME_SUFFIX.message)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(rule::MEMORY_REPLICAS.cel).message(rule::MEMORY_REPLICAS.message))]
+pub struct DistributedCounterSpec {
+    /// How many shards the counters are spread over, 1 to 256; the number that the scale subresource changes. A shard is
+    /// a group of replicas, one StatefulSet. Only growing works for now.
+    #[serde(default = "one")]
+    #[x_kube(validation = Rule::new(rule::SHARDS.cel).message(rule::SHARDS.message))]
+    pub shards: i32,
+    /// How many nodes hold each shard, 1 to 7. Only growing works for now.
+    #[serde(default = "three")]
+    #[x_kube(validation = Rule::new(rule::REPLICAS.cel).message(rule::REPLICAS.message))]
+    pub replicas: i32,
+    /// How replicas agree. Eventual: any replica counts by itself, and all come to the same exact number. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new(rule::CONSISTENCY.cel).message(rule::CONSISTENCY.message))]
+    pub consistency: Consistency,
+    /// When an update is answered. Local: when one replica has it. Quorum: when a majority of the shard's replicas have it.
+    #[serde(default)]
+    pub acks: Acks,
+    /// Where counts are kept: exactly one of `volume` and `memory`. The kind is immutable.
+    #[serde(default)]
+    pub storage: StorageSpec,
+    /// The nodes' image. The operator's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(rule::IMAGE.cel).message(rule::IMAGE.message))]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// The Service that clients use.
+    #[serde(default)]
+    pub service: ServiceSpec,
+    /// While true the operator changes nothing; nodes go on counting, and status is kept up to date.
+    #[serde(default)]
+    pub paused: bool,
+    /// As in Pods.
+    #[serde(flatten)]
+    pub pod: PodSettings,
+}
+
+/// How replicas agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Consistency {
+    #[default]
+    Eventual,
+}
+
+/// When an update is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Acks {
+    #[default]
+    Local,
+    Quorum,
+}
+
+impl Acks {
+    /// Its name in the spec and in a node's argv.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "Local",
+            Self::Quorum => "Quorum",
+        }
+    }
+}
+
+/// The Service that clients use.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// As in Services: ClusterIP, NodePort or LoadBalancer.
+    #[serde(default, rename = "type")]
+    pub kind: ServiceType,
+    /// Annotations of the Service, for load balancers and the like.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The kinds of Services that make sense for clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+}
+
+impl ServiceType {
+    /// Its name in a Service.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIP => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn three() -> i32 {
+    3
+}
+

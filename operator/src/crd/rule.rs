@@ -1,0 +1,58 @@
+//! The rules of the schema, each with the words for those who break it. Both the API server and the mirror use these.
+
+/// A rule of the schema: the condition in CEL, and what is said when it does not hold.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleText {
+    pub cel: &'static str,
+    pub message: &'static str,
+}
+
+const fn rule(cel: &'static str, message: &'static str) -> RuleText {
+    RuleText { cel, message }
+}
+
+/// Of the object.
+pub const NAME_LENGTH: RuleText =
+    rule("self.metadata.name.size() <= 40", "metadata.name must have at most 40 characters, so that names made from it fit");
+pub const NAME_FORM: RuleText = rule(
+    "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    "metadata.name must be a DNS-1035 label: lower-case letters, digits and '-', starting with a letter and not ending with '-'",
+);
+pub const NAME_SUFFIX: RuleText = rule(
+    "!self.metadata.name.endsWith('-nodes')",
+    "metadata.name must not end with '-nodes', which names the Service of a cluster's nodes",
+);
+
+/// Of `spec`.
+pub const MEMORY_REPLICAS: RuleText = rule(
+    "!has(self.storage) || !has(self.storage.memory) || self.replicas >= 2",
+    "storage.memory needs replicas of at least 2, because it promises nothing beyond its replicas",
+);
+pub const SHARDS: RuleText = rule("self >= 1 && self <= 256", "shards must be between 1 and 256");
+pub const REPLICAS: RuleText = rule("self >= 1 && self <= 7", "replicas must be between 1 and 7");
+pub const CONSISTENCY: RuleText = rule("self == oldSelf", "consistency is immutable");
+pub const IMAGE: RuleText = rule("self.size() > 0", "image must not be empty: leave it out for the operator's default");
+
+/// Of `spec.storage`.
+pub const STORAGE_KIND: RuleText =
+    rule("has(self.volume) != has(self.memory)", "storage must name exactly one of volume and memory");
+pub const STORAGE_KIND_FIXED: RuleText =
+    rule("has(self.volume) == has(oldSelf.volume)", "the kind of storage is immutable");
+
+/// Of `spec.storage.volume`.
+pub const CLASS_FIXED: RuleText = rule(
+    "has(self.storageClassName) == has(oldSelf.storageClassName) && \
+     (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+    "storageClassName is immutable",
+);
+/// Narrower than what Kubernetes takes for a quantity, so that the mirror can be exact.
+pub const SIZE_FORM: RuleText = rule(
+    "self.matches('^[0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')",
+    "size must be a quantity of bytes, such as 1Gi",
+);
+pub const SIZE_POSITIVE: RuleText =
+    rule("!isQuantity(self) || quantity(self).isGreaterThan(quantity('0'))", "size must be more than 0");
+pub const SIZE_GROWS: RuleText = rule(
+    "!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))",
+    "size can only grow",
+);
