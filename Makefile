@@ -15,7 +15,7 @@ IMAGE_PREFIX ?= distributed-counter
 .PHONY: help run test test-rust test-control-plane check fix crds charts bench e2e image need-cargo need-go
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: need-cargo ## start examples/page-views.yaml as local processes and print its URLs
 	$(CARGO) build --locked --package operator --package counter-node --bins
@@ -40,6 +40,7 @@ check: need-cargo ## format, lints and generated files, without changing anythin
 	@if command -v shellcheck >/dev/null; then shellcheck -x $(CLUSTER) tests/cluster/charts .ci/run; \
 	  else echo "check: shellcheck is not installed; scripts were not checked"; fi
 	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py
+	@cd tests/e2e && python3 -B -m unittest --quiet
 
 fix: need-cargo ## format, apply lints' suggestions and make generated files anew
 	$(CARGO) fmt --all

@@ -110,18 +110,21 @@ class Clients:
         return self.totals
 
     def count(self, seed):
-        choice = random.Random(seed)
         connection = Connection(self.base)
+        try:
+            self.count_over(connection, random.Random(seed))
+        except Unexpected as unexpected:
+            self.failure = unexpected
+        finally:
+            connection.close()
+
+    def count_over(self, connection, choice):
         last_success = time.monotonic()
         while not self.stopping.is_set():
             # Half of all updates go to one page, so that one counter is hot.
             page = self.pages[0] if choice.random() < 0.5 else choice.choice(self.pages)
             change = choice.choice([1, 1, 1, 2, 5, -1])
-            try:
-                outcome = update(connection, page, change)
-            except Unexpected as unexpected:
-                self.failure = unexpected
-                return
+            outcome = update(connection, page, change)
             self.totals.record(page, change, outcome)
             now = time.monotonic()
             if outcome == "acknowledged":
@@ -129,7 +132,6 @@ class Clients:
                     self.totals.longest_silence_s = max(self.totals.longest_silence_s, now - last_success)
                 last_success = now
             self.stopping.wait(self.pause_s)
-        connection.close()
 
 
 def update(connection: Connection, page: str, change: int) -> str:
