@@ -50,27 +50,27 @@ Secrets are made once and read by name, never listed, watched or written again.
   verbs: [get, list, watch]
 - apiGroups: [distributedcounter.dev]
   resources: [distributedcounters/status]
-  verbs: [get, patch, update]
-# Lets the owner references of its objects block a foreground deletion.
+  verbs: [patch]
+# Where Kubernetes is told to ask for it, only this lets an object's owner reference block a foreground deletion.
 - apiGroups: [distributedcounter.dev]
   resources: [distributedcounters/finalizers]
   verbs: [update]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
-  resources: [services, serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
-# The layout is written by compare-and-swap.
-- apiGroups: [""]
-  resources: [configmaps]
-  verbs: [get, list, watch, create, patch, update, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch]
+# The layout is written by compare-and-swap, which is an update, and outlives its cluster.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, update]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create]
@@ -83,13 +83,13 @@ Secrets are made once and read by name, never listed, watched or written again.
 # Volumes grow when the spec's size does.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- if eq .Values.reach "proxy" }}
 - apiGroups: [""]
   resources: [pods/proxy]
-  verbs: [get, update, create]
+  verbs: [get, update]
 {{- end }}
 {{- end -}}
