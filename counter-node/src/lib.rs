@@ -3,6 +3,7 @@
 //!
 //! The protocols between nodes are state machines in `counter-core`; this crate owns the clocks, the sockets and the files.
 
+pub mod args;
 pub mod commit;
 pub mod router;
 pub mod server;
