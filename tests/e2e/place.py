@@ -16,6 +16,13 @@ OPERATOR_IMAGE = f"distributed-counter/operator:{VERSION}"
 NODE_IMAGE = f"distributed-counter/counter-node:{VERSION}"
 
 
+def archives() -> list[Path]:
+    made = [IMAGES / "operator.tar", IMAGES / "counter-node.tar"]
+    if missing := [str(path) for path in made if not path.exists()]:
+        raise OSError(f"{', '.join(missing)} is missing; run 'make image'")
+    return made
+
+
 class Place:
     """A Kubernetes cluster: how it starts and ends, and how tools and clients reach it."""
 
@@ -34,6 +41,11 @@ class Place:
 
     def down(self):
         """Ends what `up` started."""
+
+    def reachable(self) -> bool:
+        """Whether there is anything to gather evidence from."""
+        asked = subprocess.run([*self.kubectl(), "get", "--raw", "/readyz"], capture_output=True, timeout=30, check=False)
+        return asked.returncode == 0
 
     def kubectl(self) -> list[str]:
         raise NotImplementedError
@@ -56,14 +68,20 @@ class Bare(Place):
         ]
         self.programs = Path(subprocess.check_output([CLUSTER, "bin"], text=True).strip())
         self.folder = os.environ.get("CLUSTER_DIR", "/var/lib/dc-cluster")
+        self.started = False
 
     def up(self):
+        # Somebody else's cluster is neither to be used nor, at the end, to be removed.
+        if Path(self.folder).exists():
+            raise OSError(f"a cluster is already there in {self.folder}; end it by 'tests/cluster/cluster down'")
+        images = archives()
+        self.started = True
         subprocess.run([CLUSTER, "up"], check=True, timeout=1800)
-        archives = [IMAGES / "operator.tar", IMAGES / "counter-node.tar"]
-        subprocess.run([CLUSTER, "load", *archives], check=True, timeout=120)
+        subprocess.run([CLUSTER, "load", *images], check=True, timeout=120)
 
     def down(self):
-        subprocess.run([CLUSTER, "down"], check=False, timeout=180)
+        if self.started:
+            subprocess.run([CLUSTER, "down"], check=False, timeout=180)
 
     def kubectl(self):
         return [str(self.programs / "kubectl"), "--kubeconfig", f"{self.folder}/admin.kubeconfig"]
@@ -83,10 +101,11 @@ class Kind(Place):
         self.kubeconfig = str(ROOT / "target" / "e2e" / "kind.kubeconfig")
 
     def up(self):
+        images = archives()
         Path(self.kubeconfig).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["kind", "create", "cluster", "--name", self.cluster, "--kubeconfig", self.kubeconfig, "--wait", "180s"], check=True, timeout=600)
-        for archive in ("operator.tar", "counter-node.tar"):
-            subprocess.run(["kind", "load", "image-archive", IMAGES / archive, "--name", self.cluster], check=True, timeout=300)
+        for archive in images:
+            subprocess.run(["kind", "load", "image-archive", archive, "--name", self.cluster], check=True, timeout=300)
 
     def down(self):
         subprocess.run(["kind", "delete", "cluster", "--name", self.cluster], check=False, timeout=180)

@@ -1,5 +1,7 @@
 """The steps, in order: each is a method whose first line says what it proves."""
 
+import shutil
+
 from counters import CRD, Counter, condition, manifest, wait_agreement
 from kube import Failed, Kube, check, wait
 from load import Clients, read
@@ -37,7 +39,7 @@ class Story:
     def install(self):
         """The chart installs, and its Pods keep the restricted Pod Security Standard."""
         self.system = self.default.namespaced("counter-system")
-        self.system.helm("install", "dc", str(CHART), *self.values("replicas=2"), "--wait", "--timeout", "180s")
+        self.system.helm("install", "dc", older_chart(), *self.values("replicas=2"), "--wait", "--timeout", "180s")
 
     def create(self):
         """A DistributedCounter of one shard and one replica becomes available."""
@@ -115,13 +117,15 @@ class Story:
         return f"{sum(self.counts.values()) // 2} on {len(pods)} nodes; outcomes {dict(self.totals.outcomes)}"
 
     def upgrade(self):
-        """helm upgrade replaces the operator and touches no Pod of a cluster."""
+        """helm upgrade replaces the operator and the CRD, and touches no Pod of a cluster."""
         before = self.counter.pod_uids()
         templates = self.templates()
         self.system.helm("upgrade", "dc", str(CHART), *self.values("replicas=1", "log.filter=debug"), "--wait", "--timeout", "180s")
         self.touch_and_wait()
         check(self.counter.pod_uids() == before, "helm upgrade replaced Pods of a cluster")
         check(self.templates() == templates, "helm upgrade changed a StatefulSet's Pod template")
+        short = self.default.get("crd", CRD)["spec"]["names"]["shortNames"]
+        check(short == ["dcounter"], f"helm upgrade left the older CRD: short names {short}")
         self.no_refusals(self.system)
 
     def templates(self):
@@ -197,6 +201,18 @@ class Story:
         if self.clients.failure:
             raise Failed(str(self.clients.failure))
         return ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+
+
+def older_chart() -> str:
+    """The chart with another CRD, as an older release would have it."""
+    older = ROOT / "target" / "e2e" / "older-chart"
+    shutil.rmtree(older, ignore_errors=True)
+    shutil.copytree(CHART, older)
+    crd = older / "files" / "crd.yaml"
+    text = crd.read_text()
+    check("- dcounter\n" in text, "the CRD has no short name to change")
+    crd.write_text(text.replace("- dcounter\n", "- dcounter\n    - olddcounter\n", 1))
+    return str(older)
 
 
 def read_or_none(base: str):
