@@ -174,7 +174,7 @@ pub enum Update {
 }
 
 /// The update would take the counter, or what one actor can record, past its range. Nothing changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the counter is at {tally}, and the update would take it past the range of a signed 64-bit number")]
 pub struct OutOfRange {
     /// What this replica knows the counter to be.

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails, as it should"))]
 
 pub mod counter;
+pub mod forward;
 pub mod hlc;
 pub mod id;
 pub mod layout;

@@ -1,0 +1,153 @@
+//! What is on its way to one replica: a queue, and the few messages that are under way.
+
+use std::collections::VecDeque;
+
+use super::routes::TargetIndex;
+use super::{ForwardConfig, MessageId, NotApplied, Operation, Session, Ticket};
+use crate::counter::{Key, Update};
+use crate::id::NodeName;
+
+/// An update or read that has not been answered.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) ticket: Ticket,
+    pub(super) key: Key,
+    pub(super) operation: Operation,
+    pub(super) deadline_ms: u64,
+    /// Replicas that have not applied it in this round.
+    pub(super) refused_by: Vec<TargetIndex>,
+    /// Why it has not been applied so far.
+    pub(super) reason: NotApplied,
+}
+
+impl Pending {
+    pub(super) fn lane(&self) -> LaneKind {
+        match self.operation {
+            Operation::Update(_) => LaneKind::Updates,
+            Operation::Read => LaneKind::Reads,
+        }
+    }
+}
+
+/// Updates wait for storage and reads do not, so neither waits behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneKind {
+    Updates,
+    Reads,
+}
+
+/// A replica that is forwarded to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) name: NodeName,
+    pub(super) updates: Lane,
+    pub(super) reads: Lane,
+    pub(super) session: Opening,
+}
+
+/// How far the forwarder is with its session at a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    Closed,
+    Asked,
+    Open(Session),
+}
+
+/// One replica's updates, or its reads.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    pub(super) queue: VecDeque<Pending>,
+    pub(super) in_flight: Vec<MessageId>,
+    /// Passed over until then, while another replica can serve.
+    pub(super) avoid_until_ms: u64,
+}
+
+impl Target {
+    pub(super) fn new(name: NodeName) -> Self {
+        Self { name, updates: Lane::default(), reads: Lane::default(), session: Opening::Closed }
+    }
+
+    pub(super) fn lane(&self, kind: LaneKind) -> &Lane {
+        match kind {
+            LaneKind::Updates => &self.updates,
+            LaneKind::Reads => &self.reads,
+        }
+    }
+
+    pub(super) fn lane_mut(&mut self, kind: LaneKind) -> &mut Lane {
+        match kind {
+            LaneKind::Updates => &mut self.updates,
+            LaneKind::Reads => &mut self.reads,
+        }
+    }
+}
+
+impl Lane {
+    /// Takes the next message's items from the queue, within the limits of one message.
+    pub(super) fn take_batch(&mut self, config: &ForwardConfig) -> Vec<Pending> {
+        let mut bytes = 0_usize;
+        let fitting = self.queue.iter().take(config.items_max.max(1)).take_while(|item| {
+            bytes = bytes.saturating_add(item.key.as_bytes().len());
+            bytes <= config.key_bytes_max
+        });
+        let count = fitting.count().max(1).min(self.queue.len());
+        self.queue.drain(..count).collect()
+    }
+
+    /// Takes what has run out of time from the queue. Items that were routed again stand among younger ones.
+    pub(super) fn take_late(&mut self, now_ms: u64) -> Vec<Pending> {
+        if self.queue.iter().all(|item| item.deadline_ms > now_ms) {
+            return Vec::new();
+        }
+        let (late, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|item| item.deadline_ms <= now_ms);
+        self.queue = kept.into();
+        late
+    }
+}
+
+/// A message that has been sent and not settled.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) target: TargetIndex,
+    pub(super) content: Content,
+    /// How often it was sent.
+    pub(super) attempts: u32,
+    /// How many of its copies may have arrived.
+    pub(super) copies: u32,
+    /// When to give the present attempt up, or, once that is done, when to send the next.
+    pub(super) due_ms: u64,
+    pub(super) phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A copy is under way.
+    Sent,
+    /// The next copy goes out when it is due.
+    Waiting,
+}
+
+/// What a message carries.
+#[derive(Debug)]
+pub(super) enum Content {
+    Open,
+    /// `updates` stays as it was sent first; an item that has been answered meanwhile is none.
+    Updates {
+        session: Session,
+        updates: Vec<(Key, Update)>,
+        items: Vec<Option<Pending>>,
+    },
+    Reads {
+        items: Vec<Pending>,
+    },
+}
+
+impl Content {
+    pub(super) fn lane(&self) -> LaneKind {
+        match self {
+            Self::Open | Self::Updates { .. } => LaneKind::Updates,
+            Self::Reads { .. } => LaneKind::Reads,
+        }
+    }
+}
