@@ -80,6 +80,9 @@ containerd_up() {
 {"cniVersion": "0.4.0", "name": "dc", "plugins": [{"type": "bridge", "bridge": "dc-pods0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
   "ipam": {"type": "host-local", "dataDir": "$DIR/cni/addresses", "ranges": [[{"subnet": "198.18.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
 JSON
+  # An overlay cannot lie on an overlay, which is what the disk is inside another container.
+  local snapshotter=overlayfs
+  [ "$(stat -f -c %T "$DIR")" != overlayfs ] || snapshotter=native
   # restrict_oom_score_adj: inside another container a process may not lower its score, and runc would fail.
   cat >"$DIR/containerd.toml" <<TOML
 version = 2
@@ -96,6 +99,8 @@ netns_mounts_under_state_dir = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "$DIR/cni/net.d"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "$snapshotter"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 TOML
