@@ -132,7 +132,7 @@ YAML
   start kubelet "$BIN/kubelet" --config="$DIR/kubelet.yaml" --kubeconfig="$DIR/kubelet.kubeconfig" --root-dir="$DIR/kubelet" \
     --node-ip="$NODE_IP" --hostname-override="$NODE_NAME"
   start proxy "$BIN/kube-proxy" --kubeconfig="$DIR/proxy.kubeconfig" --cluster-cidr="$POD_RANGE" --proxy-mode=iptables \
-    --healthz-bind-address= --metrics-bind-address=127.0.0.1:20249 \
+    --iptables-localhost-nodeports=false --healthz-bind-address= --metrics-bind-address=127.0.0.1:20249 \
     --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0 --hostname-override="$NODE_NAME"
   wait_for kubelet kubectl_admin get node "$NODE_NAME"
   kubectl_admin wait --for=condition=Ready "node/$NODE_NAME" --timeout=120s >/dev/null
