@@ -424,8 +424,14 @@ pub struct Applied {
     pub changed: bool,
 }
 
-fn summary_of(key: &Key, counter: &Counter) -> (u64, u64) {
-    (xxh3_64(key.as_bytes()), hash(counter))
+/// The hash of a key, by which a pull goes through a slot in parts.
+pub(crate) fn key_hash(key: &Key) -> u64 {
+    xxh3_64(key.as_bytes())
+}
+
+/// The hash of the key, the hash of the counter.
+pub(crate) fn summary_of(key: &Key, counter: &Counter) -> (u64, u64) {
+    (key_hash(key), hash(counter))
 }
 
 /// A hash that is the same on every node and in every release of one format.

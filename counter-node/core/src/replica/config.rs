@@ -1,0 +1,88 @@
+//! The protocol's knobs.
+
+/// What `acks` promises to clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    #[default]
+    Local,
+    Quorum,
+}
+
+/// The protocol's intervals and limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaConfig {
+    /// With `Quorum`, own changes leave at [`Replica::flush`] and after each acknowledgement, not only at ticks.
+    pub acks: Acks,
+    /// Keys of one delta message.
+    pub delta_keys_max: usize,
+    /// Encoded bytes of one delta or detail message, about.
+    pub message_bytes_max: usize,
+    /// Own changes kept per peer; beyond, the peer is asked to pull instead.
+    pub pending_keys_max: usize,
+    /// First time-out of anything that awaits an answer; doubled with each repetition.
+    pub retry_ms: u64,
+    /// The longest such time-out.
+    pub retry_ms_max: u64,
+    /// How often slots are compared with a sibling, each sibling in turn.
+    pub repair_ms: u64,
+    /// Slots of one digest message.
+    pub digest_slots_max: usize,
+    /// Counters whose digest one digest message may have to reckon, about.
+    pub digest_counters_max: usize,
+    /// Slots asked for in detail at once, per peer.
+    pub detail_slots_max: usize,
+    /// Counters that one detail question sums up.
+    pub summary_counters_max: usize,
+    /// How often a receiving node asks again for what is left.
+    pub sweep_ms: u64,
+    /// How often a node is heard of when there is nothing else to say.
+    pub hello_ms: u64,
+    /// Start-up waits at most this long for the siblings…
+    pub bootstrap_ms_max: u64,
+    /// …and at most this long for one that does not answer.
+    pub bootstrap_silence_ms_max: u64,
+    /// How often closed actors are looked for.
+    pub retire_ms: u64,
+    /// Slots of one retirement question.
+    pub retire_slots_max: usize,
+    /// Counters looked at per tick in search of closed actors.
+    pub retire_counters_max: usize,
+    /// Slots of more counters keep their closed actors: the record must fit one message.
+    pub retire_slot_counters_max: usize,
+    /// Keys forgotten per tick.
+    pub forget_keys_max: usize,
+}
+
+impl Default for ReplicaConfig {
+    fn default() -> Self {
+        Self {
+            acks: Acks::Local,
+            delta_keys_max: 2_048,
+            message_bytes_max: 256 << 10,
+            pending_keys_max: 65_536,
+            retry_ms: 500,
+            retry_ms_max: 8_000,
+            repair_ms: 2_000,
+            digest_slots_max: 2_048,
+            digest_counters_max: 100_000,
+            detail_slots_max: 64,
+            summary_counters_max: 4_096,
+            sweep_ms: 250,
+            hello_ms: 1_000,
+            bootstrap_ms_max: 10_000,
+            bootstrap_silence_ms_max: 3_000,
+            retire_ms: 5_000,
+            retire_slots_max: 256,
+            retire_counters_max: 20_000,
+            retire_slot_counters_max: 100_000,
+            forget_keys_max: 20_000,
+        }
+    }
+}
+
+impl ReplicaConfig {
+    /// How long to wait for an answer after so many time-outs.
+    pub(super) fn timeout_ms(&self, tries: u32) -> u64 {
+        self.retry_ms.saturating_mul(1 << tries.min(16)).min(self.retry_ms_max)
+    }
+}

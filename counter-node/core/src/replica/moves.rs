@@ -1,0 +1,115 @@
+//! Slot moves as the receiving side sees them, and forgetting what has left.
+//!
+//! The new replicas know what is covered: a slot is left as long as this node does not durably hold what every old
+//! replica said it had under this layout; after the flip, what it said it had *last*. Each layout starts the reckoning
+//! anew: by digest that costs little, and no figure can outlive the layout that it is for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::parts::Part;
+use super::pull::Pulled;
+use super::{Effect, Replica, Step};
+use crate::id::NodeName;
+use crate::layout::MovePhase;
+use crate::slot::Slot;
+use crate::status::MoveStatus;
+
+/// One move in which this node receives.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    /// Into the layout's moves.
+    index: usize,
+    phase: MovePhase,
+    /// Per old replica: the slots not yet held as it has them.
+    left: BTreeMap<NodeName, BTreeSet<Slot>>,
+}
+
+impl Replica {
+    /// The moves of a layout that has just been adopted.
+    pub(super) fn begin_arrivals(&mut self) {
+        self.arrivals.clear();
+        let Some(layout) = &self.layout else { return };
+        for incoming in self.parts.moves.iter().filter(|slot_move| slot_move.incoming) {
+            let Some(slot_move) = layout.moves.get(incoming.index) else { continue };
+            let slots: BTreeSet<Slot> = incoming.slots.iter().copied().collect();
+            let left = incoming.others.iter().map(|source| (source.clone(), slots.clone())).collect();
+            self.arrivals.push(Arrival { index: incoming.index, phase: slot_move.phase, left });
+        }
+        self.sweep_arrivals();
+    }
+
+    /// Asks for what is left, from whom nothing is being asked.
+    pub(super) fn sweep_arrivals(&mut self) {
+        for (source, left) in self.arrivals.iter().flat_map(|arrival| &arrival.left) {
+            if let Some(peer) = self.peers.get_mut(source)
+                && peer.puller.is_idle()
+            {
+                peer.puller.want(left.iter().copied());
+            }
+        }
+    }
+
+    /// A slot has been pulled durably.
+    pub(super) fn arrived(&mut self, pulled: &Pulled) {
+        let Some(ours) = self.layout_id else { return };
+        // A source under an older layout may still apply, or not push here yet.
+        if pulled.layout.is_none_or(|theirs| theirs < ours.version) {
+            return;
+        }
+        for arrival in &mut self.arrivals {
+            let counts = match arrival.phase {
+                MovePhase::Copying => true,
+                MovePhase::Flipped => pulled.last,
+            };
+            if let Some(left) = arrival.left.get_mut(&pulled.peer).filter(|_| counts) {
+                left.remove(&pulled.slot);
+            }
+        }
+    }
+
+    /// How far the moves are in which this node receives.
+    pub(super) fn move_statuses(&self) -> Vec<MoveStatus> {
+        let Some(layout) = &self.layout else { return Vec::new() };
+        let status = |arrival: &Arrival| {
+            let slot_move = layout.moves.get(arrival.index)?;
+            let left: BTreeSet<Slot> = arrival.left.values().flatten().copied().collect();
+            Some(MoveStatus {
+                from: slot_move.from,
+                to: slot_move.to,
+                phase: slot_move.phase,
+                layout_version: layout.version,
+                slots_left: u64::try_from(left.len()).unwrap_or(u64::MAX),
+            })
+        };
+        self.arrivals.iter().filter_map(status).collect()
+    }
+
+    /// Whether this node has given the slot away for good: under a durable layout, so that a crash does not bring back
+    /// one by which it would apply updates again.
+    pub(super) fn is_last(&self, slot: Slot) -> bool {
+        self.is_layout_durable() && matches!(self.parts.part(slot), Part::Gave(_))
+    }
+
+    /// Forgets, some at a time, the slots that this node has nothing to do with under its durable layout. A node that
+    /// the layout does not name keeps its data: that is for a person to throw away.
+    pub(super) fn forget(&mut self, step: &mut Step<'_>) {
+        if std::mem::take(&mut self.forget_due) {
+            let held = |slot: &Slot| {
+                let vector = step.table.slot(*slot);
+                !vector.is_empty() || vector.generation() > Default::default()
+            };
+            self.forgetting = self.parts.slots(|part| !part.holds()).filter(held).collect();
+        }
+        let (mut slots, mut keys) = (Vec::new(), Vec::new());
+        while keys.len() < self.config.forget_keys_max {
+            // A write under way would bring the slot back into storage.
+            let Some(slot) = self.forgetting.iter().find(|slot| !self.saves.is_saving(**slot)).copied() else { break };
+            self.forgetting.remove(&slot);
+            keys.extend(step.table.clear(slot));
+            slots.push(slot);
+        }
+        if !slots.is_empty() {
+            step.effects.0.push(Effect::Forget { slots, keys });
+        }
+    }
+}
