@@ -3,6 +3,8 @@
 //! The rules are CEL in the schema, so that the API server refuses a wrong object before it is stored.
 //! [`crate::controller::validate`] mirrors each of them with the same words, for files that no API server sees.
 
+#![allow(unreachable_pub, reason = "the schema macro makes private copies of public types")]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
@@ -160,3 +162,6 @@ fn three() -> i32 {
     3
 }
 
+
+#[cfg(test)]
+mod tests;

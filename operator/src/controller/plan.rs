@@ -12,13 +12,25 @@ use std::collections::BTreeMap;
 use counter_core::id::{NodeName, ShardId};
 use counter_core::layout::Layout;
 
-use crate::controller::validate::{Bytes, ClusterSpec, Trigger};
+use crate::controller::validate::{Bytes, ClusterSpec};
 use crate::crd::Retain;
+
+use layout::Due;
+use progress::State;
+use rollout::Rollout;
+use size::Size;
 
 pub use observed::{Addresses, Observed, ObservedNode, ObservedShard, Pin, Template};
 pub use summary::{MoveSummary, Summary};
 
+mod balance;
+mod layout;
 mod observed;
+mod progress;
+mod publish;
+mod rollout;
+mod shards;
+mod size;
 mod summary;
 
 /// What is done in this pass.
@@ -158,18 +170,71 @@ impl Notice {
 /// Decides what is done in this pass.
 #[must_use]
 pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
+    let size = Size::of(spec, observed);
+    let stalled = progress::stalled(spec, observed);
+    if spec.paused {
+        return paused(size, stalled, observed);
+    }
+    let desired = shards::desired(spec, observed, &size);
+    let rollout = Rollout::of(spec, observed, &desired);
+    let step = step(spec, observed, &size, &rollout);
+    let remove = shards::removals(spec, observed, &size);
+    let state =
+        State { observed, size: &size, desired: &desired, rollout: &rollout, step: &step, removing: !remove.is_empty() };
     Plan {
-        paused: spec.paused,
+        paused: false,
+        publish: publish::publish(observed, &step),
+        update_pending: progress::update_pending(observed, &desired),
+        progress: progress::progress(&state),
+        resize: shards::resizes(spec, observed),
+        summary: Summary::of(observed),
+        blocked: size.blocked,
+        shards: desired,
+        remove,
+        stalled,
+        step,
+    }
+}
+
+/// Nothing but the recorded layout for those who do not act by it.
+fn paused(size: Size, stalled: Option<Notice>, observed: &Observed) -> Plan {
+    Plan {
+        paused: true,
         shards: BTreeMap::new(),
         remove: Vec::new(),
         resize: Vec::new(),
         step: Step::Rest,
-        publish: None,
-        blocked: None,
+        publish: publish::publish(observed, &Step::Rest),
+        blocked: size.blocked,
         update_pending: None,
-        stalled: None,
+        stalled,
         progress: None,
         summary: Summary::of(observed),
+    }
+}
+
+/// The one step: what has begun comes first, then what is broken, then new nodes, then older Pods, then new moves.
+fn step(spec: &ClusterSpec, observed: &Observed, size: &Size, rollout: &Rollout<'_>) -> Step {
+    let moving = match layout::due(spec, observed, size) {
+        Due::Next(change, layout) => return Step::Record(change, layout),
+        Due::Moving => true,
+        Due::Nothing => false,
+    };
+    if let Some(eviction) = rollout.broken() {
+        return Step::Evict(eviction);
+    }
+    if moving || layout::is_unexplained(observed) {
+        return Step::Rest;
+    }
+    if let Due::Next(change, layout) = layout::joined(spec, observed, size) {
+        return Step::Record(change, layout);
+    }
+    if let Some(eviction) = rollout.next() {
+        return Step::Evict(eviction);
+    }
+    match layout::started(observed, size) {
+        Due::Next(change, layout) if rollout.left() == 0 => Step::Record(change, layout),
+        Due::Next(..) | Due::Moving | Due::Nothing => Step::Rest,
     }
 }
 

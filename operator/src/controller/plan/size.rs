@@ -1,0 +1,85 @@
+//! How large the cluster is to be in this pass: what the spec asks for, and what must stay whatever it asks for.
+
+use std::collections::BTreeSet;
+
+use counter_core::id::ShardId;
+use counter_core::layout::{Layout, MovePhase};
+
+use crate::controller::validate::ClusterSpec;
+
+use super::balance::held;
+use super::{Notice, Observed};
+
+/// The shards and replicas to have.
+#[derive(Debug)]
+pub(super) struct Size {
+    /// The shards that own slots in the end, or have to stay because they own some.
+    pub(super) targets: BTreeSet<ShardId>,
+    /// Whether a shard stays that the spec no longer asks for: then no further slots move.
+    pub(super) frozen: bool,
+    pub(super) blocked: Option<Notice>,
+    /// The spec's number of shards.
+    pub(super) wanted: u16,
+    replicas: u16,
+}
+
+impl Size {
+    pub(super) fn of(spec: &ClusterSpec, observed: &Observed) -> Self {
+        let wanted = (0..spec.shards).map(ShardId);
+        let kept: BTreeSet<ShardId> = match &observed.layout {
+            Some(layout) => kept(layout, spec.shards),
+            // With the record of the layout missing, nobody knows what the existing shards hold.
+            None if super::layout::cluster_without_record(observed).is_some() => observed.shards.keys().copied().collect(),
+            None => BTreeSet::new(),
+        };
+        let frozen = kept.iter().any(|shard| shard.0 >= spec.shards);
+        Self {
+            targets: wanted.chain(kept.iter().copied()).collect(),
+            frozen,
+            blocked: observed.layout.as_ref().and_then(|layout| blocked(spec, layout, &kept)),
+            wanted: spec.shards,
+            replicas: spec.replicas,
+        }
+    }
+
+    /// How many nodes a shard is to have: never fewer than the layout names.
+    pub(super) fn replicas(&self, layout: Option<&Layout>, shard: ShardId) -> u16 {
+        self.replicas.max(nodes(layout, shard))
+    }
+}
+
+fn nodes(layout: Option<&Layout>, shard: ShardId) -> u16 {
+    layout.and_then(|layout| layout.shard(shard)).map_or(0, |shard| u16::try_from(shard.nodes.len()).unwrap_or(u16::MAX))
+}
+
+/// The shards beyond the spec's number that cannot go: they own slots, or gave some away without a receipt.
+fn kept(layout: &Layout, wanted: u16) -> BTreeSet<ShardId> {
+    let beyond = layout.shards.iter().map(|shard| shard.shard).filter(|shard| shard.0 >= wanted);
+    beyond.filter(|shard| held(layout, *shard) > 0 || is_unreceipted_source(layout, *shard)).collect()
+}
+
+fn is_unreceipted_source(layout: &Layout, shard: ShardId) -> bool {
+    layout.moves.iter().any(|slot_move| slot_move.from == shard && slot_move.phase == MovePhase::Flipped)
+}
+
+fn blocked(spec: &ClusterSpec, layout: &Layout, kept: &BTreeSet<ShardId>) -> Option<Notice> {
+    let shards = kept.last().filter(|last| last.0 >= spec.shards).map(|last| {
+        let slots: usize = kept.iter().map(|shard| held(layout, *shard)).sum();
+        let enough = u32::from(last.0) + 1;
+        format!(
+            "spec.shards is {}, but shards up to number {last} hold {slots} slots, and taking shards away is not supported yet; \
+             set spec.shards to {enough}, the size that the cluster keeps meanwhile",
+            spec.shards
+        )
+    });
+    let most = layout.shards.iter().map(|shard| nodes(Some(layout), shard.shard)).max().unwrap_or_default();
+    let replicas = (most > spec.replicas).then(|| {
+        format!(
+            "spec.replicas is {}, but shards have {most} nodes, and taking nodes away is not supported yet; \
+             set spec.replicas to {most}, the size that the cluster keeps meanwhile",
+            spec.replicas
+        )
+    });
+    let message = [shards, replicas].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    (!message.is_empty()).then(|| Notice::new("NotSupported", message))
+}
