@@ -1,8 +1,12 @@
 //! Group commit: many updates, one write.
 //!
-//! One thread takes everything that is queued, asks the table for the *current* record of each changed counter, once
+//! One writer takes everything that is queued, asks the table for the *current* record of each changed counter, once
 //! however often it changed, writes them all as one batch, and then tells everyone who waits. While it writes, the next batch
 //! gathers. A record is absolute, so the one that is written holds at least every update that was queued before.
+//!
+//! Where a commit only has to reach the kernel, the writer is a task of the runtime, which first lets all requests that are
+//! ready have their turn: a commit takes a few microseconds, less than waking a thread for it would, and a thread
+//! would always find a batch of one. Where a commit waits for the disk (`Always`), and for mending, it is a thread.
 //!
 //! The order of an update is: [`Committer::admit`], apply it to the table, [`Permit::submit`], wait for the [`Ticket`].
 //! A refusal to admit is the only one that proves that an update was *not applied*, which is why it comes first. After
@@ -10,7 +14,7 @@
 //! the batch before it refused the rest, and once the store is writable again the table is written anew. So to a client a
 //! failed ticket is *outcome unknown*, never *not applied*.
 //!
-//! After a failure nothing is admitted; the thread reopens the store, has a new actor taken, writes again
+//! After a failure nothing is admitted; the writer reopens the store, has a new actor taken, writes again
 //! all that is in the table and not known to be durable, and only then admits again.
 
 mod queue;
@@ -18,9 +22,10 @@ mod recovery;
 mod ticket;
 mod writer;
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,14 +33,14 @@ use tokio::sync::watch;
 pub use self::queue::Permit;
 pub use self::ticket::Ticket;
 
-use self::queue::Queue;
+use self::queue::{Queue, Waking};
 use self::writer::Writer;
-use crate::storage::{Change, Fsync, Record, Store, StoreError};
+use crate::storage::{Change, Durability, Fsync, Record, Store, StoreError};
 
 /// How often `EverySecond` forces commits to the disk; also how often a broken store is noticed when nobody writes.
 const SYNC_PERIOD: Duration = Duration::from_secs(1);
 
-/// What the committer asks of the table. Called on the committer's thread; must not wait for a commit.
+/// What the committer asks of the table. Called by the writer, so it must neither wait for a commit nor block for long.
 pub trait RecordSource: Send + Sync {
     /// Appends the current record of each change, which come sorted by slot and without repetition.
     ///
@@ -50,8 +55,8 @@ pub trait RecordSource: Send + Sync {
     fn reopened(&self) -> Result<(), StoreError>;
 }
 
-/// Is told what became durable, before those who wait for it are: nothing may be sent to a peer earlier. Called on the
-/// committer's thread, so it must be quick.
+/// Is told what became durable, before those who wait for it are: nothing may be sent to a peer earlier. Called by the
+/// writer, so it must be quick.
 pub trait CommitSink: Send + Sync {
     /// These records, whole, are as durable as the fsync mode demands.
     fn committed(&self, records: &[Record]);
@@ -125,17 +130,17 @@ struct Shared {
     writable: watch::Sender<bool>,
     counts: CommitCounts,
     /// How the last flush went, once the writer has ended.
-    flushed: OnceLock<Result<(), CommitError>>,
+    flushed: watch::Sender<Option<Result<(), CommitError>>>,
 }
 
 /// Makes changes of the table durable, many at a time.
 pub struct Committer {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    sync_thread: Thread,
 }
 
 impl Committer {
-    /// Starts the committer's threads.
+    /// Starts the committer on the runtime that this is called on.
     ///
     /// # Errors
     /// When the operating system gives no thread.
@@ -144,22 +149,29 @@ impl Committer {
         source: Arc<dyn RecordSource>,
         sink: Arc<dyn CommitSink>,
         config: CommitConfig,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
+        let waking = match config.fsync.durability() {
+            Durability::InKernel => Waking::Task,
+            Durability::OnDisk => Waking::Thread,
+        };
         let shared = Arc::new(Shared {
             store,
             source,
             sink,
             config,
-            queue: Queue::new(config.changes_max),
+            queue: Queue::new(config.changes_max, waking),
             writable: watch::Sender::new(true),
             counts: CommitCounts::default(),
-            flushed: OnceLock::new(),
+            flushed: watch::Sender::new(None),
         });
-        let committer = Self { shared: shared.clone(), threads: Mutex::default() };
         let writer = Writer::new(shared.clone());
-        committer.spawn("commit", move || writer.run())?;
-        committer.spawn("sync", move || sync_by_the_second(&shared))?;
-        Ok(committer)
+        match waking {
+            Waking::Task => drop(tokio::spawn(writer.run_as_task())),
+            Waking::Thread => drop(thread::Builder::new().name("commit".to_owned()).spawn(move || writer.run_as_thread())?),
+        }
+        let syncing = shared.clone();
+        let sync = thread::Builder::new().name("sync".to_owned()).spawn(move || sync_by_the_second(&syncing))?;
+        Ok(Self { shared, sync_thread: sync.thread().clone() })
     }
 
     /// Asks for room for so many changes. Call it before the table is touched.
@@ -188,48 +200,47 @@ impl Committer {
         self.shared.queue.admitted()
     }
 
-    /// Admits nothing more, writes what is queued, forces everything to the disk, and ends the threads. Blocks meanwhile.
+    /// Admits nothing more, writes what is queued, and forces everything to the disk.
     ///
     /// # Errors
     /// When not everything reached the disk.
-    pub fn close(&self) -> Result<(), CommitError> {
-        self.shared.queue.stop();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for handle in threads {
-            handle.thread().unpark();
-            // A thread that panicked has left `flushed` unset, and its tickets resolved.
-            drop(handle.join());
+    pub async fn close(&self) -> Result<(), CommitError> {
+        self.stop();
+        let mut flushed = self.shared.flushed.subscribe();
+        match flushed.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(CommitError::Stopped)),
+            Err(_) => Err(CommitError::Stopped),
         }
-        self.shared.flushed.get().cloned().unwrap_or(Err(CommitError::Stopped))
     }
 
-    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let handle = thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-        Ok(())
+    fn stop(&self) {
+        self.shared.queue.stop();
+        self.sync_thread.unpark();
     }
 }
 
+/// The writer ends by itself, after it has written what is queued.
 impl Drop for Committer {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::error!(%error, "not everything was written before the end");
-        }
+        self.stop();
     }
 }
 
 /// Forces commits to the disk in `EverySecond`, and in every mode notices a store that broke by itself.
 fn sync_by_the_second(shared: &Shared) {
     let mut synced = 0;
-    while !shared.queue.is_stopped() {
+    loop {
         thread::park_timeout(SYNC_PERIOD);
+        if shared.queue.is_stopped() {
+            return;
+        }
         if !shared.queue.is_writable() {
             continue;
         }
         let batches = shared.counts.batches.load(Ordering::Acquire);
         let due = shared.config.fsync == Fsync::EverySecond && batches != synced;
-        let result = if due { shared.store.sync() } else { Ok(()) }.and_then(|()| shared.store.check());
-        match result {
+        let result = if due { shared.store.sync() } else { Ok(()) };
+        match result.and_then(|()| shared.store.check()) {
             Ok(()) => synced = batches,
             Err(error) => shared.queue.report_broken(error),
         }

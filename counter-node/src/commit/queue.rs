@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::CommitError;
 use super::ticket::{Round, Ticket};
 use crate::storage::{Change, StoreError};
@@ -13,15 +15,29 @@ use crate::storage::{Change, StoreError};
 struct Gathering {
     changes: Vec<Change>,
     round: Arc<Round>,
+    /// Set when the store was found broken while nobody wrote.
     broken: Option<StoreError>,
+    /// Set while the store is being mended: what those are told who were admitted before it broke.
+    failing: Option<CommitError>,
     writer_sleeps: bool,
     writer_ended: bool,
+}
+
+/// How the writer waits for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waking {
+    Task,
+    Thread,
 }
 
 /// All changes between `admit` and their outcome.
 pub(super) struct Queue {
     gathering: Mutex<Gathering>,
+    waking: Waking,
+    /// Wakes a writer that is a thread, and one that mends.
     more: Condvar,
+    /// Wakes a writer that is a task.
+    more_for_task: Notify,
     admitted: AtomicUsize,
     changes_max: usize,
     writable: AtomicBool,
@@ -46,10 +62,12 @@ pub(super) enum Work<'a> {
 }
 
 impl Queue {
-    pub(super) fn new(changes_max: usize) -> Self {
+    pub(super) fn new(changes_max: usize, waking: Waking) -> Self {
         Self {
             gathering: Mutex::default(),
+            waking,
             more: Condvar::new(),
+            more_for_task: Notify::new(),
             admitted: AtomicUsize::new(0),
             changes_max,
             writable: AtomicBool::new(true),
@@ -78,8 +96,23 @@ impl Queue {
         self.writable.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_writable(&self, writable: bool) {
-        self.writable.store(writable, Ordering::Release);
+    /// From here on nothing is admitted, and what had been admitted is told of the failure as it is submitted.
+    pub(super) fn refuse(&self, failure: CommitError) {
+        let mut gathering = self.lock();
+        gathering.failing = Some(failure);
+        self.writable.store(false, Ordering::Release);
+    }
+
+    /// Admits again, unless something was submitted meanwhile, which has to be made durable before.
+    pub(super) fn admit_again(&self) -> bool {
+        let mut gathering = self.lock();
+        let nothing_left = gathering.changes.is_empty();
+        if nothing_left {
+            gathering.failing = None;
+            gathering.broken = None;
+            self.writable.store(true, Ordering::Release);
+        }
+        nothing_left
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -91,26 +124,22 @@ impl Queue {
         self.stopped.store(true, Ordering::Release);
         // Under the lock, so that the writer is either before its look at `stopped` or asleep.
         let _gathering = self.lock();
+        self.wake_writer();
+        // It may be mending, which is done on a thread.
         self.more.notify_all();
     }
 
     pub(super) fn report_broken(&self, error: StoreError) {
         self.lock().broken = Some(error);
-        self.more.notify_all();
+        self.wake_writer();
     }
 
-    /// Waits for something to do.
+    /// Waits for something to do, as a thread.
     pub(super) fn next(&self) -> Work<'_> {
         let mut gathering = self.lock();
         loop {
-            if let Some(error) = gathering.broken.take() {
-                return Work::Mend(error);
-            }
-            if !gathering.changes.is_empty() {
-                return Work::Write(self.take(&mut gathering));
-            }
-            if self.is_stopped() {
-                return Work::End;
+            if let Some(work) = self.work(&mut gathering) {
+                return work;
             }
             gathering.writer_sleeps = true;
             gathering = self.more.wait(gathering).unwrap_or_else(PoisonError::into_inner);
@@ -118,22 +147,54 @@ impl Queue {
         }
     }
 
-    /// Waits as long as told, or until something is queued or the end has come.
-    pub(super) fn pause(&self, limit: Duration) {
+    /// Waits for something to do, as a task; and then until the requests that are ready have had their turn, so that they
+    /// share the batch.
+    pub(super) async fn next_for_task(&self) -> Work<'_> {
+        loop {
+            tokio::task::yield_now().await;
+            if let Some(work) = self.work_or_sleep() {
+                return work;
+            }
+            // Remembers a notification that comes before this is awaited.
+            self.more_for_task.notified().await;
+        }
+    }
+
+    fn work_or_sleep(&self) -> Option<Work<'_>> {
         let mut gathering = self.lock();
-        if gathering.changes.is_empty() && !self.is_stopped() {
-            gathering.writer_sleeps = true;
-            let (mut gathering, _) = self.more.wait_timeout(gathering, limit).unwrap_or_else(PoisonError::into_inner);
-            gathering.writer_sleeps = false;
-        } else {
-            gathering.writer_sleeps = false;
+        let work = self.work(&mut gathering);
+        gathering.writer_sleeps = work.is_none();
+        work
+    }
+
+    fn work(&self, gathering: &mut Gathering) -> Option<Work<'_>> {
+        if let Some(error) = gathering.broken.take() {
+            return Some(Work::Mend(error));
+        }
+        if !gathering.changes.is_empty() {
+            return Some(Work::Write(self.take(gathering)));
+        }
+        self.is_stopped().then_some(Work::End)
+    }
+
+    fn wake_writer(&self) {
+        match self.waking {
+            Waking::Task => self.more_for_task.notify_one(),
+            Waking::Thread => self.more.notify_all(),
+        }
+    }
+
+    /// Waits as long as told, on a thread, or until the end has come.
+    pub(super) fn pause(&self, limit: Duration) {
+        let gathering = self.lock();
+        if !self.is_stopped() {
+            drop(self.more.wait_timeout(gathering, limit));
         }
     }
 
     /// What is queued, without waiting.
     pub(super) fn take_now(&self) -> Option<Batch<'_>> {
         let mut gathering = self.lock();
-        gathering.broken = None;
         if gathering.changes.is_empty() { None } else { Some(self.take(&mut gathering)) }
     }
 
@@ -172,7 +233,10 @@ impl Batch<'_> {
         self.submitted
     }
 
+    /// Tells everyone, and gives back the changes.
     pub(super) fn resolve(mut self, outcome: Result<(), CommitError>) -> Vec<Change> {
+        // First, so that whoever is told finds room.
+        self.queue.release(std::mem::take(&mut self.submitted));
         self.round.resolve(outcome);
         std::mem::take(&mut self.changes)
     }
@@ -206,23 +270,26 @@ impl Permit<'_> {
         }
         // What was admitted and not used goes back when `self` is dropped; the rest when the batch is.
         self.changes = self.changes.saturating_sub(submitted);
-        let round = gathering.round.clone();
-        let wake = std::mem::take(&mut gathering.writer_sleeps);
-        let ended = gathering.writer_ended;
-        if ended || submitted == 0 {
-            // Nobody would resolve that round: there is no writer, or nothing that would make it write.
-            let round = Arc::new(Round::default());
-            round.resolve(if ended { Err(CommitError::Stopped) } else { Ok(()) });
-            let refused = if ended { std::mem::take(&mut gathering.changes) } else { Vec::new() };
-            drop(gathering);
-            self.queue.release(refused.len());
-            return Ticket::new(round);
+        let settled = if gathering.writer_ended {
+            // Nobody is left who would write them.
+            let dropped = std::mem::take(&mut gathering.changes);
+            self.queue.release(dropped.len());
+            Some(Err(CommitError::Stopped))
+        } else if submitted == 0 {
+            Some(Ok(()))
+        } else {
+            gathering.failing.clone().map(Err)
+        };
+        if let Some(outcome) = settled {
+            return Ticket::settled(outcome);
         }
+        let ticket = Ticket::new(gathering.round.clone());
+        let wake = std::mem::take(&mut gathering.writer_sleeps);
         drop(gathering);
         if wake {
-            self.queue.more.notify_all();
+            self.queue.wake_writer();
         }
-        Ticket::new(round)
+        ticket
     }
 }
 

@@ -1,11 +1,8 @@
 //! From a store that broke to one that takes writes again, without the process ending.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use counter_core::slot::Slot;
 
-use super::writer::Writer;
+use super::writer::{Failure, Writer};
 use super::{CommitCounts, CommitError};
 use crate::storage::{Change, Fsync, StoreError};
 
@@ -24,33 +21,25 @@ pub(super) enum Scope {
 }
 
 impl Writer {
-    /// A failed write says nothing of the commits before it, but a failed write-back does.
-    pub(super) fn scope_after_failure(&self) -> Scope {
-        let promised = self.shared.config.fsync != Fsync::Never;
-        if promised && self.shared.store.sync().is_err() { Scope::Everything } else { Scope::Unsaved }
-    }
-
-    /// Mends a store that was found broken while nobody wrote.
-    pub(super) fn mend(&mut self, error: StoreError, scope: Scope) -> Result<(), CommitError> {
-        self.refuse();
-        self.mend_after(&Arc::new(error), scope)
-    }
-
-    /// Reopens the store and writes again what it may lack; until that has worked, or the node stops.
-    pub(super) fn mend_after(&mut self, error: &Arc<StoreError>, scope: Scope) -> Result<(), CommitError> {
-        let cause = source_of(error);
+    /// Reopens the store and writes again what it may lack; until that has worked, or the node stops. Blocks meanwhile.
+    pub(super) fn mend(&mut self, failure: Failure) {
+        let Failure { error, asked } = failure;
+        if !asked {
+            self.refuse(&error);
+        }
+        let scope = if asked { self.scope_after_commit() } else { Scope::Everything };
+        let cause = source_of(&error);
         tracing::error!(%error, cause, "the store cannot be written to; reads go on, updates are refused");
         let mut wait = self.shared.config.retry_min;
         loop {
-            self.wait(error, wait);
+            self.shared.queue.pause(wait);
             // Looked at before the attempt, so that a stop still gets a last one.
             let last = self.shared.queue.is_stopped();
-            match self.reopen(error, scope) {
+            match self.reopen(scope) {
                 Ok(()) => {
                     tracing::info!(again = ?scope, "the store can be written to again");
-                    return Ok(());
+                    return;
                 }
-                Err(error) if last => return Err(CommitError::Storage(Arc::new(error))),
                 Err(error) => {
                     CommitCounts::add(&self.shared.counts.failures, 1);
                     wait = (wait * 2).min(self.shared.config.retry_max);
@@ -58,30 +47,19 @@ impl Writer {
                     tracing::warn!(%error, cause, again_in_ms = wait.as_millis(), "the store could not be reopened");
                 }
             }
-        }
-    }
-
-    /// Waits, and meanwhile fails those who had been admitted before the failure; what they changed is remembered.
-    fn wait(&mut self, error: &Arc<StoreError>, limit: std::time::Duration) {
-        let until = Instant::now() + limit;
-        loop {
-            self.fail_queued(error);
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.shared.queue.is_stopped() {
+            if last {
                 return;
             }
-            self.shared.queue.pause(left);
         }
     }
 
-    /// Whether anything was queued.
-    fn fail_queued(&mut self, error: &Arc<StoreError>) -> bool {
-        let Some(batch) = self.shared.queue.take_now() else { return false };
-        self.unsaved.extend(batch.resolve(Err(CommitError::Storage(error.clone()))));
-        true
+    /// A failed write says nothing of the commits before it, but a failed write-back does.
+    fn scope_after_commit(&self) -> Scope {
+        let promised = self.shared.config.fsync != Fsync::Never;
+        if promised && self.shared.store.sync().is_err() { Scope::Everything } else { Scope::Unsaved }
     }
 
-    fn reopen(&mut self, error: &Arc<StoreError>, scope: Scope) -> Result<(), StoreError> {
+    fn reopen(&mut self, scope: Scope) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         shared.store.reopen()?;
         shared.source.reopened()?;
@@ -90,20 +68,25 @@ impl Writer {
             slots.chunks(SLOTS_AT_ONCE).try_for_each(|slots| self.write_again(slots))?;
         }
         loop {
+            self.take_failed();
             let unsaved: Vec<_> = self.unsaved.iter().cloned().collect();
             unsaved.chunks(CHANGES_AT_ONCE).try_for_each(|changes| self.write_again(changes))?;
             if shared.config.fsync != Fsync::Never {
                 shared.store.sync()?;
             }
             self.unsaved.clear();
-            // Whoever had been admitted before the failure and has only now submitted.
-            if !self.fail_queued(error) {
-                break;
+            if shared.queue.admit_again() {
+                shared.writable.send_replace(true);
+                return Ok(());
             }
         }
-        shared.queue.set_writable(true);
-        shared.writable.send_replace(true);
-        Ok(())
+    }
+
+    /// What was submitted since the failure by those who had been admitted before; they have been told already.
+    fn take_failed(&mut self) {
+        if let Some(batch) = self.shared.queue.take_now() {
+            self.unsaved.extend(batch.resolve(Err(CommitError::NotWritable)));
+        }
     }
 
     fn write_again(&mut self, changes: &[Change]) -> Result<(), StoreError> {

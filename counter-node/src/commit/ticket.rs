@@ -40,6 +40,12 @@ impl Ticket {
     pub(super) fn new(round: Arc<Round>) -> Self {
         Self { round, place: None }
     }
+
+    pub(super) fn settled(outcome: Result<(), CommitError>) -> Self {
+        let round = Arc::new(Round::default());
+        round.resolve(outcome);
+        Self::new(round)
+    }
 }
 
 impl Future for Ticket {

@@ -1,11 +1,10 @@
-//! The thread that writes.
+//! The writer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::queue::{Batch, Work};
-use super::recovery::Scope;
 use super::{CommitCounts, CommitError, Shared};
 use crate::storage::{Change, Record, StoreError};
 
@@ -17,14 +16,41 @@ pub(super) struct Writer {
     pub(super) unsaved: BTreeSet<Change>,
 }
 
+/// Why the store has to be mended.
+pub(super) struct Failure {
+    pub(super) error: Arc<StoreError>,
+    /// Whether it came of a commit. Otherwise the store was found broken.
+    pub(super) asked: bool,
+}
+
+impl Failure {
+    fn unasked(error: StoreError) -> Self {
+        Self { error: Arc::new(error), asked: false }
+    }
+}
+
 /// Leaves nobody waiting, however the writer ends.
 struct End<'a>(&'a Shared);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.writable.send_replace(false);
         self.0.queue.end();
+        self.0.writable.send_replace(false);
+        self.0.flushed.send_if_modified(|flushed| {
+            let cut_short = flushed.is_none();
+            flushed.get_or_insert(Err(CommitError::Stopped));
+            cut_short
+        });
     }
+}
+
+/// Runs blocking work of the writer's; `None` when it panicked or the runtime is ending.
+async fn on_a_thread(mut writer: Writer, work: impl FnOnce(&mut Writer) + Send + 'static) -> Option<Writer> {
+    let worked = tokio::task::spawn_blocking(move || {
+        work(&mut writer);
+        writer
+    });
+    worked.await.ok()
 }
 
 impl Writer {
@@ -33,23 +59,43 @@ impl Writer {
     }
 
     /// Writes until the queue has been stopped and is empty.
-    pub(super) fn run(mut self) {
+    pub(super) fn run_as_thread(mut self) {
         let shared = self.shared.clone();
         let _end = End(&shared);
-        let mut mended = Ok(());
         loop {
             match shared.queue.next() {
-                Work::Write(batch) => mended = self.write(batch),
-                Work::Mend(error) => mended = self.mend(error, Scope::Everything),
+                Work::Write(batch) => {
+                    if let Err(failure) = self.write(batch) {
+                        self.mend(failure);
+                    }
+                }
+                Work::Mend(error) => self.mend(Failure::unasked(error)),
                 Work::End => break,
             }
         }
-        let flushed = mended.and_then(|()| shared.store.sync().map_err(|error| CommitError::Storage(Arc::new(error))));
-        drop(shared.flushed.set(flushed));
+        self.flush();
     }
 
-    /// Makes one batch durable. After a failure it returns when the store has been mended, or the node stops.
-    fn write(&mut self, mut batch: Batch<'_>) -> Result<(), CommitError> {
+    /// The same, but whatever may wait for the disk is done on a thread of its own.
+    pub(super) async fn run_as_task(mut self) {
+        let shared = self.shared.clone();
+        let _end = End(&shared);
+        loop {
+            let failure = match shared.queue.next_for_task().await {
+                Work::Write(batch) => self.write(batch).err(),
+                Work::Mend(error) => Some(Failure::unasked(error)),
+                Work::End => break,
+            };
+            if let Some(failure) = failure {
+                let Some(mended) = on_a_thread(self, move |writer| writer.mend(failure)).await else { return };
+                self = mended;
+            }
+        }
+        on_a_thread(self, |writer| writer.flush()).await;
+    }
+
+    /// Makes one batch durable.
+    fn write(&mut self, mut batch: Batch<'_>) -> Result<(), Failure> {
         self.records.clear();
         self.shared.source.records(batch.changes(), &mut self.records);
         match self.commit_records() {
@@ -61,12 +107,19 @@ impl Writer {
             Err(error) => {
                 let error = Arc::new(error);
                 // Refuse before the first waiter is told, so that none of them is admitted again only to fail again.
-                self.refuse();
+                self.refuse(&error);
                 self.unsaved.extend(batch.resolve(Err(CommitError::Storage(error.clone()))));
-                let scope = self.scope_after_failure();
-                self.mend_after(&error, scope)
+                Err(Failure { error, asked: true })
             }
         }
+    }
+
+    /// The last thing that the writer does.
+    fn flush(&mut self) {
+        let synced = self.shared.store.sync().map_err(|error| CommitError::Storage(Arc::new(error)));
+        let unsaved = !self.unsaved.is_empty();
+        let flushed = if unsaved && synced.is_ok() { Err(CommitError::NotWritable) } else { synced };
+        self.shared.flushed.send_replace(Some(flushed));
     }
 
     /// Commits what is in `records` and tells the sink.
@@ -79,9 +132,9 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn refuse(&self) {
+    pub(super) fn refuse(&self, error: &Arc<StoreError>) {
         CommitCounts::add(&self.shared.counts.failures, 1);
-        self.shared.queue.set_writable(false);
+        self.shared.queue.refuse(CommitError::Storage(error.clone()));
         self.shared.writable.send_replace(false);
     }
 }
