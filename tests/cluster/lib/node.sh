@@ -68,6 +68,12 @@ network_up() {
 
 network_down() {
   [ ! -x "$BIN/kube-proxy" ] || "$BIN/kube-proxy" --cleanup >/dev/null 2>&1 || true
+  # The one chain that kube-proxy's cleaning leaves, empty.
+  local tables chain
+  for tables in iptables ip6tables; do
+    for chain in INPUT OUTPUT; do "$tables" -D "$chain" -j KUBE-FIREWALL 2>/dev/null || true; done
+    "$tables" -X KUBE-FIREWALL 2>/dev/null || true
+  done
   ip link del dc-pods0 2>/dev/null || true
   ip link del dc-node0 2>/dev/null || true
   local setting
