@@ -3,9 +3,24 @@
 //!
 //! The protocols between nodes are state machines in `counter-core`; this crate owns the clocks, the sockets and the files.
 
+pub mod admin;
 pub mod args;
+pub mod clock;
 pub mod commit;
+pub mod forwarding;
+pub mod hosts;
+pub mod http;
+pub mod node;
+pub mod owner;
+pub mod peers;
+pub mod protocol;
+pub mod records;
 pub mod router;
 pub mod server;
+pub mod signals;
+pub mod site;
+pub mod status;
 pub mod storage;
 pub mod telemetry;
+pub mod tokens;
+pub mod totals;

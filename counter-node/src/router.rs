@@ -3,10 +3,23 @@
 use std::sync::Arc;
 
 use counter_core::counter::{Key, Update};
+use counter_core::forward::{ItemResult, NotApplied, Operation, Outcome};
 use counter_core::hlc::Hlc;
 use counter_core::slot::Slot;
-use counter_core::table::Table;
 use counter_core::vector::{self, Refusal};
+use futures::future::join_all;
+
+use crate::forwarding::{Forwarded, Forwarding};
+use crate::owner::Owner;
+use crate::protocol::Protocol;
+use crate::site::Site;
+
+/// How often something is tried here when it keeps moving between being ours and not.
+const LOCAL_TRIES: usize = 3;
+/// What clients are told to wait before they try again, in seconds.
+const RETRY_S: u32 = 1;
+/// What the queues before storage and before other nodes hold; for the message that says that they are full.
+const WAITING_MAX: u64 = 16_384;
 
 /// What a client learns of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,65 +63,93 @@ pub enum Failure {
 }
 
 /// Takes requests to the counters' owners.
-#[derive(Debug)]
 pub struct Router {
-    table: Arc<Table>,
+    pub protocol: Arc<Protocol>,
+    pub owner: Arc<Owner>,
+    pub forwarding: Arc<Forwarding>,
+    pub site: Site,
 }
 
 impl Router {
-    /// A router of a node that owns every slot of `table`.
-    #[must_use]
-    pub fn new(table: Arc<Table>) -> Self {
-        Self { table }
-    }
-
     /// Applies one update.
     ///
     /// # Errors
     /// [`Failure`], which says whether anything changed.
-    #[expect(clippy::unused_async, reason = "foreign slots will be awaited")]
     pub async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
-        let now_ms = jiff::Timestamp::now().as_millisecond();
-        let now = Hlc::from_wall_ms(u64::try_from(now_ms).unwrap_or_default());
-        let applied = self.table.apply(&key, Update::from(action), now).map_err(Failure::from)?;
-        Ok(Reading::from(applied.reading))
+        let update = Update::from(action);
+        for _ in 0..LOCAL_TRIES {
+            if self.protocol.serves(key.slot()) {
+                match self.owner.update(key.clone(), update).await {
+                    // A sibling's storage may be able to, and the slot may just have moved.
+                    ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {}
+                    result => return answer(result),
+                }
+            }
+            match self.forwarding.submit(key.clone(), Operation::Update(update)).await {
+                Forwarded::Outcome(outcome) => return outcome_to_reading(outcome),
+                Forwarded::Here => {}
+            }
+        }
+        Err(not_applied(NotApplied::NotOwner))
     }
 
     /// Reads one counter; one that nobody has updated counts 0.
     ///
     /// # Errors
     /// [`Failure`] when no owner answers.
-    #[expect(clippy::unused_async, reason = "foreign slots will be awaited")]
     pub async fn read(&self, key: Key) -> Result<Reading, Failure> {
-        Ok(Reading::from(self.table.read(&key)))
+        for _ in 0..LOCAL_TRIES {
+            if self.protocol.serves(key.slot()) {
+                return answer(self.owner.read(&key));
+            }
+            match self.forwarding.submit(key.clone(), Operation::Read).await {
+                Forwarded::Outcome(outcome) => return outcome_to_reading(outcome),
+                Forwarded::Here => {}
+            }
+        }
+        Err(not_applied(NotApplied::NotOwner))
     }
 
-    /// Applies many updates; the results are in their order, each stands for itself.
+    /// Applies many updates; the results are in their order, each stands for itself. Those of this node share a commit.
     pub async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
-        let mut results = Vec::with_capacity(updates.len());
-        for (key, action) in updates {
-            results.push(self.update(key, action).await);
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            updates.into_iter().enumerate().partition(|(_, (key, _))| self.protocol.serves(key.slot()));
+        let (places, own): (Vec<usize>, Vec<(Key, Update)>) =
+            own.into_iter().map(|(place, (key, action))| (place, (key, Update::from(action)))).unzip();
+        let (applied, forwarded) = futures::join!(
+            self.update_own(own),
+            join_all(foreign.into_iter().map(async |(place, (key, action))| (place, self.update(key, action).await)))
+        );
+        in_order(places.into_iter().zip(applied).chain(forwarded))
+    }
+
+    async fn update_own(&self, updates: Vec<(Key, Update)>) -> Vec<Result<Reading, Failure>> {
+        if updates.is_empty() {
+            return Vec::new();
         }
-        results
+        let again = updates.clone();
+        let results = self.owner.update_many(updates).await.into_iter().zip(again);
+        join_all(results.map(async |(result, (key, update))| match result {
+            ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => self.update(key, Action::from(update)).await,
+            result => answer(result),
+        }))
+        .await
     }
 
     /// Reads many counters; the results are in their order.
     pub async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
-        let mut results = Vec::with_capacity(keys.len());
-        for key in keys {
-            results.push(self.read(key).await);
-        }
-        results
+        join_all(keys.into_iter().map(|key| self.read(key))).await
     }
 
     /// The sum over all counters of the cluster.
     ///
     /// # Errors
     /// [`Failure`] when no total can be given.
-    #[expect(clippy::unused_async, reason = "other shards will be awaited")]
     pub async fn site(&self) -> Result<Reading, Failure> {
-        let tally = Slot::all().map(|slot| self.table.slot(slot).tally()).sum();
-        Ok(Reading::from(vector::Reading { tally, updated_at: None }))
+        let total =
+            self.site.total().await.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })?;
+        let staleness_ms = u64::try_from(total.staleness.as_millis()).unwrap_or(u64::MAX);
+        Ok(Reading { staleness_ms, ..Reading::from(total.reading) })
     }
 
     /// Some of the pages that this node holds, at most `limit`.
@@ -116,12 +157,48 @@ impl Router {
     pub fn pages(&self, limit: usize) -> Vec<Key> {
         let mut pages = Vec::new();
         for slot in Slot::all() {
-            pages.extend(self.table.slot(slot).keys().take(limit.saturating_sub(pages.len())).cloned());
+            pages.extend(self.owner.table.slot(slot).keys().take(limit.saturating_sub(pages.len())).cloned());
             if pages.len() >= limit {
                 break;
             }
         }
         pages
+    }
+}
+
+/// Puts results back into their places.
+fn in_order<T>(results: impl Iterator<Item = (usize, T)>) -> Vec<T> {
+    let mut results: Vec<(usize, T)> = results.collect();
+    results.sort_unstable_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn answer(result: ItemResult) -> Result<Reading, Failure> {
+    match result {
+        ItemResult::Done(reading) => Ok(Reading::from(reading)),
+        ItemResult::Refused(refusal) => Err(Failure::from(refusal)),
+        ItemResult::NotApplied(reason) => Err(not_applied(reason)),
+        ItemResult::Unknown => Err(unknown()),
+    }
+}
+
+fn not_applied(reason: NotApplied) -> Failure {
+    match reason {
+        NotApplied::Overloaded => Failure::Overloaded { what: "updates that wait", limit: WAITING_MAX },
+        reason => Failure::NotApplied { reason: reason.to_string(), retry_after_s: RETRY_S },
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::OutcomeUnknown { reason: "the owner's answer did not come, or its storage failed".to_owned() }
+}
+
+fn outcome_to_reading(outcome: Outcome) -> Result<Reading, Failure> {
+    match outcome {
+        Outcome::Done(reading) => Ok(Reading::from(reading)),
+        Outcome::Refused(refusal) => Err(Failure::from(refusal)),
+        Outcome::NotApplied(reason) => Err(not_applied(reason)),
+        Outcome::Unknown => Err(unknown()),
     }
 }
 
@@ -139,6 +216,16 @@ impl From<Action> for Update {
             Action::Increment(by) => Self::Increment(by),
             Action::Decrement(by) => Self::Decrement(by),
             Action::Reset => Self::Reset,
+        }
+    }
+}
+
+impl From<Update> for Action {
+    fn from(update: Update) -> Self {
+        match update {
+            Update::Increment(by) => Self::Increment(by),
+            Update::Decrement(by) => Self::Decrement(by),
+            Update::Reset => Self::Reset,
         }
     }
 }

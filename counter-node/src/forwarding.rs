@@ -1,0 +1,218 @@
+//! Drives the forwarding protocol: what this node does not own goes to a replica that does, and what others forward is
+//! applied here, once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use counter_core::counter::Key;
+use counter_core::forward::{
+    Answer, Failure, ForwardEffect, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, ItemResult, NotApplied, Operation,
+    Outcome, Received, Ticket,
+};
+use counter_core::id::NodeName;
+use counter_core::message::Envelope;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::owner::Owner;
+use crate::peers::{FORWARD_PATH, PeerClient, PostError};
+use crate::protocol::Protocol;
+use crate::tokens::ClusterTokens;
+
+/// How often the forwarder is told the time while something waits.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What became of something submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    Outcome(Outcome),
+    /// The slot has come to this node: do it here.
+    Here,
+}
+
+/// What forwarding stands on.
+pub struct Parts {
+    pub protocol: Arc<Protocol>,
+    pub owner: Arc<Owner>,
+    pub clock: Arc<Clock>,
+    pub client: PeerClient,
+    pub tokens: Arc<ClusterTokens>,
+    pub forwarder: Forwarder,
+    pub inbox: ForwardInbox,
+}
+
+/// Both sides of forwarding.
+pub struct Forwarding {
+    protocol: Arc<Protocol>,
+    owner: Arc<Owner>,
+    clock: Arc<Clock>,
+    client: PeerClient,
+    tokens: Arc<ClusterTokens>,
+    myself: Weak<Self>,
+    forwarder: Mutex<Forwarder>,
+    inbox: Mutex<ForwardInbox>,
+    waiting: Mutex<HashMap<Ticket, oneshot::Sender<Forwarded>>>,
+    tickets: AtomicU64,
+}
+
+impl Forwarding {
+    /// Forwarding that has nothing to do yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { protocol, owner, clock, client, tokens, forwarder, inbox } = parts;
+        Arc::new_cyclic(|myself| Self {
+            protocol,
+            owner,
+            clock,
+            client,
+            tokens,
+            myself: myself.clone(),
+            forwarder: Mutex::new(forwarder),
+            inbox: Mutex::new(inbox),
+            waiting: Mutex::default(),
+            tickets: AtomicU64::new(0),
+        })
+    }
+
+    /// Has a counter updated or read by another node. Its limits of queue and time are the forwarder's.
+    pub async fn submit(&self, key: Key, operation: Operation) -> Forwarded {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let (sender, answer) = oneshot::channel();
+        lock(&self.waiting).insert(ticket, sender);
+        self.drive(|forwarder, now_ms| match operation {
+            Operation::Update(update) => forwarder.submit(now_ms, key, update, ticket),
+            Operation::Read => forwarder.submit_read(now_ms, key, ticket),
+        });
+        // The sender goes only when the process ends, and then nobody is told anything any more.
+        answer.await.unwrap_or(Forwarded::Outcome(Outcome::Unknown))
+    }
+
+    /// How many updates and reads wait for other nodes.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+
+    /// Tells the forwarder the time and new layouts until the node has stopped.
+    pub async fn run(self: Arc<Self>, stopped: CancellationToken) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stopped.run_until_cancelled(interval.tick()).await.is_some() {
+            self.drive(|_, _| ());
+        }
+    }
+
+    /// Answers a forwarded request.
+    pub async fn answer(&self, request: ForwardRequest) -> ForwardReply {
+        let (message, asked_under, forwarder) = (request.message, request.layout, request.forwarder);
+        let received = lock(&self.inbox).receive(request);
+        let answer = match received {
+            Received::Answer(answer) => answer,
+            Received::Read { keys } => Answer::Results(keys.iter().map(|key| self.read_here(key)).collect()),
+            Received::Apply { session, message, updates } => {
+                let (this, waits) = (self.myself.upgrade(), updates.len());
+                // In a task of its own: should the connection break, what was begun still ends, and is remembered.
+                let applied = tokio::spawn(async move {
+                    let this = this?;
+                    let results = this.apply_here(updates).await;
+                    Some(lock(&this.inbox).finish(forwarder, session, message, results))
+                });
+                let unknown = || Answer::Results(vec![ItemResult::Unknown; waits]);
+                applied.await.ok().flatten().unwrap_or_else(unknown)
+            }
+        };
+        let newer = self.protocol.view().routes.as_ref().map(|routes| routes.layout.clone());
+        let layout = newer.filter(|layout| layout.version > asked_under).map(|layout| Box::new((*layout).clone()));
+        ForwardReply { message, layout, answer }
+    }
+
+    async fn apply_here(&self, updates: Vec<(Key, counter_core::counter::Update)>) -> Vec<ItemResult> {
+        if !self.protocol.is_serving() {
+            return vec![ItemResult::NotApplied(NotApplied::NotReady); updates.len()];
+        }
+        self.owner.update_many(updates).await
+    }
+
+    fn read_here(&self, key: &Key) -> ItemResult {
+        if !self.protocol.is_serving() {
+            return ItemResult::NotApplied(NotApplied::NotReady);
+        }
+        if !self.protocol.serves(key.slot()) {
+            return ItemResult::NotApplied(NotApplied::NotOwner);
+        }
+        self.owner.read(key)
+    }
+
+    /// One step of the forwarder, and its effects.
+    fn drive(&self, step: impl FnOnce(&mut Forwarder, u64)) {
+        let now_ms = self.clock.now().monotonic_ms;
+        let effects = {
+            let mut forwarder = lock(&self.forwarder);
+            if let Some(routes) = &self.protocol.view().routes {
+                forwarder.handle_layout(now_ms, &routes.layout);
+            }
+            step(&mut forwarder, now_ms);
+            forwarder.poll(now_ms)
+        };
+        for effect in effects {
+            match effect {
+                ForwardEffect::Send { to, request } => self.send(to, request),
+                ForwardEffect::Complete { ticket, outcome } => self.complete(ticket, Forwarded::Outcome(outcome)),
+                ForwardEffect::Local { ticket, .. } => self.complete(ticket, Forwarded::Here),
+            }
+        }
+    }
+
+    fn complete(&self, ticket: Ticket, outcome: Forwarded) {
+        let waits = lock(&self.waiting).remove(&ticket);
+        if let Some(waits) = waits {
+            // A client that has gone away does not want to know.
+            let _ = waits.send(outcome);
+        }
+    }
+
+    fn send(&self, to: NodeName, request: ForwardRequest) {
+        let Some(this) = self.myself.upgrade() else { return };
+        tokio::spawn(async move {
+            let message = request.message;
+            match this.post(&to, request).await {
+                Ok(reply) => this.settle(&to, reply),
+                Err(failure) => this.drive(|forwarder, now_ms| forwarder.handle_failure(now_ms, message, failure)),
+            }
+        });
+    }
+
+    fn settle(&self, to: &NodeName, reply: ForwardReply) {
+        if let Some(layout) = &reply.layout
+            && let Err(refused) = self.protocol.offer_layout((**layout).clone())
+        {
+            tracing::debug!(peer = %to, %refused, "a layout that came with a reply was not taken over");
+        }
+        self.drive(|forwarder, now_ms| forwarder.handle_reply(now_ms, reply));
+    }
+
+    async fn post(&self, to: &NodeName, request: ForwardRequest) -> Result<ForwardReply, Failure> {
+        let view = self.protocol.view();
+        let address = view.routes.as_ref().and_then(|routes| routes.layout.node(to)).map(|node| node.peer.clone());
+        let Some(address) = address else { return Err(Failure::NotSent) };
+        let envelope = Envelope { header: self.protocol.header(Some(to.clone())), body: request };
+        let answer = self.client.post(&self.tokens, &address, FORWARD_PATH, &to.0, Bytes::from(envelope.encode())).await;
+        let answer = answer.map_err(|error| {
+            tracing::debug!(peer = %to, %error, "a forwarded request was not answered");
+            match error {
+                // A refusal comes before the request is looked into.
+                PostError::NotSent(_) | PostError::Refused(_) => Failure::NotSent,
+                PostError::Lost(_) => Failure::Lost,
+            }
+        })?;
+        Envelope::<ForwardReply>::decode(&answer).map(|envelope| envelope.body).map_err(|_| Failure::Lost)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

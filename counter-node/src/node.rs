@@ -1,0 +1,361 @@
+//! The node: what starts in which order, and stops in reverse.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use counter_core::forward::{ForwardConfig, ForwardInbox, Forwarder, InboxConfig};
+use counter_core::id::{ActorId, ClusterId, NodeName};
+use counter_core::layout::{self, Layout};
+use counter_core::replica::{Acks, Effect, Replica, ReplicaConfig};
+use counter_core::table::Table;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::admin::{self, Admin};
+use crate::args::{self, Config};
+use crate::clock::Clock;
+use crate::commit::{CommitConfig, CommitError, Committer};
+use crate::forwarding::{self, Forwarding};
+use crate::hosts::Hosts;
+use crate::http::auth::ApiTokens;
+use crate::http::{self, Api, RequestLimits};
+use crate::owner::Owner;
+use crate::peers::{Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
+use crate::protocol::{self, Protocol};
+use crate::records::{self, NoSink, Records};
+use crate::router::Router;
+use crate::server::{self, Limits, Port, Stop};
+use crate::site::Site;
+use crate::status::StatusSource;
+use crate::storage::{self, Identity, Store, StoreError, meta};
+use crate::telemetry::{Metrics, PortMetrics, Ports};
+use crate::tokens::{ClusterTokens, TokenError};
+use crate::totals::Totals;
+
+/// The name of a node that is a cluster of its own.
+const ALONE: &str = "local";
+/// Connections to the admin and the peer port: every node of the largest cluster, and some more.
+const INTERNAL_CONNECTIONS: usize = 4_096;
+
+/// Why a node does not start; nothing of its data has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Storage(#[from] StoreError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("cannot use the API token file: {0}")]
+    ApiToken(String),
+    #[error("cannot listen on {address} for {port}: {source}")]
+    Listen { port: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("the data folder holds a layout that cannot be used: {0}")]
+    Layout(String),
+    #[error("cannot start the commit thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to stop.
+    Stopped,
+    /// A later start of the same node is alive: this process must not go on.
+    Superseded,
+}
+
+/// A started node.
+pub struct Node {
+    config: Config,
+    ports: Listeners,
+    identity: Arc<Identity>,
+    store: Arc<dyn Store>,
+    committer: Arc<Committer>,
+    protocol: Arc<Protocol>,
+    forwarding: Arc<Forwarding>,
+    sending: Sending,
+    announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
+    api: Api<Arc<Router>>,
+    admin: Arc<Admin>,
+    peers: PeerService,
+    superseded: CancellationToken,
+}
+
+struct Listeners {
+    http: (TcpListener, Arc<PortMetrics>),
+    admin: (TcpListener, Arc<PortMetrics>),
+    peer: (TcpListener, Arc<PortMetrics>),
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        Ok(Self {
+            http: bind("http", config.http).await?,
+            admin: bind("admin", config.admin).await?,
+            peer: bind("peer", config.peer).await?,
+        })
+    }
+
+    /// The addresses of a cluster of one node, as its layout names them.
+    fn as_layout_node(&self, name: &NodeName) -> layout::Node {
+        let text = |listener: &TcpListener| {
+            listener.local_addr().map_or_else(|_| "localhost:0".to_owned(), |address| address.to_string())
+        };
+        layout::Node { name: name.clone(), http: text(&self.http.0), admin: text(&self.admin.0), peer: text(&self.peer.0) }
+    }
+}
+
+async fn bind(port: &'static str, address: SocketAddr) -> Result<(TcpListener, Arc<PortMetrics>), StartError> {
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { port, address, source })?;
+    tracing::info!(port, address = %listener.local_addr().unwrap_or(address), "listening");
+    Ok((listener, PortMetrics::new(port)))
+}
+
+/// What comes out of storage: the table as it was, and who this start is.
+struct Opened {
+    table: Arc<Table>,
+    store: Arc<dyn Store>,
+    identity: Arc<Identity>,
+    actor: ActorId,
+}
+
+fn open_storage(config: &Config) -> Result<Opened, StartError> {
+    let table = Arc::new(Table::new(rand::random(), config.table));
+    let store = storage::open(&config.store, &mut |loaded| records::restore(&table, loaded))?;
+    let (identity, actor) = Identity::open(store.clone())?;
+    tracing::info!(%actor, counters = table.counters(), stopped_in_order = identity.stopped_in_order(), "storage opened");
+    Ok(Opened { table, store, identity: Arc::new(identity), actor })
+}
+
+/// The layout that storage had, or that of a cluster of one.
+fn first_layout(config: &Config, store: &dyn Store, me: &NodeName, ports: &Listeners) -> Result<Option<Layout>, StartError> {
+    let stored = store.meta(meta::LAYOUT);
+    let stored: Option<Layout> =
+        stored.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|error| StartError::Layout(error.to_string()))?;
+    if config.name.is_some() {
+        if let Some(layout) = &stored {
+            layout.validate().map_err(|error| StartError::Layout(error.to_string()))?;
+        }
+        return Ok(stored);
+    }
+    // Alone: the ports may be others than last time, so the layout is made anew, under the same cluster id.
+    let alone = |cluster| Layout::single(cluster, ports.as_layout_node(me));
+    match stored {
+        None => Ok(Some(alone(ClusterId(rand::random())))),
+        Some(stored) if stored.shards.len() == 1 && stored.nodes().count() == 1 => {
+            Ok(Some(Layout { version: stored.version.next(), ..alone(stored.cluster) }))
+        }
+        Some(_) => Err(StartError::Layout("it is of a cluster of several nodes; start this node with its --name".to_owned())),
+    }
+}
+
+impl Node {
+    /// Opens the ports and the storage, and puts the parts together. Nothing is served before [`Self::run`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let tokens = Arc::new(ClusterTokens::open(config.cluster_token_file.as_deref())?);
+        let api_tokens = config.api_token_file.as_deref().map(ApiTokens::open).transpose();
+        let api_tokens = api_tokens.map_err(|error| StartError::ApiToken(error.to_string()))?;
+        let ports = Listeners::bind(&config).await?;
+        let opened = tokio::task::block_in_place(|| open_storage(&config))?;
+        let me = config.name.clone().unwrap_or_else(|| ALONE.into());
+        let layout = first_layout(&config, &*opened.store, &me, &ports)?;
+        let parts = assemble(&config, opened, &me, layout)?;
+        Ok(Self::with(config, ports, parts, tokens, api_tokens))
+    }
+
+    fn with(
+        config: Config,
+        ports: Listeners,
+        parts: Assembled,
+        tokens: Arc<ClusterTokens>,
+        api_tokens: Option<ApiTokens>,
+    ) -> Self {
+        let Assembled { opened, committer, protocol, clock, outbox_announced: announced, superseded } = parts;
+        let Opened { table, store, identity, actor } = opened;
+        let client = PeerClient::new(Hosts::new(config.hosts_file.as_deref()));
+        let owner = Arc::new(Owner {
+            table: table.clone(),
+            clock: clock.clone(),
+            committer: committer.clone(),
+            protocol: protocol.clone(),
+            acks: acks(&config),
+        });
+        let forwarding = Forwarding::new(forwarding::Parts {
+            protocol: protocol.clone(),
+            owner: owner.clone(),
+            clock,
+            client: client.clone(),
+            tokens: tokens.clone(),
+            forwarder: Forwarder::new(actor, protocol.me().clone(), ForwardConfig::default()),
+            inbox: ForwardInbox::new(actor, InboxConfig::default()),
+        });
+        let site = Site {
+            protocol: protocol.clone(),
+            table: table.clone(),
+            client: client.clone(),
+            tokens: tokens.clone(),
+            totals: Totals::default(),
+        };
+        let router = Arc::new(Router { protocol: protocol.clone(), owner, forwarding: forwarding.clone(), site });
+        let status = StatusSource {
+            protocol: protocol.clone(),
+            table: table.clone(),
+            committer: committer.clone(),
+            forwarding: forwarding.clone(),
+            store: config.store.clone(),
+            fsync: config.fsync,
+        };
+        let http_metrics = http::metrics();
+        let port_metrics = Ports([&ports.http, &ports.admin, &ports.peer].map(|(_, metrics)| metrics.clone()).to_vec());
+        let metrics = Metrics::new(vec![Box::new(http_metrics.clone()), Box::new(port_metrics), Box::new(status.clone())]);
+        let admin = Arc::new(Admin {
+            protocol: protocol.clone(),
+            status,
+            metrics,
+            tokens: tokens.clone(),
+            pod_uid: config.pod_uid.clone(),
+            drain: CancellationToken::new(),
+        });
+        let limits = RequestLimits { body_bytes: config.body_bytes_max, in_flight: config.in_flight_max };
+        Self {
+            api: Api::new(router, api_tokens, limits, http_metrics),
+            peers: PeerService { protocol: protocol.clone(), forwarding: forwarding.clone(), table, tokens: tokens.clone() },
+            sending: Sending { protocol: protocol.clone(), client, tokens },
+            config,
+            ports,
+            identity,
+            store,
+            committer,
+            protocol,
+            forwarding,
+            announced,
+            admin,
+            superseded,
+        }
+    }
+
+    /// Serves until `stop`, then ends in order: clients first, then what peers still lack, then storage.
+    pub async fn run(self, stop: CancellationToken) -> Ended {
+        let stopped = CancellationToken::new();
+        let background = TaskTracker::new();
+        background.spawn(self.protocol.clone().run(stopped.clone()));
+        background.spawn(self.forwarding.clone().run(stopped.clone()));
+        background.spawn(deliver(self.sending.clone(), self.announced, stopped.clone()));
+        background.spawn(ask_seeds(self.sending, self.config.seeds, stopped.clone()));
+        let grace = self.config.shutdown_grace;
+        let public = Stop { begin: self.admin.drain.clone(), grace };
+        let internal = Stop { begin: stopped.clone(), grace: std::time::Duration::from_secs(1) };
+        let port = |(listener, metrics), connections| Port { listener, limits: Limits::new(connections), metrics };
+        let clients =
+            tokio::spawn(server::serve(port(self.ports.http, self.config.connections_max), self.api.into_service(), public));
+        let routes = admin::router(self.admin.clone());
+        let routes = hyper::service::service_fn(move |request| routes.clone().oneshot(request));
+        background.spawn(server::serve(port(self.ports.admin, INTERNAL_CONNECTIONS), routes, internal.clone()));
+        background.spawn(server::serve(port(self.ports.peer, INTERNAL_CONNECTIONS), self.peers.into_service(), internal));
+
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.superseded.cancelled() => {}
+        }
+        tracing::info!("stopping");
+        self.protocol.drain();
+        self.admin.drain.cancel();
+        let deadline = tokio::time::Instant::now() + grace;
+        drop(clients.await);
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        if !self.protocol.drained(left).await {
+            tracing::warn!(
+                "stopping although some sibling has not acknowledged all changes; it will pull them from this volume or lack them"
+            );
+        }
+        stopped.cancel();
+        background.close();
+        background.wait().await;
+        let (committer, identity, store) = (self.committer, self.identity, self.store);
+        let flushed = committer.close().await;
+        drop(tokio::task::spawn_blocking(move || close(flushed, &identity, &*store)).await);
+        if self.superseded.is_cancelled() { Ended::Superseded } else { Ended::Stopped }
+    }
+}
+
+fn close(flushed: Result<(), CommitError>, identity: &Identity, store: &dyn Store) {
+    match flushed {
+        Ok(()) => {
+            if let Err(error) = identity.mark_clean() {
+                tracing::warn!(%error, "cannot note the end in order");
+            }
+        }
+        Err(error) => tracing::error!(%error, "not everything was written before the end"),
+    }
+    if let Err(error) = store.close() {
+        tracing::error!(%error, "cannot close the storage");
+    }
+    tracing::info!("stopped");
+}
+
+/// The parts that hold each other.
+struct Assembled {
+    opened: Opened,
+    committer: Arc<Committer>,
+    protocol: Arc<Protocol>,
+    clock: Arc<Clock>,
+    outbox_announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
+    superseded: CancellationToken,
+}
+
+fn assemble(config: &Config, opened: Opened, me: &NodeName, layout: Option<Layout>) -> Result<Assembled, StartError> {
+    let clock = Arc::new(Clock::new());
+    let replica_config = ReplicaConfig { acks: acks(config), ..ReplicaConfig::default() };
+    let (mut replica, mut effects) =
+        Replica::new(me.clone(), opened.actor, stored(config, &layout), replica_config, rand::random(), &opened.table);
+    if config.name.is_none()
+        && let Some(alone) = layout
+    {
+        effects.extend(offer_alone(&mut replica, &opened.table, alone)?);
+    }
+    let replica = Arc::new(Mutex::new(replica));
+    let protocol_of_records = Arc::new(OnceLock::<Weak<Protocol>>::new());
+    let source =
+        Records { table: opened.table.clone(), identity: opened.identity.clone(), protocol: protocol_of_records.clone() };
+    let committer = Committer::start(opened.store.clone(), Arc::new(source), Arc::new(NoSink), CommitConfig::new(config.fsync));
+    let committer = Arc::new(committer.map_err(StartError::Thread)?);
+    let (outboxes, outbox_announced) = Outboxes::new();
+    let superseded = CancellationToken::new();
+    let parts = protocol::Parts {
+        me: me.clone(),
+        table: opened.table.clone(),
+        clock: clock.clone(),
+        identity: opened.identity.clone(),
+        store: opened.store.clone(),
+        committer: committer.clone(),
+        replica,
+        outboxes,
+        superseded: superseded.clone(),
+    };
+    let protocol = Protocol::new(parts, effects);
+    // Set once, here.
+    drop(protocol_of_records.set(Arc::downgrade(&protocol)));
+    Ok(Assembled { opened, committer, protocol, clock, outbox_announced, superseded })
+}
+
+/// A node with a name goes on by the layout that it had; one that is alone is offered its own anew.
+fn stored(config: &Config, layout: &Option<Layout>) -> Option<Arc<Layout>> {
+    config.name.as_ref().and(layout.clone()).map(Arc::new)
+}
+
+fn offer_alone(replica: &mut Replica, table: &Table, alone: Layout) -> Result<Vec<Effect>, StartError> {
+    let offered = replica.offer_layout(table, alone).map_err(|refused| StartError::Layout(refused.to_string()))?;
+    Ok(offered.1)
+}
+
+fn acks(config: &Config) -> Acks {
+    match config.acks {
+        args::Acks::Local => Acks::Local,
+        args::Acks::Quorum => Acks::Quorum,
+    }
+}

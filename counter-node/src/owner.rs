@@ -1,0 +1,116 @@
+//! Applies updates on this replica's own table: admit, apply, make durable, and with `acks: Quorum` wait for a majority.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use counter_core::counter::{Key, Update};
+use counter_core::forward::{ItemResult, NotApplied};
+use counter_core::replica::Acks;
+use counter_core::table::Table;
+use counter_core::vector::Applied;
+
+use crate::clock::Clock;
+use crate::commit::{CommitError, Committer, Permit};
+use crate::protocol::Protocol;
+use crate::storage::Change;
+
+/// How long an update waits for a majority. Longer, and the outcome is told as unknown.
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// This node as an owner of slots.
+pub struct Owner {
+    pub table: Arc<Table>,
+    pub clock: Arc<Clock>,
+    pub committer: Arc<Committer>,
+    pub protocol: Arc<Protocol>,
+    pub acks: Acks,
+}
+
+impl Owner {
+    /// Applies one update.
+    pub async fn update(&self, key: Key, update: Update) -> ItemResult {
+        let permit = match self.admit(1) {
+            Ok(permit) => permit,
+            Err(refused) => return ItemResult::NotApplied(refused),
+        };
+        let applied = match self.table.apply(&key, update, self.clock.tick()) {
+            Ok(applied) => applied,
+            Err(refusal) => return ItemResult::from(refusal),
+        };
+        if applied.changed && !self.acknowledge(permit, vec![key]).await {
+            return ItemResult::Unknown;
+        }
+        ItemResult::Done(applied.reading)
+    }
+
+    /// Applies many updates, each by itself, in one commit. The results are in their order.
+    pub async fn update_many(&self, updates: Vec<(Key, Update)>) -> Vec<ItemResult> {
+        let permit = match self.admit(updates.len()) {
+            Ok(permit) => permit,
+            Err(refused) => return vec![ItemResult::NotApplied(refused); updates.len()],
+        };
+        let mut changed = Vec::with_capacity(updates.len());
+        let mut results = Vec::with_capacity(updates.len());
+        for (key, update) in updates {
+            results.push(match self.table.apply(&key, update, self.clock.tick()) {
+                Ok(Applied { reading, changed: false }) => ItemResult::Done(reading),
+                Ok(Applied { reading, changed: true }) => {
+                    changed.push(key);
+                    ItemResult::Done(reading)
+                }
+                Err(refusal) => ItemResult::from(refusal),
+            });
+        }
+        if !changed.is_empty() && !self.acknowledge(permit, changed).await {
+            // Which of them a failed commit held is not told apart.
+            for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_))) {
+                *result = ItemResult::Unknown;
+            }
+        }
+        results
+    }
+
+    /// Reads one counter.
+    #[must_use]
+    pub fn read(&self, key: &Key) -> ItemResult {
+        ItemResult::Done(self.table.read(key))
+    }
+
+    fn admit(&self, changes: usize) -> Result<Permit<'_>, NotApplied> {
+        self.committer.admit(changes).map_err(|error| match error {
+            CommitError::Full => NotApplied::Overloaded,
+            CommitError::NotWritable | CommitError::Storage(_) => NotApplied::ReadOnly,
+            CommitError::Stopped => NotApplied::NotReady,
+        })
+    }
+
+    /// Waits until the changes are as safe as the cluster promises. False: that is not known.
+    async fn acknowledge(&self, permit: Permit<'_>, keys: Vec<Key>) -> bool {
+        let ticket = permit.submit(keys.iter().map(Change::of));
+        // Should the client go away while we wait, the change must still reach the siblings.
+        let mut pushed = Push { protocol: &self.protocol, keys };
+        if let Err(error) = ticket.await {
+            tracing::debug!(%error, "an update was not acknowledged");
+            return false;
+        }
+        match self.acks {
+            Acks::Local => true,
+            Acks::Quorum => self.protocol.await_quorum(std::mem::take(&mut pushed.keys), QUORUM_TIMEOUT).await,
+        }
+    }
+}
+
+/// Hands own changes to the replication when it goes out of scope, however that comes: an update that stands in the
+/// table counts here, and must come to count everywhere.
+struct Push<'a> {
+    protocol: &'a Protocol,
+    keys: Vec<Key>,
+}
+
+impl Drop for Push<'_> {
+    fn drop(&mut self) {
+        if !self.keys.is_empty() {
+            self.protocol.own_changes(self.keys.drain(..));
+        }
+    }
+}

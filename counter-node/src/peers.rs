@@ -1,0 +1,20 @@
+//! Node to node: HTTP/2 on the peer port, postcard in an envelope, each request and answer with its proof.
+
+mod client;
+mod outbox;
+mod server;
+
+pub use client::{PeerClient, PostError};
+pub use outbox::{Outbox, Outboxes, Sending, ask_seeds, deliver};
+pub use server::PeerService;
+
+use counter_core::message::ENVELOPE_BYTES_MAX;
+
+/// The longest body that is read from a peer, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
+/// One-way messages; the answer carries what the receiver has to say at once.
+pub const MESSAGES_PATH: &str = "/peer/v1/messages";
+/// One request of the forwarding protocol; the answer carries its reply.
+pub const FORWARD_PATH: &str = "/peer/v1/forward";
+/// The totals of the slots that the receiver owns.
+pub const TOTALS_PATH: &str = "/peer/v1/totals";

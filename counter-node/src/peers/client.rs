@@ -1,0 +1,117 @@
+//! Requests to other nodes' peer ports, each with its proof, over HTTP/2 connections that are kept.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use counter_core::proof::PROOF_HEADER;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use super::MESSAGE_BYTES_MAX;
+use crate::hosts::Hosts;
+use crate::tokens::ClusterTokens;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// A connection on which nothing comes back for an interval and a time-out is dead: its node or network is gone.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a request to a peer brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// No byte of it has arrived.
+    #[error("could not connect: {0}")]
+    NotSent(String),
+    /// The peer refused it before looking into it.
+    #[error("refused with status {0}")]
+    Refused(StatusCode),
+    /// It may have arrived.
+    #[error("no answer: {0}")]
+    Lost(String),
+}
+
+/// Posts bodies to peers.
+#[derive(Clone, Debug)]
+pub struct PeerClient {
+    http: Client<HttpConnector<Hosts>, Full<Bytes>>,
+}
+
+impl PeerClient {
+    /// A client that finds nodes by `hosts`.
+    #[must_use]
+    pub fn new(hosts: Hosts) -> Self {
+        let mut connector = HttpConnector::new_with_resolver(hosts);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let http = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_only(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .http2_keep_alive_while_idle(true)
+            .http2_initial_stream_window_size(1 << 20)
+            .http2_initial_connection_window_size(8 << 20)
+            // The forwarder decides what may be repeated; the transport never does by itself.
+            .retry_canceled_requests(false)
+            .build(connector);
+        Self { http }
+    }
+
+    /// Posts `body` to the node `to` at `address` (`host:port`), and returns the body of its answer, the proof of which
+    /// has been checked. A peer that has not read the newest token yet is tried with the one before.
+    ///
+    /// # Errors
+    /// [`PostError`], which says whether the request may have arrived.
+    pub async fn post(
+        &self,
+        tokens: &ClusterTokens,
+        address: &str,
+        path: &str,
+        to: &str,
+        body: Bytes,
+    ) -> Result<Bytes, PostError> {
+        let mut refused = PostError::Refused(StatusCode::UNAUTHORIZED);
+        for token in tokens.to_prove_with() {
+            let proof = token.prove_peer(path, to, &body);
+            match self.attempt(address, path, &proof, body.clone()).await {
+                Err(PostError::Refused(StatusCode::UNAUTHORIZED)) => refused = PostError::Refused(StatusCode::UNAUTHORIZED),
+                Err(error) => return Err(error),
+                Ok((proof, answer)) if tokens.admit_peer(path, "answer", &answer, &proof) => return Ok(answer),
+                Ok(_) => return Err(PostError::Lost("the answer carries no valid proof".to_owned())),
+            }
+        }
+        Err(refused)
+    }
+
+    async fn attempt(&self, address: &str, path: &str, proof: &str, body: Bytes) -> Result<(String, Bytes), PostError> {
+        let request = Request::post(format!("http://{address}{path}"))
+            .header(PROOF_HEADER, proof)
+            .body(Full::new(body))
+            .map_err(|error| PostError::NotSent(error.to_string()))?;
+        let answer = self.http.request(request).await.map_err(|error| {
+            let text = chain(&error);
+            if error.is_connect() { PostError::NotSent(text) } else { PostError::Lost(text) }
+        })?;
+        read(answer).await
+    }
+}
+
+async fn read(answer: Response<hyper::body::Incoming>) -> Result<(String, Bytes), PostError> {
+    if answer.status() != StatusCode::OK {
+        return Err(PostError::Refused(answer.status()));
+    }
+    let proof = answer.headers().get(PROOF_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let body = Limited::new(answer.into_body(), MESSAGE_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| PostError::Lost(error.to_string()))?;
+    Ok((proof, body.to_bytes()))
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

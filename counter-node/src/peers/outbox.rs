@@ -1,0 +1,176 @@
+//! What is to be sent to each peer, and its sending: one envelope at a time, with all that gathered meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use counter_core::id::NodeName;
+use counter_core::layout::Layout;
+use counter_core::message::{Envelope, Message};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{MESSAGES_PATH, PeerClient, PostError};
+use crate::protocol::Protocol;
+use crate::tokens::ClusterTokens;
+
+/// Messages that wait for one peer. More are dropped: the protocol repeats what is not answered.
+const WAITING_MAX: usize = 256;
+/// About how many messages of up to 256 KiB fit one envelope.
+const AT_ONCE: usize = 32;
+/// How long one envelope may take, answer included.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long to leave a peer alone that could not be reached.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often seeds are asked while no layout has come.
+const SEED_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Every peer's outbox. An outbox begins with the first message to its peer, and ends when the layout drops the peer.
+#[derive(Clone, Debug)]
+pub struct Outboxes {
+    boxes: Arc<Mutex<HashMap<NodeName, Arc<Outbox>>>>,
+    begun: mpsc::UnboundedSender<Arc<Outbox>>,
+}
+
+#[derive(Debug)]
+pub struct Outbox {
+    to: NodeName,
+    waiting: Mutex<VecDeque<Message>>,
+    filled: Notify,
+    dropped: CancellationToken,
+}
+
+impl Outboxes {
+    /// No outboxes yet; [`deliver`] takes the receiver.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Arc<Outbox>>) {
+        // Bounded by the number of peers: each outbox is announced once.
+        let (begun, announced) = mpsc::unbounded_channel();
+        (Self { boxes: Arc::default(), begun }, announced)
+    }
+
+    /// Puts a message into the peer's outbox; drops it when that is full.
+    pub fn push(&self, to: &NodeName, message: Message) {
+        let outbox = self.outbox(to);
+        let mut waiting = outbox.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < WAITING_MAX {
+            waiting.push_back(message);
+            outbox.filled.notify_one();
+        }
+    }
+
+    fn outbox(&self, to: &NodeName) -> Arc<Outbox> {
+        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outbox) = boxes.get(to) {
+            return outbox.clone();
+        }
+        let outbox = Arc::new(Outbox {
+            to: to.clone(),
+            waiting: Mutex::default(),
+            filled: Notify::new(),
+            dropped: CancellationToken::new(),
+        });
+        boxes.insert(to.clone(), outbox.clone());
+        // Nobody listens only while the node stops.
+        drop(self.begun.send(outbox.clone()));
+        outbox
+    }
+
+    /// Ends the outboxes of nodes that the layout does not name.
+    pub fn retain(&self, layout: &Layout) {
+        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
+        boxes.retain(|name, outbox| {
+            let stays = layout.node(name).is_some();
+            if !stays {
+                outbox.dropped.cancel();
+            }
+            stays
+        });
+    }
+}
+
+/// What sending takes.
+#[derive(Clone)]
+pub struct Sending {
+    pub protocol: Arc<Protocol>,
+    pub client: PeerClient,
+    pub tokens: Arc<ClusterTokens>,
+}
+
+/// Sends what the outboxes hold, each in a task of its own, until the node has stopped.
+pub async fn deliver(sending: Sending, mut announced: mpsc::UnboundedReceiver<Arc<Outbox>>, stopped: CancellationToken) {
+    while let Some(Some(outbox)) = stopped.run_until_cancelled(announced.recv()).await {
+        let (sending, stopped) = (sending.clone(), stopped.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sending.drain(&outbox) => {}
+                () = outbox.dropped.cancelled() => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl Sending {
+    async fn drain(&self, outbox: &Outbox) {
+        loop {
+            let messages = outbox.take();
+            if messages.is_empty() {
+                outbox.filled.notified().await;
+                continue;
+            }
+            let Some(address) = self.address_of(&outbox.to) else { continue };
+            let header = self.protocol.header(Some(outbox.to.clone()));
+            let sent = self.exchange(&address, &outbox.to.0, Envelope { header, body: messages }).await;
+            if let Err(error) = sent {
+                tracing::debug!(peer = %outbox.to, %error, "messages were not delivered");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn address_of(&self, name: &NodeName) -> Option<String> {
+        let view = self.protocol.view();
+        let layout = &view.routes.as_ref()?.layout;
+        layout.node(name).map(|node| node.peer.clone())
+    }
+
+    /// Posts an envelope, and takes in what the receiver answers.
+    async fn exchange(&self, address: &str, to: &str, envelope: Envelope) -> Result<(), PostError> {
+        let body = Bytes::from(envelope.encode());
+        let post = self.client.post(&self.tokens, address, MESSAGES_PATH, to, body);
+        let answer = tokio::time::timeout(TIMEOUT, post).await.unwrap_or_else(|_| Err(PostError::Lost("time-out".to_owned())))?;
+        let answer = Envelope::decode(&answer).map_err(|error| PostError::Lost(error.to_string()))?;
+        let own = answer.header.from.clone();
+        for message in self.protocol.receive(answer) {
+            self.protocol.send(&own, message);
+        }
+        Ok(())
+    }
+}
+
+impl Outbox {
+    fn take(&self) -> Vec<Message> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.len().min(AT_ONCE);
+        waiting.drain(..count).collect()
+    }
+}
+
+/// Asks the seeds for their layout until one has come. A node that has one keeps up by what its peers say.
+pub async fn ask_seeds(sending: Sending, seeds: Vec<String>, stopped: CancellationToken) {
+    let ask = async {
+        for seed in seeds.iter().cycle() {
+            if sending.protocol.view().routes.is_some() {
+                return;
+            }
+            let envelope = Envelope { header: sending.protocol.header(None), body: vec![Message::LayoutAsk] };
+            if let Err(error) = sending.exchange(seed, "", envelope).await {
+                tracing::debug!(%seed, %error, "a seed did not answer");
+            }
+            tokio::time::sleep(SEED_INTERVAL).await;
+        }
+    };
+    let _ = stopped.run_until_cancelled(ask).await;
+}

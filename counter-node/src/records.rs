@@ -1,0 +1,97 @@
+//! What storage keeps of the table: the encoding of its records, both ways.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use counter_core::counter::{Counter, Key};
+use counter_core::slot::Slot;
+use counter_core::table::Table;
+use counter_core::vector::{SlotRecord, SlotVector};
+
+use crate::commit::{CommitSink, RecordSource};
+use crate::protocol::Protocol;
+use crate::storage::{Change, Identity, Loaded, Record, StoreError};
+
+/// Puts a record that storage had back into the table.
+///
+/// # Errors
+/// Why the bytes are no record.
+pub fn restore(table: &Table, loaded: Loaded<'_>) -> Result<(), String> {
+    match loaded {
+        Loaded::Slot { slot, bytes } => {
+            let record: SlotRecord = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
+            table.restore_slot(slot, record);
+        }
+        Loaded::Counter { slot, key, bytes } => {
+            let key = Key::new(key).map_err(|error| format!("a key {error}"))?;
+            if key.slot() != slot {
+                return Err(format!("key {key:?} stands under slot {slot}, but belongs to {}", key.slot()));
+            }
+            let counter: Counter = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
+            table.restore_counter(key, counter);
+        }
+    }
+    Ok(())
+}
+
+/// The committer's view of the node: the current records, and the new actor after storage was opened anew.
+pub struct Records {
+    pub table: Arc<Table>,
+    pub identity: Arc<Identity>,
+    /// Set once the protocol, which commits through this, has been made.
+    pub protocol: Arc<OnceLock<Weak<Protocol>>>,
+}
+
+impl RecordSource for Records {
+    fn records(&self, changes: &[Change], into: &mut Vec<Record>) {
+        for of_slot in changes.chunk_by(|one, next| one.slot() == next.slot()) {
+            if let Some(first) = of_slot.first() {
+                records_of(first.slot(), &mut self.table.slot(first.slot()), of_slot, into);
+            }
+        }
+    }
+
+    fn reopened(&self) -> Result<(), StoreError> {
+        let actor = self.identity.renew()?;
+        if let Some(protocol) = self.protocol.get().and_then(Weak::upgrade) {
+            protocol.actor_renewed(actor);
+        }
+        Ok(())
+    }
+}
+
+/// One slot's records, read in one go: a generation goes together with every counter of the slot.
+fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mut Vec<Record>) {
+    let whole = changes.iter().any(|change| matches!(change, Change::Slot(_)));
+    if whole {
+        vector.mark_generation_unsaved();
+    }
+    if let Some((record, keys)) = vector.take_unsaved_generation() {
+        into.push(Record { of: Change::Slot(slot), bytes: encode(&record) });
+        into.extend(keys.iter().map(|key| counter_record(vector, key)));
+    } else if whole {
+        // Of the first generation there is no record; its counters are to be written all the same.
+        into.extend(vector.keys().map(|key| counter_record(vector, key)));
+    }
+    for change in changes {
+        if let Change::Counter { key, .. } = change {
+            into.push(counter_record(vector, key));
+        }
+    }
+}
+
+/// The counter's record; without bytes, which removes it, when the table does not hold it.
+fn counter_record(vector: &SlotVector, key: &Key) -> Record {
+    Record { of: Change::of(key), bytes: vector.counter(key).and_then(encode) }
+}
+
+fn encode(record: &impl serde::Serialize) -> Option<Vec<u8>> {
+    // Encoding into memory has no way to fail for these types.
+    postcard::to_stdvec(record).ok()
+}
+
+/// What became durable is passed on by those who changed it, once their tickets resolve; nothing to do here.
+pub struct NoSink;
+
+impl CommitSink for NoSink {
+    fn committed(&self, _: &[Record]) {}
+}
