@@ -10,6 +10,9 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 /// The exit code of a program that was called wrongly (EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
 
+/// kube's own spans repeat what ours say.
+const DEFAULT_FILTER: &str = "info,kube_runtime=warn,kube_client=warn";
+
 /// Runs counter clusters: on Kubernetes from `DistributedCounter` objects, or as local processes from a file.
 #[derive(Debug, Parser)]
 #[command(name = "operator", version, disable_help_subcommand = true)]
@@ -105,7 +108,7 @@ pub struct LocalArgs {
 #[derive(Debug, Clone, ClapArgs)]
 pub struct LogArgs {
     /// A tracing filter, such as `info` or `operator=debug`.
-    #[arg(long, env = "OPERATOR_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "OPERATOR_LOG", default_value = DEFAULT_FILTER, value_name = "FILTER")]
     pub log: String,
     #[arg(long, env = "OPERATOR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -46,6 +46,12 @@ struct ErrorLabels {
     category: &'static str,
 }
 
+/// The watched namespaces are few: the command line names them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScopeLabel {
+    namespace: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerbLabel {
     verb: &'static str,
@@ -68,7 +74,7 @@ pub struct Metrics {
     node_calls: Family<CallLabels, Counter>,
     leader: Gauge,
     crd_missing: Gauge,
-    clusters: Gauge,
+    clusters: Family<ScopeLabel, Gauge>,
     invalid: Counter,
 }
 
@@ -86,7 +92,7 @@ impl Default for Metrics {
             node_calls: Family::default(),
             leader: Gauge::default(),
             crd_missing: Gauge::default(),
-            clusters: Gauge::default(),
+            clusters: Family::default(),
             invalid: Counter::default(),
         };
         registry.register("reconciles", "Passes over clusters by how they ended", metrics.passes.clone());
@@ -144,9 +150,11 @@ impl Metrics {
         self.crd_missing.set(i64::from(missing));
     }
 
-    /// Notes how many clusters are watched.
-    pub fn set_clusters(&self, clusters: usize) {
-        self.clusters.set(i64::try_from(clusters).unwrap_or(i64::MAX));
+    /// Notes how many clusters are watched in a namespace of the command line, or everywhere (`""`).
+    pub fn set_clusters(&self, namespace: &str, clusters: usize) {
+        self.clusters
+            .get_or_create(&ScopeLabel { namespace: namespace.to_owned() })
+            .set(i64::try_from(clusters).unwrap_or(i64::MAX));
     }
 
     /// Counts an object that could not be read.

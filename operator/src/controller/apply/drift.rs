@@ -13,7 +13,7 @@ const AMOUNTS: [&str; 3] = ["limits", "requests", "sizeLimit"];
 
 /// Whether `live` holds all that `desired` says.
 #[must_use]
-pub fn holds(live: &Value, desired: &Value) -> bool {
+pub(super) fn holds(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => holds_object(live, desired),
         (Value::Array(live), Value::Array(desired)) => holds_list(live, desired),
@@ -50,6 +50,22 @@ fn holds_amounts(live: &Value, desired: &Value) -> bool {
             _ => live == desired,
         },
         _ => live == desired,
+    }
+}
+
+/// A merge patch that puts the drifted lists of `live` right as a whole; None where no list has drifted.
+///
+/// An apply merges lists by element. An element whose *key* somebody has changed stays beside ours as theirs, and the two
+/// may not be allowed together, such as two ports of one name.
+pub(super) fn lists(live: &Value, desired: &Value) -> Option<Value> {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => {
+            let drifted = desired.iter().filter_map(|(field, desired)| Some((field.clone(), lists(live.get(field)?, desired)?)));
+            let drifted: Map<String, Value> = drifted.collect();
+            (!drifted.is_empty()).then_some(Value::Object(drifted))
+        }
+        (Value::Array(live), Value::Array(desired)) => (!holds_list(live, desired)).then(|| Value::Array(desired.clone())),
+        _ => None,
     }
 }
 
@@ -127,6 +143,14 @@ mod tests {
         ] {
             assert!(!holds(&live, &desired), "{live}");
         }
+    }
+
+    #[test]
+    fn drifted_lists_are_put_right_as_a_whole_and_nothing_else_is() {
+        let desired = json!({"spec": {"replicas": 3, "ports": [{"name": "http", "port": 80}], "args": ["a"]}});
+        let live = json!({"spec": {"replicas": 2, "ports": [{"name": "http", "port": 81}], "args": ["a"]}});
+        assert_eq!(lists(&live, &desired), Some(json!({"spec": {"ports": [{"name": "http", "port": 80}]}})));
+        assert_eq!(lists(&desired, &desired), None);
     }
 
     #[test]

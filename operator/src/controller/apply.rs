@@ -1,0 +1,245 @@
+//! Makes the Kubernetes cluster say what was built: by server-side apply under one field manager, and with no write at
+//! all where it says so already.
+//!
+//! The order has reasons. What Pods need before they can start comes first; the layout is recorded before anybody can
+//! be told of it; evictions and removals come last, and each is bound to the very object that the plan was made for,
+//! because a process that was paused may send one more write after another has taken the lead.
+
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
+use kube::{Resource, ResourceExt as _};
+
+use super::build::{self, BuildError, Names, Objects};
+use super::gather::Live;
+use super::plan::{Eviction, Plan, Removal, Resize, Step};
+use super::validate::ClusterSpec;
+
+pub use object::{APPLIED_ANNOTATION, Change, Desk, Kind, Settled};
+pub use record::is_ours;
+
+mod drift;
+mod object;
+mod record;
+mod token;
+
+/// The name under which the API server knows which fields are ours.
+pub const FIELD_MANAGER: &str = build::MANAGER;
+
+/// Why something was not applied. What came before it in the order was; the next pass goes on from there.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// A person has to decide: the name is somebody else's. Nothing of that name was changed.
+    #[error("{kind} `{name}` exists and does not belong to this cluster")]
+    NameConflict { kind: String, name: String },
+    #[error("{kind} `{name}` could not be read")]
+    Read { kind: String, name: String, source: Box<kube::Error> },
+    /// Unless the API server refused it, it may have been written.
+    #[error("{kind} `{name}` could not be {verb}")]
+    Write { verb: &'static str, kind: String, name: String, source: Box<kube::Error> },
+    #[error("{kind} `{name}` could not be written down as JSON")]
+    Json { kind: String, name: String, source: serde_json::Error },
+    #[error(transparent)]
+    Build(#[from] BuildError),
+}
+
+impl ApplyError {
+    fn conflict<K: Resource<DynamicType = ()>>(name: &str) -> Self {
+        Self::NameConflict { kind: K::kind(&()).into_owned(), name: name.to_owned() }
+    }
+
+    fn read<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> Self {
+        Self::Read { kind: K::kind(&()).into_owned(), name: name.to_owned(), source: Box::new(source) }
+    }
+
+    fn write<K: Resource<DynamicType = ()>>(verb: &'static str, name: &str, source: kube::Error) -> Self {
+        Self::Write { verb, kind: K::kind(&()).into_owned(), name: name.to_owned(), source: Box::new(source) }
+    }
+
+    fn json<K: Resource<DynamicType = ()>>(name: &str, source: serde_json::Error) -> Self {
+        Self::Json { kind: K::kind(&()).into_owned(), name: name.to_owned(), source }
+    }
+
+    /// A bounded name for metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::NameConflict { .. } => "name_conflict",
+            Self::Read { source, .. } | Self::Write { source, .. } => super::api_category(source),
+            Self::Json { .. } => "json",
+            Self::Build(error) => error.category(),
+        }
+    }
+}
+
+/// What a pass has changed.
+#[derive(Debug, Default)]
+pub struct Applied {
+    pub created: u32,
+    pub corrected: u32,
+    pub removed: u32,
+    /// Claims that were asked to grow.
+    pub resized: u32,
+    /// The layout was recorded in another form or version.
+    pub recorded: bool,
+    pub eviction: Option<Evicted>,
+    /// Objects that could not be applied and on which nothing else rests.
+    pub troubles: Vec<ApplyError>,
+}
+
+/// What became of an eviction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evicted {
+    Started,
+    /// A disruption budget forbids it for now.
+    Refused,
+    /// The Pod has gone, or is another one already.
+    Gone,
+}
+
+impl Applied {
+    /// Whether anything was written.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.recorded
+            || self.eviction == Some(Evicted::Started)
+            || [self.created, self.corrected, self.removed, self.resized].iter().any(|count| *count > 0)
+    }
+
+    fn note(&mut self, result: Result<Change, ApplyError>) {
+        match result {
+            Ok(change) => self.count(change),
+            Err(trouble) => self.troubles.push(trouble),
+        }
+    }
+
+    fn count(&mut self, change: Change) {
+        match change {
+            Change::Created => self.created += 1,
+            Change::Corrected => self.corrected += 1,
+            Change::None => {}
+        }
+    }
+}
+
+/// Applies objects and then acts on the plan's step. An object that cannot be applied and on which no other rests is
+/// noted as trouble: a drifted budget must not keep a StatefulSet from being put right. Disruptions wait then.
+///
+/// # Errors
+/// When something that the rest rests on cannot be applied.
+pub async fn apply(
+    desk: &Desk<'_>,
+    spec: &ClusterSpec,
+    live: &Live,
+    objects: &Objects,
+    plan: &Plan,
+) -> Result<Applied, ApplyError> {
+    let mut applied = Applied::default();
+    // Whatever is added to `Objects` does not compile until it is applied here.
+    let Objects { service_account, network_policy, nodes_service, client_service, budgets, stateful_sets } = objects;
+    applied.count(desk.ensure(service_account, live.service_accounts.named(service_account)).await?);
+    applied.count(token::ensure(desk, spec, live.token.as_ref()).await?);
+    // The identity of the cluster is recorded before there is anybody who could take another one.
+    applied.recorded = record_layout(desk, spec, live, plan).await?;
+    match network_policy {
+        Some(policy) => applied.note(desk.ensure(policy, live.network_policies.named(policy)).await),
+        None => applied.removed += remove_all(desk, live.network_policies.all()).await?,
+    }
+    for service in [nodes_service, client_service] {
+        applied.note(desk.ensure(service, live.services.named(service)).await);
+    }
+    for budget in budgets {
+        applied.note(desk.ensure(budget, live.budgets.named(budget)).await);
+    }
+    for set in stateful_sets {
+        applied.note(desk.ensure(set, live.stateful_sets.named(set)).await);
+    }
+    if applied.troubles.is_empty() {
+        disrupt(desk, spec, live, plan, &mut applied).await?;
+    }
+    Ok(applied)
+}
+
+async fn disrupt(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, plan: &Plan, applied: &mut Applied) -> Result<(), ApplyError> {
+    for claim in &plan.resize {
+        resize(desk, spec, claim).await?;
+        applied.resized += 1;
+    }
+    if let Step::Evict(eviction) = &plan.step {
+        applied.eviction = Some(evict(desk, eviction).await?);
+    }
+    for removal in &plan.remove {
+        applied.removed += remove_shard(desk, spec, live, removal).await?;
+    }
+    Ok(())
+}
+
+/// Records the step's layout, or sees to it that the recorded one still has its labels and its owner.
+async fn record_layout(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, plan: &Plan) -> Result<bool, ApplyError> {
+    if live.record.as_ref().is_some_and(|record| !is_ours(record, &spec.identity)) {
+        return Err(ApplyError::conflict::<ConfigMap>(&Names::from(&spec.identity).layout()));
+    }
+    let layout = match &plan.step {
+        Step::Record(_, layout) => Some(layout.as_ref()),
+        Step::Rest | Step::Evict(_) => live.layout.as_ref(),
+    };
+    let Some(layout) = layout else { return Ok(false) };
+    record::ensure(desk, &build::layout_record(spec, layout)?, live.record.as_ref()).await
+}
+
+async fn evict(desk: &Desk<'_>, eviction: &Eviction) -> Result<Evicted, ApplyError> {
+    let name = &eviction.node.0;
+    let this_one =
+        DeleteParams::default().preconditions(Preconditions { uid: Some(eviction.uid.clone()), resource_version: None });
+    let params = EvictParams { delete_options: Some(this_one), ..EvictParams::default() };
+    match desk.api::<Pod>().evict(name, &params).await {
+        Ok(_) => Ok(Evicted::Started),
+        Err(kube::Error::Api(status)) if status.code == 429 => Ok(Evicted::Refused),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Evicted::Gone),
+        Err(source) => Err(ApplyError::write::<Pod>("evicted", name, source)),
+    }
+}
+
+/// Claims belong to the StatefulSet controller; only their size is ours to raise.
+async fn resize(desk: &Desk<'_>, spec: &ClusterSpec, resize: &Resize) -> Result<(), ApplyError> {
+    let name = Names::from(&spec.identity).claim(&resize.node);
+    let body = serde_json::json!({"spec": {"resources": {"requests": {"storage": resize.size.as_str()}}}});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = desk.api::<PersistentVolumeClaim>().patch(&name, &params, &Patch::Merge(body)).await;
+    patched.map(drop).map_err(|source| ApplyError::write::<PersistentVolumeClaim>("resized", &name, source))
+}
+
+/// Takes away a shard's StatefulSet, and then the budget that its Pods had.
+async fn remove_shard(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, removal: &Removal) -> Result<u32, ApplyError> {
+    let name = Names::from(&spec.identity).shard(removal.shard);
+    let mut removed = 0;
+    let set = live.stateful_sets.get(&name).filter(|set| set.uid().as_deref() == Some(&removal.uid));
+    if let Some(set) = set {
+        removed += remove(desk, set).await?;
+    }
+    if let Some(budget) = live.budgets.get(&name) {
+        removed += remove(desk, budget).await?;
+    }
+    Ok(removed)
+}
+
+async fn remove_all<'a, K: Kind>(desk: &Desk<'_>, objects: impl Iterator<Item = &'a K>) -> Result<u32, ApplyError> {
+    let mut removed = 0;
+    for object in objects {
+        removed += remove(desk, object).await?;
+    }
+    Ok(removed)
+}
+
+/// Deletes this very object in this very state, if it is ours.
+async fn remove<K: Kind>(desk: &Desk<'_>, object: &K) -> Result<u32, ApplyError> {
+    if !desk.owns(object) || object.meta().deletion_timestamp.is_some() {
+        return Ok(0);
+    }
+    let name = object.name_any();
+    let state = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
+    match desk.api::<K>().delete(&name, &DeleteParams::background().preconditions(state)).await {
+        Ok(_) => Ok(1),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(0),
+        Err(source) => Err(ApplyError::write::<K>("deleted", &name, source)),
+    }
+}
