@@ -1,0 +1,196 @@
+//! One node of a cluster: its process, its ports, and what it said last.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use counter_core::id::NodeName;
+use counter_core::layout::Node;
+use counter_core::status::{NodeStatus, Readiness};
+
+use super::folder::ClusterFolder;
+use super::process::{Launch, Process, STOP_GRACE};
+use super::round::Answer;
+use super::view::{NodeState, NodeView, PortsView};
+use crate::controller::plan::{ObservedNode, Template};
+use crate::controller::validate::{ClusterSpec, Storage};
+
+/// How many peers a node is given to ask for the layout at its start. Any one that answers is enough.
+const SEEDS_MAX: usize = 16;
+
+/// A node's place in its cluster: (shard, replica).
+pub(super) type Place = (u16, u16);
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: NodeName,
+    pub(super) place: Place,
+    pub(super) process: Process,
+    said: Said,
+    /// Why it did not take the recorded layout over.
+    refusal: Option<String>,
+}
+
+/// What the running process said at the last rounds.
+#[derive(Debug)]
+enum Said {
+    Nothing,
+    Status(Box<NodeStatus>),
+    /// It had answered before.
+    NothingMore,
+}
+
+/// What the processes of one cluster have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) program: PathBuf,
+    pub(super) folder: ClusterFolder,
+    /// Flags from the specification.
+    pub(super) flags: Vec<String>,
+}
+
+impl Settings {
+    /// The settings that a specification asks for.
+    pub(super) fn new(program: PathBuf, folder: ClusterFolder, spec: &ClusterSpec) -> Self {
+        let mut flags = vec!["--storage", spec.storage.kind(), "--acks", spec.acks.as_str()];
+        if let Storage::Volume(volume) = &spec.storage {
+            flags.extend(["--fsync", volume.fsync.as_str()]);
+        }
+        Self { program, folder, flags: flags.into_iter().map(str::to_owned).collect() }
+    }
+
+    /// What stands for a Pod template: nodes made from equal ones need no restart.
+    pub(super) fn template(&self) -> Template {
+        Template(self.flags.join(" "))
+    }
+
+    /// What to run as node `name`; `peers` are asked for the layout at its start.
+    pub(super) fn launch(&self, name: &NodeName, ports: PortsView, peers: &[PortsView]) -> Launch {
+        let mut args: Vec<OsString> = vec!["--name".into(), (&name.0).into()];
+        args.extend(["--data".into(), self.folder.node(&name.0).into_os_string()]);
+        args.extend(["--cluster-token-file".into(), self.folder.token_path().into_os_string()]);
+        for (flag, port) in [("--http", ports.http), ("--admin", ports.admin), ("--peer", ports.peer)] {
+            args.extend([flag.into(), address(port).into()]);
+        }
+        let seeds: Vec<String> =
+            peers.iter().filter(|peer| **peer != ports).take(SEEDS_MAX).map(|peer| address(peer.peer)).collect();
+        if !seeds.is_empty() {
+            args.extend(["--seeds".into(), seeds.join(",").into()]);
+        }
+        args.extend(["--shutdown-grace".into(), STOP_GRACE.as_secs().to_string().into(), "--exit-on-stdin-close".into()]);
+        args.extend(self.flags.iter().map(Into::into));
+        Launch { program: self.program.clone(), args, template: self.template().hash(), log: self.log(name), ports }
+    }
+
+    /// The log of node `name`.
+    pub(super) fn log(&self, name: &NodeName) -> PathBuf {
+        self.folder.logs().join(format!("{name}.log"))
+    }
+}
+
+impl Member {
+    pub(super) fn new(name: NodeName, place: Place, launch: Launch) -> Self {
+        Self { name, place, process: Process::new(launch), said: Said::Nothing, refusal: None }
+    }
+
+    /// Looks after the process. A new one has said nothing yet.
+    pub(super) fn tend(&mut self, now: Instant) -> bool {
+        let before = self.process.pid();
+        let changed = self.process.tend(now);
+        if self.process.pid() != before {
+            self.said = Said::Nothing;
+            self.refusal = None;
+        }
+        changed
+    }
+
+    /// Takes note of an answer of the process that runs now.
+    pub(super) fn hear(&mut self, answer: Answer) {
+        if self.process.pid() != Some(answer.pid) {
+            return;
+        }
+        self.refusal = answer.refusal.map(|error| format!("the layout was not taken: {error}"));
+        self.said = match (answer.status, &self.said) {
+            (Ok(status), _) => Said::Status(Box::new(status)),
+            (Err(_), Said::Nothing) => Said::Nothing,
+            (Err(_), Said::Status(_) | Said::NothingMore) => Said::NothingMore,
+        };
+    }
+
+    /// What it said of itself at the last round.
+    pub(super) fn status(&self) -> Option<&NodeStatus> {
+        match &self.said {
+            Said::Status(status) => Some(status),
+            Said::Nothing | Said::NothingMore => None,
+        }
+    }
+
+    pub(super) fn state(&self) -> NodeState {
+        if self.process.pid().is_none() {
+            return NodeState::Down;
+        }
+        if self.process.is_stopping() {
+            return NodeState::Stopping;
+        }
+        match &self.said {
+            Said::Nothing => NodeState::Starting,
+            Said::NothingMore => NodeState::Silent,
+            Said::Status(status) => match status.readiness {
+                Readiness::Ready => NodeState::Ready,
+                Readiness::WaitingForLayout | Readiness::NotInLayout => NodeState::Waiting,
+                Readiness::MergingSiblings => NodeState::Merging,
+                Readiness::Draining => NodeState::Stopping,
+            },
+        }
+    }
+
+    /// What stands for the Pod's UID: a process that comes after this one is another.
+    pub(super) fn uid(&self) -> String {
+        format!("{}.{}", self.process.pid().unwrap_or_default(), self.process.starts())
+    }
+
+    /// As a plan sees it.
+    pub(super) fn observed(&self) -> ObservedNode {
+        let state = self.state();
+        let problem = self.process.note().map(str::to_owned).or_else(|| self.refusal.clone());
+        ObservedNode {
+            uid: self.uid(),
+            ip: None,
+            template: Some(self.process.template().to_owned()),
+            ready: state == NodeState::Ready,
+            terminating: state == NodeState::Stopping,
+            problem: problem.filter(|_| state != NodeState::Ready),
+            status: self.status().cloned(),
+        }
+    }
+
+    pub(super) fn view(&self) -> NodeView {
+        NodeView {
+            name: self.name.0.clone(),
+            shard: self.place.0,
+            replica: self.place.1,
+            state: self.state(),
+            pid: self.process.pid(),
+            ports: self.process.ports(),
+            restarts: self.process.restarts(),
+            note: self.refusal.clone().or_else(|| self.process.note().map(str::to_owned)),
+        }
+    }
+
+    /// Its entry in a layout.
+    pub(super) fn node(&self) -> Node {
+        let ports = self.process.ports();
+        Node { name: self.name.clone(), http: address(ports.http), admin: address(ports.admin), peer: address(ports.peer) }
+    }
+}
+
+/// A loopback port as `host:port`.
+pub(super) fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// The ports by which a layout names a node; none when they are no loopback ports of ours.
+pub(super) fn ports_of(node: &Node) -> Option<PortsView> {
+    let port = |address: &str| address.strip_prefix("127.0.0.1:")?.parse().ok();
+    Some(PortsView { http: port(&node.http)?, admin: port(&node.admin)?, peer: port(&node.peer)? })
+}
