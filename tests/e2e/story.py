@@ -11,6 +11,8 @@ from reach import reach
 CHART = ROOT / "charts" / "distributed-counter"
 PAGES = [f"page-{number}" for number in range(24)]
 NAME = "page-views"
+# An API server that has just got a CRD refuses owners of that kind for some seconds, whoever asks.
+STARTING = "cannot find RESTMapping"
 VOLUME = {"volume": {"size": "64Mi"}}
 
 
@@ -140,7 +142,7 @@ class Story:
     def no_refusals(self, system):
         """The chart's rights are enough: the API server refused nothing."""
         log = system.run("logs", "-l", "app.kubernetes.io/name=distributed-counter-operator", "--tail=-1", "--prefix")
-        refused = [line for line in log.splitlines() if "forbidden" in line.lower()]
+        refused = [line for line in log.splitlines() if "forbidden" in line.lower() and STARTING not in line]
         check(not refused, f"the operator was refused: {refused[:3]}")
 
     def refuse_to_shrink(self):
