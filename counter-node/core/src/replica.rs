@@ -15,15 +15,18 @@
 
 mod answer;
 mod config;
+mod effects;
 mod layouts;
 mod links;
 mod moves;
 mod parts;
 mod peers;
 mod pull;
+mod push;
 mod random;
 mod retire;
 mod saves;
+mod slots;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -33,6 +36,8 @@ use std::sync::Arc;
 
 use self::answer::Answering;
 pub use self::config::{Acks, ReplicaConfig};
+pub use self::effects::{CommitMark, Effect, Now, PersistId, Report};
+use self::effects::{Effects, Step};
 use self::links::Link;
 use self::moves::Arrival;
 use self::parts::Parts;
@@ -41,92 +46,18 @@ use self::pull::Pulled;
 use self::random::Random;
 use self::retire::Retiring;
 use self::saves::{Saves, Then};
+use self::slots::SlotSet;
 use self::start::Start;
 
-use crate::counter::{Counter, Key};
+use crate::counter::Key;
 use crate::hlc::Hlc;
-use crate::id::{ActorId, ClusterId, NodeName};
-use crate::layout::{Layout, LayoutRefused, LayoutVersion};
+use crate::id::{ActorId, NodeName};
+use crate::layout::{Layout, LayoutVersion};
 use crate::message::{Envelope, Header, LayoutId, Message};
 use crate::slot::{SLOTS, Slot, SlotRange};
 use crate::status::{MoveStatus, PeerStatus};
 use crate::table::Table;
 use crate::vector::SlotDelta;
-
-/// The time, as the rim reads it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// Never goes back; for time-outs.
-    pub monotonic_ms: u64,
-    /// Since the Unix epoch; for the hybrid logical clock.
-    pub wall_ms: u64,
-}
-
-/// Names one write to storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PersistId(pub u64);
-
-/// Stands for a set of own changes that became durable together; later ones are greater.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CommitMark(pub u64);
-
-/// What the rim is to do. It performs effects in the order in which they were returned, across calls too.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Send once; when it fails, nothing is to be done.
-    Send { to: NodeName, message: Message },
-    /// Commit the current records of `keys`, and of `slots`, whose generation has changed, in one batch; then call
-    /// [`Replica::persisted`] or [`Replica::persist_failed`]. The committer finds a slot's record and the counters that
-    /// go with it by [`crate::vector::SlotVector::take_unsaved_generation`].
-    Persist { id: PersistId, keys: Vec<Key>, slots: Vec<Slot> },
-    /// Route by this layout, make it durable, then call [`Replica::layout_persisted`].
-    AdoptLayout(Arc<Layout>),
-    /// Make a new incarnation durable, then call [`Replica::actor_renewed`].
-    RenewActor,
-    /// These slots have moved away and the table has forgotten them: delete the keys and the slots' records from storage.
-    Forget { slots: Vec<Slot>, keys: Vec<Key> },
-    /// Tell a person or a metric.
-    Report(Report),
-}
-
-/// What is wrong but does not stop this node, except [`Report::Superseded`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Report {
-    #[error("the clock of {peer} is {ahead_ms} ms ahead of ours: its messages are refused")]
-    ClockDrift { peer: NodeName, ahead_ms: u64 },
-    #[error("{peer} is of cluster {cluster}: its messages are refused")]
-    OtherCluster { peer: NodeName, cluster: ClusterId },
-    #[error("{peer} has another layout of our version {version}: its messages are refused")]
-    ConflictingLayout { peer: NodeName, version: LayoutVersion },
-    #[error("{peer} sent a layout that is refused: {reason}")]
-    LayoutRefused { peer: NodeName, reason: LayoutRefused },
-    #[error("{peer} sent a layout that cannot be read: {reason}")]
-    UnreadableLayout { peer: NodeName, reason: String },
-    /// Another process speaks in this node's name, started later: this one must stop writing.
-    #[error("a later start of this node, {by}, is known to {peer}")]
-    Superseded { peer: NodeName, by: ActorId },
-    #[error("two processes speak as {peer}: {one} and {other}")]
-    NameContested { peer: NodeName, one: ActorId, other: ActorId },
-    #[error("slot {slot} holds {counters} counters, too many to retire closed actors in")]
-    SlotTooLarge { slot: Slot, counters: usize },
-}
-
-impl Report {
-    /// The kind of report, for metrics.
-    #[must_use]
-    pub fn category(&self) -> &'static str {
-        match self {
-            Self::ClockDrift { .. } => "clock-drift",
-            Self::OtherCluster { .. } => "other-cluster",
-            Self::ConflictingLayout { .. } => "conflicting-layout",
-            Self::LayoutRefused { .. } => "layout-refused",
-            Self::UnreadableLayout { .. } => "unreadable-layout",
-            Self::Superseded { .. } => "superseded",
-            Self::NameContested { .. } => "name-contested",
-            Self::SlotTooLarge { .. } => "slot-too-large",
-        }
-    }
-}
 
 /// One node's part in replication. See the module's text.
 #[derive(Debug)]
@@ -155,7 +86,7 @@ pub struct Replica {
     arrivals: Vec<Arrival>,
     retiring: Retiring,
     forget_due: bool,
-    forgetting: BTreeSet<Slot>,
+    forgetting: SlotSet,
     repair: Turns,
     sweep: Turns,
     hello: Turns,
@@ -178,32 +109,6 @@ impl Turns {
         self.due_ms = now_ms.saturating_add(every_ms);
         self.taken = self.taken.wrapping_add(1);
         Some(self.taken)
-    }
-}
-
-/// What is to come of an input.
-#[derive(Debug, Default)]
-struct Effects(Vec<Effect>);
-
-impl Effects {
-    fn send(&mut self, to: &NodeName, message: Message) {
-        self.0.push(Effect::Send { to: to.clone(), message });
-    }
-
-    fn send_all(&mut self, to: &NodeName, messages: impl IntoIterator<Item = Message>) {
-        messages.into_iter().for_each(|message| self.send(to, message));
-    }
-}
-
-/// What an input works on, and what is to come of it.
-struct Step<'a> {
-    table: &'a Table,
-    effects: Effects,
-}
-
-impl<'a> Step<'a> {
-    fn on(table: &'a Table) -> Self {
-        Self { table, effects: Effects::default() }
     }
 }
 
@@ -253,7 +158,7 @@ impl Replica {
             arrivals: Vec::new(),
             retiring,
             forget_due: false,
-            forgetting: BTreeSet::new(),
+            forgetting: SlotSet::default(),
             repair: Turns::default(),
             sweep: Turns::default(),
             hello: Turns::default(),
@@ -342,33 +247,6 @@ impl Replica {
         self.now = Now { monotonic_ms: now.monotonic_ms.max(self.now.monotonic_ms), wall_ms: now.wall_ms };
     }
 
-    /// A peer's own changes. What this node does not hold is left to whoever does; the peer learns who that is by its
-    /// next layout, and gets no acknowledgement until then.
-    fn take_delta(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64, deltas: Vec<SlotDelta>) {
-        let offered = deltas.len();
-        let held: Vec<SlotDelta> = deltas
-            .into_iter()
-            .filter(|delta| self.parts.part(delta.slot).holds())
-            .map(|delta| SlotDelta { retirement: None, ..delta })
-            .collect();
-        self.merge(step, &held);
-        if held.len() == offered {
-            let then = Then::Acknowledge { to: from.clone(), sequence };
-            let due = self.saves.after(held.iter().map(|delta| delta.slot), then);
-            self.follow(&mut step.effects, due);
-        }
-    }
-
-    fn take_ack(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64) {
-        let (config, now_ms) = (&self.config, self.now.monotonic_ms);
-        let Some(link) = self.peers.get_mut(from).and_then(|peer| peer.link.as_mut()) else { return };
-        let goes_on = link.acknowledged(sequence) && (config.acks == Acks::Quorum || link.is_backed_up(config));
-        if goes_on {
-            let next = link.advance(step.table, now_ms, config);
-            step.effects.send_all(from, next);
-        }
-    }
-
     fn take_detail(&mut self, step: &mut Step<'_>, from: &NodeName, reply: crate::message::DetailReply) {
         if let Some(delta) = &reply.delta {
             // A retirement is taken only from who holds the slot beside this node under this layout: any other might
@@ -387,7 +265,7 @@ impl Replica {
 
     fn take_errand(&mut self, step: &mut Step<'_>, from: &NodeName, errand: u64, ranges: &[SlotRange]) {
         let shared = |slot: &Slot| self.parts.is_partner(from, *slot) && ranges.iter().any(|range| range.contains(*slot));
-        let slots: Vec<Slot> = Slot::all().filter(shared).collect();
+        let slots: SlotSet = Slot::all().filter(shared).collect();
         let is_done = self.peers.get_mut(from).is_some_and(|peer| peer.take_errand(errand, slots));
         if is_done {
             step.effects.send(from, Message::PullDone { errand });
@@ -468,14 +346,6 @@ impl Replica {
         step.effects.0
     }
 
-    fn push(&mut self, step: &mut Step<'_>) {
-        for (name, peer) in &mut self.peers {
-            let Some(link) = &mut peer.link else { continue };
-            step.effects.send_all(name, link.repeat(step.table, self.now.monotonic_ms, &self.config));
-            step.effects.send_all(name, link.advance(step.table, self.now.monotonic_ms, &self.config));
-        }
-    }
-
     fn begin_repair(&mut self, turn: usize) {
         let Some(index) = turn.checked_rem(self.parts.siblings.len()) else { return };
         if let Some(peer) = self.peers.get_mut(&self.parts.siblings[index])
@@ -495,45 +365,6 @@ impl Replica {
         }
     }
 
-    /// These counters have own changes that are durable now: they are to be pushed.
-    pub fn committed(&mut self, keys: Vec<Key>) -> CommitMark {
-        self.mark = CommitMark(self.mark.0.saturating_add(1));
-        for key in &keys {
-            for target in self.parts.targets(key.slot()) {
-                if let Some(link) = self.peers.get_mut(target).and_then(|peer| peer.link.as_mut()) {
-                    link.add(self.mark, key, &self.config);
-                }
-            }
-        }
-        self.mark
-    }
-
-    /// Sends own changes on idle links at once, without waiting for the tick: for clients that await a quorum.
-    pub fn flush(&mut self, table: &Table, now: Now) -> Vec<Effect> {
-        self.begin(now);
-        let mut step = Step::on(table);
-        for (name, peer) in &mut self.peers {
-            let Some(link) = &mut peer.link else { continue };
-            step.effects.send_all(name, link.advance(table, self.now.monotonic_ms, &self.config));
-        }
-        step.effects.0
-    }
-
-    /// The greatest mark up to which a majority of the shard, this node included, holds this node's changes durably.
-    #[must_use]
-    pub fn acknowledged(&self) -> CommitMark {
-        let held_by = |sibling: &NodeName| {
-            let floor = self.peers.get(sibling)?.link.as_ref()?.floor();
-            Some(floor.map_or(self.mark, |floor| CommitMark(floor.0.saturating_sub(1))))
-        };
-        let mut marks: Vec<CommitMark> = self.parts.siblings.iter().map(|sibling| held_by(sibling).unwrap_or_default()).collect();
-        marks.push(self.mark);
-        marks.sort_unstable();
-        // Of n nodes, sorted upwards, all from the one at ⌈n/2⌉ − 1 on hold its mark: a majority.
-        let index = marks.len().div_ceil(2).saturating_sub(1);
-        marks.get(index).copied().unwrap_or_default()
-    }
-
     /// The write is durable.
     pub fn persisted(&mut self, id: PersistId) -> Vec<Effect> {
         let mut effects = Effects::default();
@@ -550,12 +381,6 @@ impl Replica {
     /// The process is stopping: readiness says so from now on. What is unsent still leaves at ticks.
     pub fn drain(&mut self) {
         self.draining = true;
-    }
-
-    /// Whether every sibling that answers has acknowledged all own changes, so that a stopping process may go.
-    #[must_use]
-    pub fn drained(&self) -> bool {
-        self.peers.values().filter_map(|peer| peer.link.as_ref()).all(Link::is_done_or_lost)
     }
 
     /// Peers, unsent entries and moves for the node's status.
@@ -612,10 +437,4 @@ impl Replica {
     pub fn clock(&self) -> Hlc {
         self.clock
     }
-}
-
-/// About how many bytes a counter takes in a message.
-fn weight(key: &Key, counter: &Counter) -> usize {
-    let entries = counter.actors().count();
-    key.as_bytes().len().saturating_add(64).saturating_add(entries.saturating_mul(48))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::parts::Parts;
-use super::weight;
+use super::push::weight;
 use crate::counter::{Counter, Key};
 use crate::layout::LayoutVersion;
 use crate::message::{DetailAsk, DetailReply, DigestReply};

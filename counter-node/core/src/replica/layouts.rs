@@ -58,7 +58,7 @@ impl Replica {
         self.layout_id = Some(LayoutId::of(&layout));
         self.layout = Some(layout);
         self.forget_due = false;
-        self.forgetting.clear();
+        self.forgetting = Default::default();
         self.assign_writers(step);
         self.renew_if_barred(step);
         self.keep_peers();

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use foldhash::fast::FixedState;
 
-use super::{CommitMark, ReplicaConfig, weight};
+use super::push::weight;
+use super::{CommitMark, ReplicaConfig};
 use crate::counter::Key;
 use crate::message::Message;
 use crate::slot::{Slot, SlotRange};

@@ -4,10 +4,11 @@
 //! replica said it had under this layout; after the flip, what it said it had *last*. Each layout starts the reckoning
 //! anew: by digest that costs little, and no figure can outlive the layout that it is for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::parts::Part;
 use super::pull::Pulled;
+use super::slots::SlotSet;
 use super::{Effect, Replica, Step};
 use crate::id::NodeName;
 use crate::layout::MovePhase;
@@ -21,7 +22,7 @@ pub(super) struct Arrival {
     index: usize,
     phase: MovePhase,
     /// Per old replica: the slots not yet held as it has them.
-    left: BTreeMap<NodeName, BTreeSet<Slot>>,
+    left: BTreeMap<NodeName, SlotSet>,
 }
 
 impl Replica {
@@ -31,7 +32,7 @@ impl Replica {
         let Some(layout) = &self.layout else { return };
         for incoming in self.parts.moves.iter().filter(|slot_move| slot_move.incoming) {
             let Some(slot_move) = layout.moves.get(incoming.index) else { continue };
-            let slots: BTreeSet<Slot> = incoming.slots.iter().copied().collect();
+            let slots: SlotSet = incoming.slots.iter().copied().collect();
             let left = incoming.others.iter().map(|source| (source.clone(), slots.clone())).collect();
             self.arrivals.push(Arrival { index: incoming.index, phase: slot_move.phase, left });
         }
@@ -44,7 +45,7 @@ impl Replica {
             if let Some(peer) = self.peers.get_mut(source)
                 && peer.puller.is_idle()
             {
-                peer.puller.want(left.iter().copied());
+                peer.puller.want(left.iter());
             }
         }
     }
@@ -62,7 +63,7 @@ impl Replica {
                 MovePhase::Flipped => pulled.last,
             };
             if let Some(left) = arrival.left.get_mut(&pulled.peer).filter(|_| counts) {
-                left.remove(&pulled.slot);
+                left.remove(pulled.slot);
             }
         }
     }
@@ -72,7 +73,7 @@ impl Replica {
         let Some(layout) = &self.layout else { return Vec::new() };
         let status = |arrival: &Arrival| {
             let slot_move = layout.moves.get(arrival.index)?;
-            let left: BTreeSet<Slot> = arrival.left.values().flatten().copied().collect();
+            let left: SlotSet = arrival.left.values().flat_map(SlotSet::iter).collect();
             Some(MoveStatus {
                 from: slot_move.from,
                 to: slot_move.to,
@@ -103,8 +104,8 @@ impl Replica {
         let (mut slots, mut keys) = (Vec::new(), Vec::new());
         while keys.len() < self.config.forget_keys_max {
             // A write under way would bring the slot back into storage.
-            let Some(slot) = self.forgetting.iter().find(|slot| !self.saves.is_saving(**slot)).copied() else { break };
-            self.forgetting.remove(&slot);
+            let Some(slot) = self.forgetting.iter().find(|slot| !self.saves.is_saving(*slot)) else { break };
+            self.forgetting.remove(slot);
             keys.extend(step.table.clear(slot));
             slots.push(slot);
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::links::Link;
 use super::pull::Puller;
+use super::slots::SlotSet;
 use super::{Replica, Report, Step};
 use crate::id::{ActorId, NodeName};
 use crate::layout::LayoutVersion;
@@ -40,7 +41,7 @@ struct Errand {
     number: u64,
     /// Pulls that began earlier do not count.
     since_round: u64,
-    left: Vec<Slot>,
+    left: SlotSet,
 }
 
 impl Peer {
@@ -67,12 +68,12 @@ impl Peer {
     }
 
     /// Takes an errand on. Returns whether there is nothing to do for it (any more).
-    pub(super) fn take_errand(&mut self, number: u64, slots: Vec<Slot>) -> bool {
+    pub(super) fn take_errand(&mut self, number: u64, slots: SlotSet) -> bool {
         if self.done.contains(&number) || slots.is_empty() {
             return true;
         }
         if !self.errands.iter().any(|errand| errand.number == number) {
-            self.puller.want(slots.iter().copied());
+            self.puller.want(slots.iter());
             if self.errands.len() >= ERRANDS_MAX {
                 self.errands.remove(0);
             }
@@ -84,9 +85,7 @@ impl Peer {
     /// A slot has been pulled, durably, in a pull that began in this round: the errands that are done with it.
     pub(super) fn errands_done(&mut self, slot: Slot, began: u64) -> Vec<u64> {
         for errand in self.errands.iter_mut().filter(|errand| began >= errand.since_round) {
-            if let Ok(index) = errand.left.binary_search(&slot) {
-                errand.left.remove(index);
-            }
+            errand.left.remove(slot);
         }
         let done: Vec<u64> = self.errands.iter().filter(|errand| errand.left.is_empty()).map(|errand| errand.number).collect();
         self.errands.retain(|errand| !errand.left.is_empty());
@@ -101,7 +100,7 @@ impl Peer {
     pub(super) fn retain(&mut self, keep: impl Fn(Slot) -> bool) {
         self.puller.retain(&keep);
         for errand in &mut self.errands {
-            errand.left.retain(|slot| keep(*slot));
+            errand.left.retain(&keep);
         }
         // One that is empty now has not been done; whoever asked asks again if it still matters.
         self.errands.retain(|errand| !errand.left.is_empty());

@@ -2,10 +2,11 @@
 //! digest; of those that differ it says what it has counter by counter, in bounded ranges of key hashes; the replier
 //! keeps nothing in mind between questions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::ReplicaConfig;
 use super::answer::summary_of_range;
+use super::slots::SlotSet;
 use crate::id::NodeName;
 use crate::layout::LayoutVersion;
 use crate::message::{DetailAsk, DetailReply, DigestReply, Message};
@@ -29,7 +30,7 @@ pub(super) struct Pulled {
 #[derive(Debug)]
 pub(super) struct Puller {
     peer: NodeName,
-    wanted: BTreeSet<Slot>,
+    wanted: SlotSet,
     comparing: Option<Comparing>,
     /// Slots that differ, with the round that said so, in wait of detail questions.
     differing: BTreeMap<Slot, u64>,
@@ -43,7 +44,7 @@ pub(super) struct Puller {
 #[derive(Debug)]
 struct Comparing {
     round: u64,
-    slots: BTreeSet<Slot>,
+    slots: SlotSet,
     sent_ms: u64,
 }
 
@@ -63,7 +64,7 @@ impl Puller {
     pub(super) fn new(peer: NodeName, first_round: u64) -> Self {
         Self {
             peer,
-            wanted: BTreeSet::new(),
+            wanted: SlotSet::default(),
             comparing: None,
             differing: BTreeMap::new(),
             detailing: BTreeMap::new(),
@@ -80,11 +81,11 @@ impl Puller {
 
     /// Goes on with these slots only.
     pub(super) fn retain(&mut self, keep: impl Fn(Slot) -> bool) {
-        self.wanted.retain(|slot| keep(*slot));
+        self.wanted.retain(&keep);
         self.differing.retain(|slot, _| keep(*slot));
         self.detailing.retain(|slot, _| keep(*slot));
         if let Some(comparing) = &mut self.comparing {
-            comparing.slots.retain(|slot| keep(*slot));
+            comparing.slots.retain(&keep);
         }
     }
 
@@ -138,7 +139,7 @@ impl Puller {
             !is_late
         });
         if let Some(comparing) = self.comparing.take_if(|comparing| late(comparing.sent_ms)) {
-            expired.extend(comparing.slots);
+            expired.extend(comparing.slots.iter());
             self.tries = self.tries.saturating_add(1);
         }
         self.wanted.extend(expired);
@@ -147,8 +148,8 @@ impl Puller {
     fn compare(&mut self, table: &Table, now_ms: u64, config: &ReplicaConfig) -> Option<Message> {
         let mut digests = Vec::new();
         let mut counters = 0_usize;
-        for slot in &self.wanted {
-            let busy = self.differing.contains_key(slot) || self.detailing.contains_key(slot);
+        for slot in self.wanted.iter() {
+            let busy = self.differing.contains_key(&slot) || self.detailing.contains_key(&slot);
             if busy {
                 continue;
             }
@@ -156,15 +157,17 @@ impl Puller {
             if digests.len() >= config.digest_slots_max || counters > config.digest_counters_max {
                 break;
             }
-            let mut vector = table.slot(*slot);
+            let mut vector = table.slot(slot);
             counters = counters.saturating_add(vector.len());
-            digests.push((*slot, vector.digest()));
+            digests.push((slot, vector.digest()));
         }
         if digests.is_empty() {
             return None;
         }
-        let slots: BTreeSet<Slot> = digests.iter().map(|(slot, _)| *slot).collect();
-        self.wanted.retain(|slot| !slots.contains(slot));
+        let slots: SlotSet = digests.iter().map(|(slot, _)| *slot).collect();
+        for slot in slots.iter() {
+            self.wanted.remove(slot);
+        }
         let round = self.round();
         self.comparing = Some(Comparing { round, slots, sent_ms: now_ms });
         Some(Message::DigestAsk { round, digests })
@@ -191,16 +194,17 @@ impl Puller {
     pub(super) fn compared(&mut self, reply: &DigestReply, now_ms: u64) -> Vec<Pulled> {
         let Some(comparing) = self.comparing.take_if(|comparing| comparing.round == reply.round) else { return Vec::new() };
         self.answered(now_ms);
-        let within = |ranges: &[SlotRange], slot: Slot| ranges.iter().any(|range| range.contains(slot));
-        let differing: BTreeSet<Slot> = reply.differing.iter().copied().collect();
+        let of_ranges = |ranges: &[SlotRange]| ranges.iter().flat_map(|range| range.iter()).collect::<SlotSet>();
+        let (unheld, last) = (of_ranges(&reply.unheld), of_ranges(&reply.last));
+        let differing: SlotSet = reply.differing.iter().copied().collect();
         let mut pulled = Vec::new();
-        for slot in comparing.slots {
-            if within(&reply.unheld, slot) {
+        for slot in comparing.slots.iter() {
+            if unheld.contains(slot) {
                 pulled.push(self.pulled(slot, reply.round, None, false));
-            } else if differing.contains(&slot) {
+            } else if differing.contains(slot) {
                 self.differing.insert(slot, reply.round);
             } else {
-                pulled.push(self.pulled(slot, reply.round, Some(reply.layout), within(&reply.last, slot)));
+                pulled.push(self.pulled(slot, reply.round, Some(reply.layout), last.contains(slot)));
             }
         }
         pulled

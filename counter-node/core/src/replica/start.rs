@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Replica;
 use super::parts::Part;
 use super::pull::Pulled;
+use super::slots::SlotSet;
 use crate::id::NodeName;
-use crate::slot::Slot;
 use crate::status::Readiness;
 
 /// How far this process is.
@@ -18,7 +18,7 @@ pub(super) enum Start {
         /// None before the first tick.
         since_ms: Option<u64>,
         /// Per sibling: the slots not yet pulled from it since the start.
-        left: BTreeMap<NodeName, BTreeSet<Slot>>,
+        left: BTreeMap<NodeName, SlotSet>,
     },
     Done,
 }
@@ -35,17 +35,17 @@ impl Replica {
             Start::Merging { left, .. } => {
                 left.retain(|sibling, _| siblings.contains(sibling));
                 for slots in left.values_mut() {
-                    slots.retain(|slot| self.parts.part(*slot).writes());
+                    slots.retain(|slot| self.parts.part(slot).writes());
                 }
                 return;
             }
             Start::Done => return,
         }
-        let slots: BTreeSet<Slot> = self.parts.slots(Part::writes).collect();
+        let slots: SlotSet = self.parts.slots(Part::writes).collect();
         let left = siblings.into_iter().map(|sibling| (sibling.clone(), slots.clone())).collect();
         for sibling in &self.parts.siblings {
             if let Some(peer) = self.peers.get_mut(sibling) {
-                peer.puller.want(slots.iter().copied());
+                peer.puller.want(slots.iter());
             }
         }
         self.start = Start::Merging { since_ms: None, left };
@@ -55,7 +55,7 @@ impl Replica {
         if let Start::Merging { left, .. } = &mut self.start
             && let Some(left) = left.get_mut(&pulled.peer)
         {
-            left.remove(&pulled.slot);
+            left.remove(pulled.slot);
         }
     }
 

@@ -1,0 +1,98 @@
+//! Own changes on their way out, those of peers on their way in.
+
+use super::effects::Step;
+use super::links::Link;
+use super::saves::Then;
+use super::{Acks, CommitMark, Effect, Now, Replica};
+use crate::counter::{Counter, Key};
+use crate::id::NodeName;
+use crate::table::Table;
+use crate::vector::SlotDelta;
+
+impl Replica {
+    /// A peer's own changes. What this node does not hold is left to whoever does; the peer learns who that is by its
+    /// next layout, and gets no acknowledgement until then.
+    pub(super) fn take_delta(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64, deltas: Vec<SlotDelta>) {
+        let offered = deltas.len();
+        let held: Vec<SlotDelta> = deltas
+            .into_iter()
+            .filter(|delta| self.parts.part(delta.slot).holds())
+            .map(|delta| SlotDelta { retirement: None, ..delta })
+            .collect();
+        self.merge(step, &held);
+        if held.len() == offered {
+            let then = Then::Acknowledge { to: from.clone(), sequence };
+            let due = self.saves.after(held.iter().map(|delta| delta.slot), then);
+            self.follow(&mut step.effects, due);
+        }
+    }
+
+    pub(super) fn take_ack(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64) {
+        let (config, now_ms) = (&self.config, self.now.monotonic_ms);
+        let Some(link) = self.peers.get_mut(from).and_then(|peer| peer.link.as_mut()) else { return };
+        let goes_on = link.acknowledged(sequence) && (config.acks == Acks::Quorum || link.is_backed_up(config));
+        if goes_on {
+            let next = link.advance(step.table, now_ms, config);
+            step.effects.send_all(from, next);
+        }
+    }
+
+    pub(super) fn push(&mut self, step: &mut Step<'_>) {
+        for (name, peer) in &mut self.peers {
+            let Some(link) = &mut peer.link else { continue };
+            step.effects.send_all(name, link.repeat(step.table, self.now.monotonic_ms, &self.config));
+            step.effects.send_all(name, link.advance(step.table, self.now.monotonic_ms, &self.config));
+        }
+    }
+
+    /// These counters have own changes that are durable now: they are to be pushed.
+    pub fn committed(&mut self, keys: Vec<Key>) -> CommitMark {
+        self.mark = CommitMark(self.mark.0.saturating_add(1));
+        for key in &keys {
+            for target in self.parts.targets(key.slot()) {
+                if let Some(link) = self.peers.get_mut(target).and_then(|peer| peer.link.as_mut()) {
+                    link.add(self.mark, key, &self.config);
+                }
+            }
+        }
+        self.mark
+    }
+
+    /// Sends own changes on idle links at once, without waiting for the tick: for clients that await a quorum.
+    pub fn flush(&mut self, table: &Table, now: Now) -> Vec<Effect> {
+        self.begin(now);
+        let mut step = Step::on(table);
+        for (name, peer) in &mut self.peers {
+            let Some(link) = &mut peer.link else { continue };
+            step.effects.send_all(name, link.advance(table, self.now.monotonic_ms, &self.config));
+        }
+        step.effects.0
+    }
+
+    /// The greatest mark up to which a majority of the shard, this node included, holds this node's changes durably.
+    #[must_use]
+    pub fn acknowledged(&self) -> CommitMark {
+        let held_by = |sibling: &NodeName| {
+            let floor = self.peers.get(sibling)?.link.as_ref()?.floor();
+            Some(floor.map_or(self.mark, |floor| CommitMark(floor.0.saturating_sub(1))))
+        };
+        let mut marks: Vec<CommitMark> = self.parts.siblings.iter().map(|sibling| held_by(sibling).unwrap_or_default()).collect();
+        marks.push(self.mark);
+        marks.sort_unstable();
+        // Of n nodes, sorted upwards, all from the one at ⌈n/2⌉ − 1 on hold its mark: a majority.
+        let index = marks.len().div_ceil(2).saturating_sub(1);
+        marks.get(index).copied().unwrap_or_default()
+    }
+
+    /// Whether every sibling that answers has acknowledged all own changes, so that a stopping process may go.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        self.peers.values().filter_map(|peer| peer.link.as_ref()).all(Link::is_done_or_lost)
+    }
+}
+
+/// About how many bytes a counter takes in a message.
+pub(super) fn weight(key: &Key, counter: &Counter) -> usize {
+    let entries = counter.actors().count();
+    key.as_bytes().len().saturating_add(64).saturating_add(entries.saturating_mul(48))
+}
