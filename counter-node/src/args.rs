@@ -268,7 +268,9 @@ impl NodeArgs {
 impl Config {
     fn check_name(&self) -> Result<(), String> {
         match &self.name {
-            None if !self.seeds.is_empty() => Err("--seeds needs --name: a node without a name is a cluster of its own".to_owned()),
+            None if !self.seeds.is_empty() => {
+                Err("--seeds needs --name: a node without a name is a cluster of its own".to_owned())
+            }
             Some(name) if !is_node_name(&name.0) => {
                 Err(format!("--name `{name}` is no node name: expected CLUSTER-SHARD-REPLICA, as page-views-0-1"))
             }

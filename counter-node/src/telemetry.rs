@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
@@ -116,14 +116,21 @@ impl Collector for Sampled {
             };
             let mut family = encoder.encode_descriptor(sample.name, sample.help, None, kind)?;
             for Value { labels, value } in &sample.values {
-                let mut metric = family.encode_family(labels)?;
-                match sample.kind {
-                    Kind::Counter => metric.encode_counter::<[(&str, &str); 0], _, u64>(value, None)?,
-                    Kind::Gauge => metric.encode_gauge(value)?,
+                if labels.is_empty() {
+                    encode(&mut family, sample.kind, *value)?;
+                } else {
+                    encode(&mut family.encode_family(labels)?, sample.kind, *value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn encode(encoder: &mut MetricEncoder<'_>, kind: Kind, value: u64) -> Result<(), fmt::Error> {
+    match kind {
+        Kind::Counter => encoder.encode_counter::<[(&str, &str); 0], _, u64>(&value, None),
+        Kind::Gauge => encoder.encode_gauge(&value),
     }
 }
 
@@ -251,10 +258,15 @@ impl Source for HttpMetrics {
         let label = |index: usize| {
             let (rest, class) = (index / CLASSES.len(), index % CLASSES.len());
             let (route, method) = (rest / self.methods.len(), rest % self.methods.len());
-            vec![("route", self.routes[route].to_owned()), ("method", self.methods[method].to_owned()), ("status", CLASSES[class].to_owned())]
+            vec![
+                ("route", self.routes[route].to_owned()),
+                ("method", self.methods[method].to_owned()),
+                ("status", CLASSES[class].to_owned()),
+            ]
         };
         let counted = self.requests.iter().map(|figure| figure.load(Ordering::Relaxed)).enumerate();
-        let values = counted.filter(|(_, value)| *value > 0).map(|(index, value)| Value { labels: label(index), value }).collect();
+        let values =
+            counted.filter(|(_, value)| *value > 0).map(|(index, value)| Value { labels: label(index), value }).collect();
         let in_flight = u64::try_from(self.in_flight.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
         let refused = self.refused.load(Ordering::Relaxed);
         vec![

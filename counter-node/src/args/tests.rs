@@ -77,7 +77,7 @@ fn flags_that_do_not_fit_each_other_are_refused() {
     for (flags, message) in [
         ("--seeds a:1", "--seeds needs --name: a node without a name is a cluster of its own"),
         ("--name Page", "--name `Page` is no node name: expected CLUSTER-SHARD-REPLICA, as page-views-0-1"),
-        ("--name -0-1", "--name"),
+        ("--name=-0-1", "--name `-0-1` is no node name"),
         ("--bind 0.0.0.0", "--admin 0.0.0.0:8081 is not a loopback address, which needs --cluster-token-file"),
         ("--peer 10.0.0.1:1", "--peer 10.0.0.1:1 is not a loopback address, which needs --cluster-token-file"),
         ("--http 9000 --peer 9000", "--http and --peer are both 127.0.0.1:9000"),

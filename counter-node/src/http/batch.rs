@@ -1,0 +1,151 @@
+//! `/counters`: many counters in one request. The whole request is checked before anything is applied; after that each
+//! counter stands for itself.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use counter_core::counter::Key;
+use hyper::StatusCode;
+use hyper::body::Body;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
+use hyper::http::request::Parts;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::counter::{By, Direction, refuse_key};
+use super::problem::Problem;
+use super::reply::{Counter, to_json};
+use super::{Backend, Reply, Shared, body, page, query, reply};
+use crate::router::{Failure, Reading};
+
+/// The most counters of one request.
+const COUNTERS_MAX: usize = 1_000;
+
+/// Many updates.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(super) struct Updates {
+    #[schema(min_items = 1, max_items = 1000)]
+    updates: Vec<PageUpdate>,
+}
+
+/// One of many updates.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+struct PageUpdate {
+    /// The page, as it is: not percent-encoded, at most 512 bytes.
+    #[schema(min_length = 1)]
+    page: String,
+    #[serde(default)]
+    action: Direction,
+    /// By how much.
+    #[serde(default)]
+    #[schema(value_type = u64, minimum = 1, default = 1)]
+    by: By,
+    #[serde(default, deserialize_with = "refuse_key")]
+    #[schema(ignore)]
+    #[expect(dead_code, reason = "there to be refused by name")]
+    idempotency_key: (),
+}
+
+/// What came of each counter, in the order of the request.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Results {
+    results: Vec<PageResult>,
+}
+
+/// What came of one of many counters: a counter with status 200, or a problem.
+#[derive(Debug, Serialize, ToSchema)]
+struct PageResult {
+    page: String,
+    /// What the HTTP status would be if the counter had been asked for alone.
+    #[schema(example = 200)]
+    status: u16,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum Outcome {
+    Counter(Counter),
+    Problem { problem: Problem },
+}
+
+/// Read many counters.
+#[utoipa::path(
+    get, path = "/counters", tag = "counters", operation_id = "getCounters",
+    params(("page" = Vec<String>, Query, explode = true, style = Form, description = "1 to 1,000 pages")),
+    responses(
+        (status = 200, description = "A result for each page", body = Results),
+        (status = 400, description = "A bad page or parameter; nothing was read", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {
+    let parameters = query::parameters(head.uri.query())?;
+    if let Some((name, _)) = parameters.iter().find(|(name, _)| name != "page") {
+        return Err(Problem::bad_field(name, "is not a parameter of this request, which knows `page` only"));
+    }
+    check_count("page", parameters.len())?;
+    let pages: Vec<String> = parameters.into_iter().map(|(_, page)| page).collect();
+    let keys = pages.iter().map(|page| page::named(page)).collect::<Result<Vec<Key>, _>>()?;
+    let readings = shared.backend.read_many(keys).await;
+    answer(pages, readings)
+}
+
+/// Update many counters. The request is checked as a whole before anything is applied; then each update stands for itself.
+#[utoipa::path(
+    post, path = "/counters", tag = "counters", operation_id = "updateCounters", security((), ("token" = [])),
+    request_body = Updates,
+    responses(
+        (status = 200, description = "A result for each update, in their order", body = Results),
+        (status = 400, description = "A bad body; nothing was applied", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not declared as JSON", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn post<B, R>(shared: &Shared<B>, head: &Parts, body: R) -> Result<Reply, Problem>
+where
+    B: Backend,
+    R: Body<Data = Bytes> + Send,
+    R::Error: Display,
+{
+    query::none(head.uri.query())?;
+    let bytes = body::read(body, shared.limits.body_bytes).await?;
+    let Updates { updates } = body::parse(&head.headers, &bytes)?;
+    check_count("updates", updates.len())?;
+    let mut pages = Vec::with_capacity(updates.len());
+    let mut actions = Vec::with_capacity(updates.len());
+    for (index, update) in updates.into_iter().enumerate() {
+        let key =
+            Key::new(update.page.as_bytes()).map_err(|error| Problem::bad_field(&format!("updates[{index}].page"), error))?;
+        actions.push((key, update.action.action(update.by)));
+        pages.push(update.page);
+    }
+    let readings = shared.backend.update_many(actions).await;
+    answer(pages, readings)
+}
+
+fn check_count(field: &str, count: usize) -> Result<(), Problem> {
+    match count {
+        0 => Err(Problem::bad_field(field, "must name at least one counter")),
+        1..=COUNTERS_MAX => Ok(()),
+        _ => Err(Problem::bad_field(field, format_args!("must name at most {COUNTERS_MAX} counters, and names {count}"))),
+    }
+}
+
+fn answer(pages: Vec<String>, readings: Vec<Result<Reading, Failure>>) -> Result<Reply, Problem> {
+    let results = pages.into_iter().zip(readings).map(|(page, reading)| match reading {
+        Ok(reading) => PageResult { page, status: StatusCode::OK.as_u16(), outcome: Outcome::Counter(Counter::from(&reading)) },
+        Err(failure) => {
+            let problem = Problem::from(failure);
+            PageResult { page, status: problem.status(), outcome: Outcome::Problem { problem } }
+        }
+    });
+    let document = Results { results: results.collect() };
+    let mut answer = reply(StatusCode::OK, "application/json", to_json(&document)?);
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
+}

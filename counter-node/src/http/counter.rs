@@ -1,0 +1,156 @@
+//! `/{page}/counter`: read, count up or down, reset.
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use hyper::body::Body;
+use hyper::http::request::Parts;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, Unexpected};
+use utoipa::ToSchema;
+
+use super::negotiate::{Form, form};
+use super::problem::Problem;
+use super::{Backend, Reply, Shared, body, page, query, reply};
+use crate::router::Action;
+
+/// An update. Without a body it counts one up.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(super) struct Update {
+    #[serde(default)]
+    action: Direction,
+    /// By how much.
+    #[serde(default)]
+    #[schema(value_type = u64, minimum = 1, default = 1)]
+    by: By,
+    #[serde(default, deserialize_with = "refuse_key")]
+    #[schema(ignore)]
+    #[expect(dead_code, reason = "there to be refused by name")]
+    idempotency_key: (),
+}
+
+/// Whether an update counts up or down.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Direction {
+    #[default]
+    Increment,
+    Decrement,
+}
+
+/// A step of at least 1: one of 0 would change nothing but the time of the last change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct By(u64);
+
+impl Default for By {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl<'de> Deserialize<'de> for By {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            0 => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a whole number of at least 1")),
+            by => Ok(Self(by)),
+        }
+    }
+}
+
+/// A key that is taken and then ignored would let a retry count twice.
+pub(super) fn refuse_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(deserializer)?;
+    Err(D::Error::custom("idempotency keys are not supported yet"))
+}
+
+impl Direction {
+    pub(super) fn action(self, By(by): By) -> Action {
+        match self {
+            Self::Increment => Action::Increment(by),
+            Self::Decrement => Action::Decrement(by),
+        }
+    }
+}
+
+/// Read a page's counter. A page that nobody has counted is at 0.
+#[utoipa::path(
+    get, path = "/{page}/counter", tag = "counters", operation_id = "getCounter",
+    params(
+        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("detail" = Option<bool>, Query, description = "With all that is known of the counter; JSON only"),
+    ),
+    responses(
+        (status = 200, description = "The counter", content(
+            (super::openapi::CounterAnswer = "application/json"),
+            (String = "text/plain", example = "715"),
+            (String = "text/html"),
+        )),
+        (status = 400, description = "A bad page or parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No owner answers", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
+    let key = page::key(segment)?;
+    let detail = query::detail(head.uri.query())?;
+    let reading = shared.backend.read(key.clone()).await?;
+    match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
+        Form::Json if detail => reply::detailed(&reading),
+        form => Ok(reply::counter(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())))),
+    }
+}
+
+/// Count a page up, or as the body says.
+#[utoipa::path(
+    put, path = "/{page}/counter", tag = "counters", operation_id = "updateCounter", security((), ("token" = [])),
+    params(("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F")),
+    request_body(content = Option<Update>, description = "None: increment by 1"),
+    responses(
+        (status = 200, description = "The counter after the update", content(
+            (super::reply::Counter = "application/json"),
+            (String = "text/plain", example = "716"),
+        )),
+        (status = 400, description = "A bad page or body", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not declared as JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The counter would leave the range of a signed 64-bit number", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The page is new, and the node is full", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "By its type: not applied, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn put<B, R>(shared: &Shared<B>, segment: &str, head: &Parts, body: R) -> Result<Reply, Problem>
+where
+    B: Backend,
+    R: Body<Data = Bytes> + Send,
+    R::Error: Display,
+{
+    let key = page::key(segment)?;
+    query::none(head.uri.query())?;
+    let bytes = body::read(body, shared.limits.body_bytes).await?;
+    let update = if bytes.is_empty() { Update::default() } else { body::parse(&head.headers, &bytes)? };
+    let reading = shared.backend.update(key, update.action.action(update.by)).await?;
+    Ok(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None))
+}
+
+/// Reset a page's counter: what has been counted so far is cleared, what others count at the same time survives.
+#[utoipa::path(
+    delete, path = "/{page}/counter", tag = "counters", operation_id = "resetCounter", security((), ("token" = [])),
+    params(("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F")),
+    responses(
+        (status = 200, description = "The counter after the reset", content(
+            (super::reply::Counter = "application/json"),
+            (String = "text/plain", example = "0"),
+        )),
+        (status = 400, description = "A bad page", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "By its type: not applied, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn delete<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
+    let key = page::key(segment)?;
+    query::none(head.uri.query())?;
+    let reading = shared.backend.update(key, Action::Reset).await?;
+    Ok(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None))
+}

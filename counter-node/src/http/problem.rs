@@ -1,0 +1,175 @@
+//! Errors as clients get them: RFC 9457 problem details. Each type is a page of this node, which says what to do.
+
+mod kind;
+
+use std::fmt::Display;
+
+use hyper::Method;
+use hyper::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Reply, html, reply};
+use crate::router::Failure;
+use kind::{Explained, Kind};
+
+/// How long a client should wait when nothing better is known, in seconds.
+const RETRY_S: u32 = 1;
+
+/// What went wrong, and what a client can do about it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// Which kind of problem it is: a path on this node, where it is explained.
+    #[serde(rename = "type")]
+    #[schema(value_type = String, example = "/problems/not-applied")]
+    kind: Kind,
+    /// The kind in words.
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(example = 503)]
+    status: u16,
+    /// What went wrong this time.
+    detail: String,
+    /// What of the request is wrong: a parameter, a header, or a field, as `updates[3].by`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip)]
+    retry_after_s: Option<u32>,
+}
+
+impl Problem {
+    fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let Explained { title, status, .. } = kind.explained();
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), field: None, retry_after_s: None }
+    }
+
+    fn retry_after(self, retry_after_s: u32) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..self }
+    }
+
+    /// A parameter, header or field that is at fault, and why: a sentence without its subject, which is the field.
+    pub(super) fn bad_field(field: &str, reason: impl Display) -> Self {
+        Self { field: Some(field.to_owned()), ..Self::new(Kind::BadInput, format!("`{field}` {reason}.")) }
+    }
+
+    /// A body that is no JSON.
+    pub(super) fn bad_json(reason: &dyn Display) -> Self {
+        Self { field: Some("body".to_owned()), ..Self::new(Kind::BadInput, format!("The body is not valid JSON: {reason}.")) }
+    }
+
+    /// A header or field that carries an idempotency key: that would silently do nothing.
+    pub(super) fn unsupported_key(field: &str) -> Self {
+        Self::bad_field(field, "is not supported yet: send the update without it")
+    }
+
+    pub(super) fn body_lost(reason: &dyn Display) -> Self {
+        Self { field: Some("body".to_owned()), ..Self::new(Kind::BadInput, format!("The body could not be read: {reason}.")) }
+    }
+
+    pub(super) fn unauthorized(detail: &str) -> Self {
+        Self::new(Kind::Unauthorized, detail)
+    }
+
+    pub(super) fn not_found(path: &str) -> Self {
+        Self::new(
+            Kind::NotFound,
+            format!("There is nothing at {path}. A counter is at /PAGE/counter, a slash in PAGE is written %2F."),
+        )
+    }
+
+    pub(super) fn method_not_allowed(method: &Method, allowed: &str) -> Self {
+        Self::new(Kind::MethodNotAllowed, format!("The path does not know {method}; it knows {allowed}."))
+    }
+
+    pub(super) fn request_timeout(seconds: u64) -> Self {
+        Self::new(Kind::RequestTimeout, format!("The body did not come within {seconds} s."))
+    }
+
+    pub(super) fn too_large(limit_bytes: usize) -> Self {
+        Self::new(Kind::TooLarge, format!("The body is longer than {limit_bytes} bytes."))
+    }
+
+    pub(super) fn unsupported_media_type(found: &str) -> Self {
+        Self::new(Kind::UnsupportedMediaType, format!("The body needs Content-Type: application/json, and has {found}."))
+    }
+
+    pub(super) fn overloaded(what: &str, limit: impl Display) -> Self {
+        Self::new(Kind::Overloaded, format!("The limit of {limit} {what} is reached; nothing was changed.")).retry_after(RETRY_S)
+    }
+
+    pub(super) fn internal(error: &dyn Display) -> Self {
+        tracing::error!(%error, "an answer could not be made");
+        Self::new(Kind::Internal, "The answer could not be made.")
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(super) fn into_reply(self) -> Reply {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let status = self.kind.explained().status;
+        let mut answer = reply(status, "application/problem+json", body);
+        let headers = answer.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(retry_after_s) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
+        }
+        if self.kind == Kind::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"counter\""));
+        }
+        answer
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotApplied { reason, retry_after_s } => {
+                Self::new(Kind::NotApplied, reason).retry_after(retry_after_s.max(1))
+            }
+            // No Retry-After: clients that heed it by themselves would count twice.
+            Failure::OutcomeUnknown { reason } => Self::new(Kind::OutcomeUnknown, reason),
+            Failure::Range { message } => Self::new(Kind::Range, message),
+            Failure::TooManyCounters { limit } => {
+                Self::new(Kind::TooManyCounters, format!("The page is new, and the node holds {limit} counters, its limit."))
+                    .retry_after(FULL_RETRY_S)
+            }
+            Failure::TooMuchMemory { limit_bytes } => {
+                let detail = format!("The page is new, and the node's counters take {limit_bytes} bytes, their limit.");
+                Self::new(Kind::TooManyCounters, detail).retry_after(FULL_RETRY_S)
+            }
+            Failure::Overloaded { what, limit } => Self::overloaded(what, limit),
+        }
+    }
+}
+
+/// How long to wait for a full node, in seconds: it takes a person to make room.
+const FULL_RETRY_S: u32 = 60;
+
+/// The page of a problem type.
+pub(super) fn explain(name: &str) -> Result<Reply, Problem> {
+    let known = Kind::ALL.into_iter().map(Kind::explained).find(|explained| explained.name == name);
+    let Explained { status, title, explanation, .. } = known.ok_or_else(|| Problem::not_found(&format!("/problems/{name}")))?;
+    Ok(html::problem(status, title, explanation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_stands_in_the_list_under_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.explained().name).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+        assert!(Kind::ALL.iter().zip(0_isize..).all(|(kind, index)| *kind as isize == index));
+    }
+
+    #[test]
+    fn an_unknown_outcome_invites_no_retry() {
+        let reply = Problem::from(Failure::OutcomeUnknown { reason: "lost".to_owned() }).into_reply();
+        assert!(!reply.headers().contains_key(RETRY_AFTER));
+        let reply = Problem::from(Failure::NotApplied { reason: "none".to_owned(), retry_after_s: 3 }).into_reply();
+        assert_eq!(reply.headers()[RETRY_AFTER], "3");
+    }
+}

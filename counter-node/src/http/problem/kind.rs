@@ -1,0 +1,143 @@
+//! The kinds of problems: what each is called, and what a client is to make of it. A table.
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+/// The kinds of problems; their paths are part of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Kind {
+    BadInput,
+    Unauthorized,
+    NotFound,
+    MethodNotAllowed,
+    RequestTimeout,
+    TooLarge,
+    UnsupportedMediaType,
+    Range,
+    TooManyCounters,
+    Overloaded,
+    NotApplied,
+    OutcomeUnknown,
+    Internal,
+}
+
+/// What there is to say of a kind.
+pub(in crate::http) struct Explained {
+    /// The last part of its path.
+    pub(in crate::http) name: &'static str,
+    pub(in crate::http) status: StatusCode,
+    pub(in crate::http) title: &'static str,
+    pub(in crate::http) explanation: &'static str,
+}
+
+impl Kind {
+    pub(in crate::http) const ALL: [Self; 13] = [
+        Self::BadInput,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Range,
+        Self::TooManyCounters,
+        Self::Overloaded,
+        Self::NotApplied,
+        Self::OutcomeUnknown,
+        Self::Internal,
+    ];
+
+    pub(in crate::http) fn explained(self) -> Explained {
+        let explained = |name, status, title, explanation| Explained { name, status, title, explanation };
+        match self {
+            Self::BadInput => explained(
+                "bad-input",
+                StatusCode::BAD_REQUEST,
+                "The request is wrong",
+                "Nothing was changed. The member `field` names the parameter, header or field that is at fault, `detail` says why.",
+            ),
+            Self::Unauthorized => explained(
+                "unauthorized",
+                StatusCode::UNAUTHORIZED,
+                "The request needs a token",
+                "Nothing was changed. This node takes PUT, POST and DELETE only with `Authorization: Bearer TOKEN`, where TOKEN is \
+                 one of those in the file that its --api-token-file names.",
+            ),
+            Self::NotFound => explained(
+                "not-found",
+                StatusCode::NOT_FOUND,
+                "There is nothing at this path",
+                "A counter is at /PAGE/counter, where PAGE is one path segment: a slash in a page is written %2F.",
+            ),
+            Self::MethodNotAllowed => explained(
+                "method-not-allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "The path does not know the method",
+                "Nothing was changed. The header Allow names the methods that the path knows.",
+            ),
+            Self::RequestTimeout => explained(
+                "request-timeout",
+                StatusCode::REQUEST_TIMEOUT,
+                "The request's body did not come in time",
+                "Nothing was changed. Send the request again.",
+            ),
+            Self::TooLarge => explained(
+                "too-large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The request's body is too long",
+                "Nothing was changed. Send less at once; the node's --max-body sets the limit.",
+            ),
+            Self::UnsupportedMediaType => explained(
+                "unsupported-media-type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The request's body is not declared as JSON",
+                "Nothing was changed. A body needs the header Content-Type: application/json.",
+            ),
+            Self::Range => explained(
+                "range",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The number would leave its range",
+                "Nothing was changed. A counter is a signed 64-bit number, and an update that would take it further is refused.",
+            ),
+            Self::TooManyCounters => explained(
+                "too-many-counters",
+                StatusCode::TOO_MANY_REQUESTS,
+                "The node takes no new pages",
+                "Nothing was changed. The node holds as many counters as its --max-counters or --max-memory admits. Pages that \
+                 are counted already count on; new ones need a higher limit, or more shards.",
+            ),
+            Self::Overloaded => explained(
+                "overloaded",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The node has too much to do",
+                "Nothing was changed. Try again after the time that Retry-After names, in seconds.",
+            ),
+            Self::NotApplied => explained(
+                "not-applied",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The request could not be served",
+                "Nothing was changed: no owner of the counter could be reached, or none could store the update. Trying again, \
+                 after the time that Retry-After names in seconds, counts once.",
+            ),
+            Self::OutcomeUnknown => explained(
+                "outcome-unknown",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The update's outcome is unknown",
+                "The update was sent to the counter's owner, and the answer was lost: it may count, or not. Sending it again may \
+                 count it twice; reading the counter shows what counted.",
+            ),
+            Self::Internal => explained(
+                "internal",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The node failed",
+                "This is a mistake in the node, and its log says more. An update may count, or not.",
+            ),
+        }
+    }
+}
+
+impl Serialize for Kind {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("/problems/{}", self.explained().name))
+    }
+}

@@ -1,0 +1,41 @@
+//! The whole site: its total, and the page at `/` that lists pages and documentation.
+
+use hyper::http::request::Parts;
+
+use super::negotiate::{Form, form};
+use super::problem::Problem;
+use super::{Backend, Reply, Shared, html, query, reply};
+
+/// How many pages `/` lists.
+const LISTED_MAX: usize = 100;
+
+/// Read the sum of all pages.
+#[utoipa::path(
+    get, path = "/counter", tag = "counters", operation_id = "getSite",
+    params(("detail" = Option<bool>, Query, description = "With all that is known of the total; JSON only")),
+    responses(
+        (status = 200, description = "The total", content(
+            (super::openapi::CounterAnswer = "application/json"),
+            (String = "text/plain", example = "90210"),
+            (String = "text/html"),
+        )),
+        (status = 400, description = "A bad parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No total can be given", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {
+    let detail = query::detail(head.uri.query())?;
+    let reading = shared.backend.site().await?;
+    match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
+        Form::Json if detail => reply::detailed(&reading),
+        form => Ok(reply::counter(&reading, form, None)),
+    }
+}
+
+pub(super) fn index<B: Backend>(shared: &Shared<B>) -> Reply {
+    let mut pages = shared.backend.pages(LISTED_MAX + 1);
+    let more = pages.len() > LISTED_MAX;
+    pages.truncate(LISTED_MAX);
+    pages.sort();
+    html::index(&pages, more)
+}
