@@ -2,6 +2,7 @@
 //!
 //! Each accident needs a process of its own. It is this test binary again, told by an environment variable to run one of
 //! the `child_…` tests, which do nothing otherwise.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -74,7 +75,10 @@ fn page(key: &[u8]) -> usize {
     std::str::from_utf8(key).unwrap().strip_prefix("page-").unwrap().parse().unwrap()
 }
 
-fn open(folder: &Path) -> Result<(Arc<dyn Store>, BTreeMap<usize, u64>), StoreError> {
+/// A store, and the number of each page in it.
+type Opened = (Arc<dyn Store>, BTreeMap<usize, u64>);
+
+fn open(folder: &Path) -> Result<Opened, StoreError> {
     let mut held = BTreeMap::new();
     let store = open_store(&StoreConfig::Volume(folder.to_path_buf()), &mut |loaded| {
         let Loaded::Counter { key, bytes, .. } = loaded else { return Ok(()) };
@@ -221,8 +225,9 @@ async fn fill_the_disk(folder: &Path) {
     };
     limit_file_size(Some(96 << 10));
     let mut acked = BTreeMap::new();
+    let mut pages = (0..PAGES).cycle();
     let failure = loop {
-        let page = acked.values().sum::<u64>() as usize % PAGES;
+        let page = pages.next().unwrap();
         match update(page).await {
             Ok(value) => drop(acked.insert(page, value)),
             Err(error) => break error,

@@ -95,6 +95,8 @@ struct TestTable {
     committed: Mutex<BTreeMap<Change, u64>>,
     reopened: AtomicUsize,
     panics: AtomicBool,
+    /// A slot whose own record comes with the next records, unasked.
+    unasked: Mutex<Option<Slot>>,
 }
 
 impl TestTable {
@@ -111,6 +113,9 @@ impl RecordSource for TestTable {
         assert!(!self.panics.load(Ordering::SeqCst), "told to");
         assert!(changes.is_sorted_by(|one, other| one < other), "sorted and each once");
         self.asked.lock().unwrap().push(changes.to_vec());
+        if let Some(slot) = self.unasked.lock().unwrap().take() {
+            into.push(Record { of: Change::Slot(slot), bytes: Some(vec![0; 8]) });
+        }
         let counters = self.counters.lock().unwrap();
         let record = |key: &Key| Record { of: Change::of(key), bytes: Some(counters[key].to_le_bytes().to_vec()) };
         for change in changes {
@@ -259,6 +264,22 @@ fn a_failed_commit_leaves_the_outcome_open_and_is_made_good_when_the_store_is_me
             assert_eq!(fixture.update(&key("failed")).await.unwrap(), 2);
             assert_eq!(fixture.committer.waiting(), 0);
             fixture.committer.close().await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_slot_record_that_came_unasked_is_asked_for_when_its_commit_has_failed() {
+    on_runtime(async || {
+        for fsync in BOTH {
+            let fixture = start(fsync);
+            let slot = Slot::new(77).unwrap();
+            *fixture.table.unasked.lock().unwrap() = Some(slot);
+            fixture.store.full.store(true, Ordering::SeqCst);
+            fixture.update(&key("page")).await.unwrap_err();
+            fixture.store.full.store(false, Ordering::SeqCst);
+            fixture.until_writable(true).await;
+            assert!(fixture.table.asked.lock().unwrap().last().unwrap().contains(&Change::Slot(slot)));
         }
     });
 }

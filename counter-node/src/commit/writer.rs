@@ -125,7 +125,12 @@ impl Writer {
     /// Commits what is in `records` and tells the sink.
     pub(super) fn commit_records(&mut self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        shared.store.commit(&self.records, shared.config.fsync.durability())?;
+        if let Err(error) = shared.store.commit(&self.records, shared.config.fsync.durability()) {
+            // A slot's record may have come unasked, and will not come again by itself.
+            let slots = self.records.iter().map(|record| &record.of).filter(|of| matches!(of, Change::Slot(_)));
+            self.unsaved.extend(slots.cloned());
+            return Err(error);
+        }
         CommitCounts::add(&shared.counts.records, self.records.len());
         shared.counts.batches.fetch_add(1, Ordering::Release);
         shared.sink.committed(&self.records);
