@@ -254,7 +254,11 @@ impl Replica {
             if !self.parts.is_partner(from, delta.slot) {
                 return;
             }
-            self.merge(step, std::slice::from_ref(delta));
+            let changed = self.merge(step, std::slice::from_ref(delta));
+            if changed {
+                // What comes by pull comes late, and may be of an actor that is closed by now.
+                self.retiring.stir();
+            }
         }
         let now_ms = self.now.monotonic_ms;
         let Some(peer) = self.peers.get_mut(from) else { return };
@@ -272,8 +276,8 @@ impl Replica {
         }
     }
 
-    /// The only way in for what other nodes know.
-    fn merge(&mut self, step: &mut Step<'_>, deltas: &[SlotDelta]) {
+    /// The only way in for what other nodes know. Returns whether anything was new.
+    fn merge(&mut self, step: &mut Step<'_>, deltas: &[SlotDelta]) -> bool {
         let (mut keys, mut generations) = (Vec::new(), Vec::new());
         for delta in deltas {
             let before = step.table.slot(delta.slot).generation();
@@ -286,7 +290,9 @@ impl Replica {
                 generations.push(delta.slot);
             }
         }
+        let changed = !keys.is_empty() || !generations.is_empty();
         step.effects.0.extend(self.saves.save(keys, generations));
+        changed
     }
 
     fn take_pulled(&mut self, step: &mut Step<'_>, pulled: impl IntoIterator<Item = Pulled>) {
