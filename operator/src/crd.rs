@@ -162,6 +162,5 @@ fn three() -> i32 {
     3
 }
 
-
 #[cfg(test)]
 mod tests;

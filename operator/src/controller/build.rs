@@ -96,3 +96,5 @@ pub fn build(spec: &ClusterSpec, settings: &Settings, plan: &Plan) -> Result<Obj
     })
 }
 
+#[cfg(test)]
+mod tests;

@@ -179,8 +179,7 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
     let rollout = Rollout::of(spec, observed, &desired);
     let step = step(spec, observed, &size, &rollout);
     let remove = shards::removals(spec, observed, &size);
-    let state =
-        State { observed, size: &size, desired: &desired, rollout: &rollout, step: &step, removing: !remove.is_empty() };
+    let state = State { observed, size: &size, desired: &desired, rollout: &rollout, step: &step, removing: !remove.is_empty() };
     Plan {
         paused: false,
         publish: publish::publish(observed, &step),
@@ -238,3 +237,5 @@ fn step(spec: &ClusterSpec, observed: &Observed, size: &Size, rollout: &Rollout<
     }
 }
 
+#[cfg(test)]
+mod tests;

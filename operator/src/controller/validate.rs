@@ -45,3 +45,5 @@ pub fn validate_update(old: &DistributedCounter, new: &DistributedCounter) -> Re
     if violations.is_empty() { Ok(()) } else { Err(violations) }
 }
 
+#[cfg(test)]
+pub(crate) mod tests;

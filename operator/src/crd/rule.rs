@@ -36,8 +36,7 @@ pub const IMAGE: RuleText = rule("self.size() > 0", "image must not be empty: le
 /// Of `spec.storage`.
 pub const STORAGE_KIND: RuleText =
     rule("has(self.volume) != has(self.memory)", "storage must name exactly one of volume and memory");
-pub const STORAGE_KIND_FIXED: RuleText =
-    rule("has(self.volume) == has(oldSelf.volume)", "the kind of storage is immutable");
+pub const STORAGE_KIND_FIXED: RuleText = rule("has(self.volume) == has(oldSelf.volume)", "the kind of storage is immutable");
 
 /// Of `spec.storage.volume`.
 pub const CLASS_FIXED: RuleText = rule(
@@ -52,7 +51,5 @@ pub const SIZE_FORM: RuleText = rule(
 );
 pub const SIZE_POSITIVE: RuleText =
     rule("!isQuantity(self) || quantity(self).isGreaterThan(quantity('0'))", "size must be more than 0");
-pub const SIZE_GROWS: RuleText = rule(
-    "!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))",
-    "size can only grow",
-);
+pub const SIZE_GROWS: RuleText =
+    rule("!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))", "size can only grow");

@@ -36,8 +36,7 @@ fn the_definition_reads_back_as_it_was() {
 
 #[test]
 fn an_empty_object_is_a_whole_spec() {
-    let object: DistributedCounter =
-        serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {}})).unwrap();
+    let object: DistributedCounter = serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": {}})).unwrap();
     let spec = object.spec;
     assert_eq!((spec.shards, spec.replicas, spec.consistency, spec.acks), (1, 3, Consistency::Eventual, Acks::Local));
     assert_eq!(spec.storage.volume.unwrap(), VolumeStorage::default());

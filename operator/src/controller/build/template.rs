@@ -54,10 +54,7 @@ pub(super) const PEER: Port = Port { name: "peer", number: 8082, app_protocol: S
 /// When neither the spec nor the operator names an image.
 pub fn template(spec: &ClusterSpec, settings: &Settings) -> Result<Template, BuildError> {
     let image = spec.image.clone().or_else(|| settings.default_image.clone()).ok_or(BuildError::NoImage)?;
-    let pod = PodTemplateSpec {
-        metadata: Some(metadata(spec)),
-        spec: Some(pod_spec(spec, image, settings.image_pull_policy)),
-    };
+    let pod = PodTemplateSpec { metadata: Some(metadata(spec)), spec: Some(pod_spec(spec, image, settings.image_pull_policy)) };
     // By way of a value, whose fields are sorted: the text must not change when a library orders fields differently.
     let value = serde_json::to_value(&pod).map_err(BuildError::Template)?;
     Ok(Template(value.to_string()))

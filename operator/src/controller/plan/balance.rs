@@ -38,7 +38,10 @@ pub(super) fn next_move(layout: &Layout, targets: &[ShardId]) -> Option<Move> {
     let present = || targets.iter().filter(|shard| layout.shard(**shard).is_some());
     let to = *present().find(|shard| lacking(shard) > 0)?;
     let from = *present().filter(|shard| beyond(shard) > 0).max_by_key(|shard| (beyond(shard), std::cmp::Reverse(**shard)))?;
-    let slots = take(&layout.shard(from)?.slots, &layout.shard(to)?.slots, beyond(&from).min(lacking(&to)));
+    let others = present().filter(|shard| **shard != from && beyond(shard) > 0).filter_map(|shard| layout.shard(*shard));
+    let others: Vec<SlotRange> = others.flat_map(|shard| shard.slots.iter().copied()).collect();
+    let offer = Offer { giver: &layout.shard(from)?.slots, receiver: &layout.shard(to)?.slots, others: &others };
+    let slots = offer.take(beyond(&from).min(lacking(&to)));
     Some(Move { from, to, slots, phase: MovePhase::Copying })
 }
 
@@ -63,21 +66,32 @@ fn quotas(held: &BTreeMap<ShardId, usize>) -> BTreeMap<ShardId, usize> {
     order.iter().enumerate().map(|(place, (shard, _))| (*shard, share + usize::from(place < larger))).collect()
 }
 
-/// `count` of the giver's slots, from the ends of its ranges, next to what the receiver has where that is possible.
-fn take(giver: &[SlotRange], receiver: &[SlotRange], count: usize) -> Vec<SlotRange> {
-    let mut left = normalised(giver);
-    let mut received = normalised(receiver);
-    let mut taken = Vec::new();
-    let mut missing = count;
-    while missing > 0 && !left.is_empty() {
-        let (index, end) = best_end(&left, &received);
-        let (given, rest) = cut(left[index], end, missing);
-        missing -= given.count();
-        left.splice(index..=index, rest);
-        received = normalised(&[received, vec![given]].concat());
-        taken.push(given);
+/// From whose slots are taken, and what lies around them.
+struct Offer<'a> {
+    giver: &'a [SlotRange],
+    receiver: &'a [SlotRange],
+    /// Slots of the shards that will give some as well.
+    others: &'a [SlotRange],
+}
+
+impl Offer<'_> {
+    /// `count` of the giver's slots, from the ends of its ranges, so that the receiver's come to lie together where that
+    /// costs nothing.
+    fn take(&self, count: usize) -> Vec<SlotRange> {
+        let mut left = normalised(self.giver);
+        let mut received = normalised(self.receiver);
+        let mut taken = Vec::new();
+        let mut missing = count;
+        while missing > 0 && !left.is_empty() {
+            let (index, end) = best_end(&left, &received, self.others);
+            let (given, rest) = cut(left[index], end, missing);
+            missing -= given.count();
+            left.splice(index..=index, rest);
+            received = normalised(&[received, vec![given]].concat());
+            taken.push(given);
+        }
+        normalised(&taken)
     }
-    normalised(&taken)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,19 +100,24 @@ enum End {
     High,
 }
 
-/// The end of a range that touches what the receiver has; else the high end of the largest range.
-fn best_end(left: &[SlotRange], received: &[SlotRange]) -> (usize, End) {
-    let follows = |low: SlotRange, high: SlotRange| low.last().index() + 1 == high.first().index();
-    for (index, range) in left.iter().enumerate() {
-        if received.iter().any(|own| follows(*range, *own)) {
-            return (index, End::High);
-        }
-        if received.iter().any(|own| follows(*own, *range)) {
-            return (index, End::Low);
-        }
-    }
-    let largest = left.iter().enumerate().max_by_key(|(index, range)| (range.count(), *index));
-    (largest.map_or(0, |(index, _)| index), End::High)
+/// The end of a range that touches what the receiver has; else one that touches what it will be given next; else the high
+/// end of the largest range.
+fn best_end(left: &[SlotRange], received: &[SlotRange], others: &[SlotRange]) -> (usize, End) {
+    let largest = || left.iter().enumerate().max_by_key(|(index, range)| (range.count(), *index));
+    touching(left, received)
+        .or_else(|| touching(left, others))
+        .unwrap_or_else(|| (largest().map_or(0, |(index, _)| index), End::High))
+}
+
+/// The first end of a range that lies next to one of `neighbours`.
+fn touching(left: &[SlotRange], neighbours: &[SlotRange]) -> Option<(usize, End)> {
+    let follows = |low: &SlotRange, high: &SlotRange| low.last().index() + 1 == high.first().index();
+    let end_of = |range: &SlotRange| {
+        let high = neighbours.iter().any(|own| follows(range, own));
+        let low = neighbours.iter().any(|own| follows(own, range));
+        if high { Some(End::High) } else { low.then_some(End::Low) }
+    };
+    left.iter().enumerate().find_map(|(index, range)| Some((index, end_of(range)?)))
 }
 
 /// At most `count` slots from one end of a range, and what is left of it.
@@ -181,7 +200,7 @@ mod tests {
     fn a_third_shard_takes_neighbouring_ends() {
         let mut grown = layout(&[&["0-8191"], &["8192-16383"], &[]]);
         let first = next_move(&grown, &shards(3)).unwrap();
-        assert_eq!((first.from, first.to, texts(&first.slots)), (ShardId(0), ShardId(2), vec!["5462-8191".to_owned()]));
+        assert_eq!((first.from, first.to, texts(&first.slots)), (ShardId(1), ShardId(2), vec!["8192-10922".to_owned()]));
         assert_eq!(settle(&mut grown, &shards(3)), (5461, 2));
         let held: Vec<_> = grown.shards.iter().map(|shard| texts(&shard.slots)).collect();
         assert_eq!(held, [["0-5461"], ["10923-16383"], ["5462-10922"]]);

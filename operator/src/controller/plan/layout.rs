@@ -32,9 +32,10 @@ pub(super) fn cluster_without_record(observed: &Observed) -> Option<(&NodeName, 
 
 /// A node that acts by a layout which the record does not explain: a newer one, or another one of the same version.
 pub(super) fn ahead<'a>(layout: &Layout, observed: &'a Observed) -> Option<(&'a NodeName, LayoutVersion)> {
+    let recorded = layout.hash();
     observed.nodes.iter().find_map(|(name, node)| {
         let (version, hash) = node.acts_by(layout.cluster)?;
-        let unexplained = version > layout.version || (version == layout.version && hash != layout.hash());
+        let unexplained = version > layout.version || (version == layout.version && hash != recorded);
         unexplained.then_some((name, version))
     })
 }

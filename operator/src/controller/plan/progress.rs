@@ -52,10 +52,17 @@ pub(super) fn stalled(spec: &ClusterSpec, observed: &Observed) -> Option<Notice>
 pub(super) fn progress(state: &State<'_>) -> Option<Notice> {
     match state.step {
         Step::Record(change, _) => return Some(changing(*change)),
-        Step::Evict(eviction) => return Some(Notice::new("RollingOut", format!("{} is being replaced: {}", eviction.node, eviction.why.message))),
+        Step::Evict(eviction) => {
+            return Some(Notice::new("RollingOut", format!("{} is being replaced: {}", eviction.node, eviction.why.message)));
+        }
         Step::Rest => {}
     }
-    state.moving().or_else(|| state.rolling_out()).or_else(|| state.absent()).or_else(|| state.objects()).or_else(|| state.uneven())
+    state
+        .moving()
+        .or_else(|| state.rolling_out())
+        .or_else(|| state.absent())
+        .or_else(|| state.objects())
+        .or_else(|| state.uneven())
 }
 
 /// What `progress` is made from.
@@ -100,9 +107,10 @@ impl State<'_> {
     /// Objects differ from what they should be: they are about to be applied.
     fn objects(&self) -> Option<Notice> {
         let applied = self.desired.iter().all(|(shard, desired)| {
-            self.observed.shards.get(shard).is_some_and(|own| {
-                own.settled && own.replicas == desired.replicas && own.pin.as_ref() == Some(&desired.pin)
-            })
+            self.observed
+                .shards
+                .get(shard)
+                .is_some_and(|own| own.settled && own.replicas == desired.replicas && own.pin.as_ref() == Some(&desired.pin))
         });
         (self.removing || !applied).then(|| Notice::new("Applying", "objects are being brought to what the spec says"))
     }
@@ -162,4 +170,3 @@ pub(super) fn update_pending(observed: &Observed, desired: &BTreeMap<ShardId, De
         )
     })
 }
-

@@ -68,7 +68,8 @@ fn evict(name: &NodeName, node: &ObservedNode, why: Notice) -> Eviction {
 
 /// Whether a new Pod of the shard would be made from the wanted template already.
 fn is_pinned(shard: ShardId, wanted: &DesiredShard, observed: &Observed) -> bool {
-    observed.shards.get(&shard).is_some_and(|own| {
-        own.settled && own.pin.as_ref().is_some_and(|pin| pin.template == wanted.pin.template)
-    })
+    observed
+        .shards
+        .get(&shard)
+        .is_some_and(|own| own.settled && own.pin.as_ref().is_some_and(|pin| pin.template == wanted.pin.template))
 }

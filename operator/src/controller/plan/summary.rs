@@ -1,7 +1,7 @@
 //! The figures of a cluster: for the status, for metrics, and for the table of `operator local`.
 
-use counter_core::id::ShardId;
-use counter_core::layout::{Layout, Move, MovePhase, Shard};
+use counter_core::id::{ClusterId, ShardId};
+use counter_core::layout::{Layout, LayoutVersion, Move, MovePhase, Shard};
 
 use super::{Observed, ObservedNode};
 
@@ -72,22 +72,23 @@ impl MoveSummary {
 /// What the best majority of the receiving nodes still lacks, by figures for this very layout.
 fn slots_left(slot_move: &Move, layout: &Layout, observed: &Observed) -> Option<u64> {
     let receiving = &layout.shard(slot_move.to)?.nodes;
+    let stamp = (layout.version, layout.hash());
     let mut left: Vec<u64> = receiving
         .iter()
         .filter_map(|node| observed.nodes.get(&node.name))
-        .filter_map(|node| left_at(node, slot_move, layout))
+        .filter_map(|node| left_at(node, slot_move, layout.cluster, stamp))
         .collect();
     left.sort_unstable();
     left.get(receiving.len() / 2).copied()
 }
 
-fn left_at(node: &ObservedNode, slot_move: &Move, layout: &Layout) -> Option<u64> {
-    if node.acts_by(layout.cluster) != Some((layout.version, layout.hash())) {
+/// What a node lacks by its own figures, if these are for the layout of this version and hash.
+fn left_at(node: &ObservedNode, slot_move: &Move, cluster: ClusterId, stamp: (LayoutVersion, u64)) -> Option<u64> {
+    if node.acts_by(cluster) != Some(stamp) {
         return None;
     }
     let said = node.status.as_ref()?.moves.iter().find(|said| {
-        (said.from, said.to, said.phase) == (slot_move.from, slot_move.to, slot_move.phase)
-            && said.layout_version == layout.version
+        (said.from, said.to, said.phase) == (slot_move.from, slot_move.to, slot_move.phase) && said.layout_version == stamp.0
     });
     said.map(|said| said.slots_left)
 }
