@@ -1,0 +1,41 @@
+//! Bugs that can be planted, to prove that the simulation would find them.
+
+/// One planted bug; each sits at the rim, in the operator or in the world, not in the state machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// The client's answer leaves when the update is in memory.
+    AckBeforeDurable,
+    /// A restart goes on under the actor of the start before.
+    ReusedIncarnation,
+    /// The operator flips before the new shard holds what the old one has.
+    EarlyFlip,
+    /// The operator ends a move at once after the flip.
+    ReceiptSkipped,
+    /// A node hears that a sibling agrees to each retirement, whatever it has.
+    LateFold,
+    /// A node that gets a slot back goes on under the actor by which it gave the slot away.
+    ResumedActor,
+    /// The forwarder takes a lost request for one that was not sent.
+    UnknownRetriedElsewhere,
+    /// A repeated message is applied again.
+    InboxForgets,
+    /// A node says that it holds a moving slot before that has reached the disk.
+    StatusBeforeSync,
+    /// A slot that has moved away leaves its record, which says the generation, on the disk.
+    SlotRecordLeft,
+}
+
+impl Bug {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::AckBeforeDurable,
+        Self::ReusedIncarnation,
+        Self::EarlyFlip,
+        Self::ReceiptSkipped,
+        Self::LateFold,
+        Self::ResumedActor,
+        Self::UnknownRetriedElsewhere,
+        Self::InboxForgets,
+        Self::StatusBeforeSync,
+        Self::SlotRecordLeft,
+    ];
+}

@@ -1,0 +1,54 @@
+//! What happens, and when: a queue in the order of time, and of making within one moment.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use counter_core::forward::{Failure, ForwardReply, ForwardRequest, MessageId};
+use counter_core::id::{ActorId, NodeName};
+use counter_core::layout::Layout;
+use counter_core::message::Envelope;
+
+use crate::disk::Write;
+use crate::faults::Fault;
+use crate::operator::Said;
+use crate::process::Work;
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Tick { node: usize, process: u64 },
+    Deliver { to: usize, envelope: Envelope },
+    ForwardArrives { to: usize, process: u64, from: usize, from_process: u64, request: ForwardRequest },
+    ForwardReplies { to: usize, process: u64, reply: ForwardReply },
+    ForwardFails { to: usize, process: u64, message: MessageId, failure: Failure },
+    Committed { node: usize, process: u64, work: Work, writes: Vec<Write> },
+    LayoutSaved { node: usize, process: u64, layout: Box<Layout> },
+    ActorSaved { node: usize, process: u64, actor: ActorId, reopened: bool },
+    Reopen { node: usize, process: u64 },
+    Start { node: usize },
+    Sync,
+    Client,
+    Operate,
+    LayoutArrives { to: usize, layout: Box<Layout> },
+    SaidArrives { node: NodeName, said: Said },
+    Fault(Fault),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    order: BinaryHeap<Reverse<(u64, u64)>>,
+    events: BTreeMap<u64, Event>,
+    made: u64,
+}
+
+impl Events {
+    pub(crate) fn at(&mut self, time_ms: u64, event: Event) {
+        self.made += 1;
+        self.order.push(Reverse((time_ms, self.made)));
+        self.events.insert(self.made, event);
+    }
+
+    pub(crate) fn next(&mut self) -> Option<(u64, Event)> {
+        let Reverse((time_ms, number)) = self.order.pop()?;
+        Some((time_ms, self.events.remove(&number)?))
+    }
+}

@@ -1,0 +1,111 @@
+//! What goes wrong, and what operators do: a plan made from the seed before anything runs.
+
+use counter_core::id::ShardId;
+
+use crate::operator::Transfer;
+use crate::rng::Rng;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fsync {
+    Always,
+    EverySecond,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// `kill -9`; it is started again after so many milliseconds.
+    Kill { node: usize, down_ms: u64 },
+    /// A clean stop, and a start.
+    Stop { node: usize, down_ms: u64 },
+    PowerLoss { node: usize, down_ms: u64 },
+    PowerLossEverywhere,
+    /// Nothing gets from the one to the other.
+    Cut { from: usize, to: usize },
+    CutBothWays { one: usize, other: usize },
+    /// No cut any more.
+    Join,
+    Network { loss: u64, repeat: u64, delay_ms_max: u64 },
+    Clock { node: usize, offset_ms: i64 },
+    StorageFails { node: usize, for_ms: u64 },
+    StorageWorks { node: usize },
+    Shards(u16),
+    Replicas(u16),
+    Transfer(Transfer),
+    TakeSnapshot { node: usize },
+    /// The node's volume goes back to its snapshot.
+    RestoreSnapshot { node: usize },
+    /// A node that has not started yet gets a copy of this node's volume.
+    Clone { node: usize },
+}
+
+/// What one simulation is like.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) shards: u16,
+    pub(crate) replicas: u16,
+    pub(crate) fsync: Fsync,
+    pub(crate) quorum: bool,
+    pub(crate) client_ms: u64,
+    pub(crate) faults: Vec<(u64, Fault)>,
+    pub(crate) faults_end_ms: u64,
+    /// Restarts keep to kills, and volumes stay where they are.
+    pub(crate) losses: bool,
+}
+
+impl Plan {
+    pub(crate) fn of(rng: &mut Rng) -> Self {
+        let mut plan = Self {
+            shards: u16::try_from(rng.range(1, 2)).unwrap(),
+            replicas: u16::try_from(rng.range(1, 3)).unwrap(),
+            fsync: *rng.pick(&[Fsync::Always, Fsync::EverySecond, Fsync::EverySecond, Fsync::Never]),
+            quorum: rng.per_mille(250),
+            client_ms: rng.range(20, 100),
+            faults: Vec::new(),
+            faults_end_ms: rng.range(8_000, 16_000),
+            losses: rng.per_mille(500),
+        };
+        let kinds: Vec<u64> = (0..16).filter(|_| rng.per_mille(500)).collect();
+        for _ in 0..rng.range(3, 20) {
+            let Some(kind) = (!kinds.is_empty()).then(|| *rng.pick(&kinds)) else { break };
+            let at_ms = rng.range(1_500, plan.faults_end_ms);
+            plan.add(rng, at_ms, kind);
+        }
+        plan
+    }
+
+    fn add(&mut self, rng: &mut Rng, at_ms: u64, kind: u64) {
+        let node = rng.index(12);
+        let other = rng.index(12);
+        let down_ms = rng.range(50, 3_000);
+        let fault = match kind {
+            0 | 1 => Fault::Kill { node, down_ms },
+            2 => Fault::Stop { node, down_ms },
+            3 if self.losses => Fault::PowerLoss { node, down_ms },
+            4 if self.losses && rng.per_mille(300) => Fault::PowerLossEverywhere,
+            5 => Fault::Cut { from: node, to: other },
+            6 => Fault::CutBothWays { one: node, other },
+            7 => Fault::Network { loss: rng.below(300), repeat: rng.below(200), delay_ms_max: rng.range(1, 600) },
+            8 => Fault::Clock { node, offset_ms: i64::try_from(rng.below(60_000)).unwrap() - 30_000 },
+            9 => Fault::StorageFails { node, for_ms: down_ms },
+            10 | 11 => Fault::Shards(u16::try_from(rng.range(1, 4)).unwrap()),
+            12 => Fault::Replicas(u16::try_from(rng.range(1, 3)).unwrap()),
+            13 | 14 => Fault::Transfer(Transfer {
+                from: ShardId(u16::try_from(rng.below(3)).unwrap()),
+                to: ShardId(u16::try_from(rng.below(3)).unwrap()),
+                slots: u16::try_from(rng.range(1, 9_000)).unwrap(),
+            }),
+            15 if self.losses => Fault::TakeSnapshot { node },
+            _ => Fault::Clone { node },
+        };
+        self.faults.push((at_ms, fault));
+        match fault {
+            Fault::Cut { .. } | Fault::CutBothWays { .. } => self.faults.push((at_ms + down_ms, Fault::Join)),
+            Fault::TakeSnapshot { node } => self.faults.push((at_ms + down_ms, Fault::RestoreSnapshot { node })),
+            Fault::Network { .. } => {
+                self.faults.push((at_ms + down_ms, Fault::Network { loss: 0, repeat: 0, delay_ms_max: 5 }));
+            }
+            _ => {}
+        }
+    }
+}

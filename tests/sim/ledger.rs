@@ -1,0 +1,128 @@
+//! What clients asked for and what they were told; and the numbers that a final read may show.
+//!
+//! Σ acknowledged ≤ value ≤ Σ acknowledged + any subset of the unknown ones, generalised to updates of both signs: the
+//! value less Σ acknowledged must be the sum of a subset of the unknown ones, and of the losses that the fsync mode allows.
+
+use std::collections::BTreeSet;
+
+use counter_core::counter::{Key, Update};
+
+/// Beyond this many reachable sums the check falls back to their range.
+const SUMS_MAX: usize = 20_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Pending,
+    Acknowledged,
+    NotApplied,
+    Unknown,
+}
+
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) key: usize,
+    pub(crate) update: Update,
+    pub(crate) asked_ms: u64,
+    pub(crate) told: Told,
+    told_ms: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) keys: Vec<Key>,
+    pub(crate) requests: Vec<Request>,
+    /// By key: what acknowledged updates that a lost tail may have taken along added.
+    lost: Vec<Vec<i64>>,
+}
+
+/// What an update adds; none for a reset.
+pub(crate) fn amount(update: Update) -> Option<i64> {
+    match update {
+        Update::Increment(by) => Some(i64::try_from(by).unwrap()),
+        Update::Decrement(by) => Some(-i64::try_from(by).unwrap()),
+        Update::Reset => None,
+    }
+}
+
+impl Ledger {
+    pub(crate) fn new(keys: Vec<Key>) -> Self {
+        let lost = vec![Vec::new(); keys.len()];
+        Self { keys, requests: Vec::new(), lost }
+    }
+
+    pub(crate) fn number_of(&self, key: &Key) -> usize {
+        self.keys.iter().position(|known| known == key).expect("a key of the simulation")
+    }
+
+    /// Returns the request's number.
+    pub(crate) fn ask(&mut self, now_ms: u64, key: usize, update: Update) -> u64 {
+        self.requests.push(Request { key, update, asked_ms: now_ms, told: Told::Pending, told_ms: u64::MAX });
+        u64::try_from(self.requests.len() - 1).unwrap()
+    }
+
+    /// # Panics
+    /// When the request has been answered before.
+    pub(crate) fn tell(&mut self, now_ms: u64, request: u64, told: Told) {
+        let request = &mut self.requests[usize::try_from(request).unwrap()];
+        assert_eq!(request.told, Told::Pending, "one answer per request: {request:?}, now {told:?}");
+        (request.told, request.told_ms) = (told, now_ms);
+    }
+
+    pub(crate) fn may_be_lost(&mut self, updates: Vec<(usize, i64)>) {
+        for (key, added) in updates {
+            self.lost[key].push(-added);
+        }
+    }
+
+    pub(crate) fn count(&self, told: Told) -> usize {
+        self.requests.iter().filter(|request| request.told == told).count()
+    }
+
+    /// Whether `tally` is a number that the key may have at the end.
+    pub(crate) fn check(&self, key: usize, tally: i128) -> Result<(), String> {
+        let of_key = || self.requests.iter().filter(|request| request.key == key);
+        if of_key().any(|request| request.update == Update::Reset) {
+            return self.check_reset(key, tally);
+        }
+        let sum = |told: Told| of_key().filter(|request| request.told == told).filter_map(|request| amount(request.update)).sum::<i64>();
+        let acknowledged = sum(Told::Acknowledged);
+        let unknown = of_key().filter(|request| matches!(request.told, Told::Unknown | Told::Pending));
+        let maybe: Vec<i64> = unknown.filter_map(|request| amount(request.update)).chain(self.lost[key].iter().copied()).collect();
+        let surplus = i64::try_from(tally).map_err(|_| format!("{tally} is out of range"))? - acknowledged;
+        if is_subset_sum(&maybe, surplus) {
+            return Ok(());
+        }
+        Err(format!("key {key} is {tally}; acknowledged is {acknowledged}; the surplus of {surplus} is no sum of some of {maybe:?}"))
+    }
+
+    /// A reset clears what was observed where it ran, which the ledger cannot know; only increments are made of such keys.
+    fn check_reset(&self, key: usize, tally: i128) -> Result<(), String> {
+        let of_key = || self.requests.iter().filter(|request| request.key == key);
+        let resets = || of_key().filter(|request| request.update == Update::Reset);
+        let most: i64 = of_key().filter(|request| request.told != Told::NotApplied).filter_map(|request| amount(request.update)).sum();
+        // An unknown reset may run at any time. Else, what was asked for after the last one ended is not cleared.
+        let ended_ms = resets().filter(|request| request.told != Told::NotApplied).map(|request| match request.told {
+            Told::Acknowledged => request.told_ms,
+            Told::Pending | Told::NotApplied | Told::Unknown => u64::MAX,
+        });
+        let ended_ms = ended_ms.max().unwrap_or(0);
+        let after = of_key().filter(|request| request.told == Told::Acknowledged && request.asked_ms > ended_ms);
+        let least = after.filter_map(|request| amount(request.update)).sum::<i64>() + self.lost[key].iter().sum::<i64>();
+        let within = i128::from(least) <= tally && tally <= i128::from(most);
+        within.then_some(()).ok_or_else(|| format!("key {key}, with resets, is {tally}, not within {least}..={most}"))
+    }
+}
+
+fn is_subset_sum(of: &[i64], target: i64) -> bool {
+    let mut sums = BTreeSet::from([0_i64]);
+    for added in of {
+        let more: Vec<i64> = sums.iter().map(|sum| sum + added).collect();
+        sums.extend(more);
+        if sums.len() > SUMS_MAX {
+            let least: i64 = of.iter().filter(|added| **added < 0).sum();
+            let most: i64 = of.iter().filter(|added| **added > 0).sum();
+            return (least..=most).contains(&target);
+        }
+    }
+    sums.contains(&target)
+}

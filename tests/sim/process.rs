@@ -1,0 +1,193 @@
+//! A node and its process: the state machines that a real node runs, and what its rim holds for them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use counter_core::counter::Key;
+use counter_core::forward::{ForwardConfig, ForwardInbox, Forwarder, InboxConfig, ItemResult, MessageId, Session};
+use counter_core::hlc::Hlc;
+use counter_core::id::{ActorId, NodeName};
+use counter_core::layout::LayoutVersion;
+use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, ReplicaConfig};
+use counter_core::slot::Slot;
+use counter_core::status::Readiness;
+use counter_core::table::{Table, TableLimits};
+use counter_core::vector::Generation;
+
+use crate::bugs::Bug;
+use crate::disk::{AppliedUpdate, Disk, Write};
+
+/// The wall clock when a simulation begins.
+const EPOCH_MS: u64 = 1_900_000_000_000;
+/// The order in which tables go through their counters depends on it.
+const TABLE_SEED: u64 = 11;
+const LIMITS: TableLimits = TableLimits { counters: 1 << 20, memory_bytes: 1 << 30 };
+
+/// A node: its volume stays, its process comes and goes.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: NodeName,
+    pub(crate) disk: Disk,
+    pub(crate) process: Option<Process>,
+    /// Processes are numbered over the whole simulation.
+    pub(crate) wall_offset_ms: i64,
+    pub(crate) storage_fails: bool,
+    /// To be restored, or to be given to another node, by a later fault.
+    pub(crate) snapshot: Option<Disk>,
+}
+
+/// Who waits for a commit.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    Client { request: u64 },
+    Forward(ForwardWaiter),
+}
+
+#[derive(Debug)]
+pub(crate) struct ForwardWaiter {
+    pub(crate) from: usize,
+    pub(crate) from_process: u64,
+    pub(crate) forwarder: ActorId,
+    pub(crate) session: Session,
+    pub(crate) message: MessageId,
+    pub(crate) newer_than: LayoutVersion,
+    pub(crate) results: Vec<ItemResult>,
+}
+
+/// What one commit is for.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) keys: BTreeSet<Key>,
+    pub(crate) slots: BTreeSet<Slot>,
+    pub(crate) own: Vec<Key>,
+    pub(crate) applied: Vec<AppliedUpdate>,
+    pub(crate) waiters: Vec<Waiter>,
+    pub(crate) persists: Vec<PersistId>,
+}
+
+impl Work {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.slots.is_empty() && self.waiters.is_empty() && self.persists.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) number: u64,
+    started_ms: u64,
+    pub(crate) table: Table,
+    pub(crate) replica: Replica,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) inbox: ForwardInbox,
+    pub(crate) clock: Hlc,
+    pub(crate) writable: bool,
+    pub(crate) committing: bool,
+    pub(crate) queued: Work,
+    /// What failed commits were to write.
+    pub(crate) unsaved: (BTreeSet<Key>, BTreeSet<Slot>),
+    /// Waiting for a majority, until when.
+    pub(crate) quorum: Vec<(CommitMark, u64, Vec<Waiter>)>,
+    /// Clients' requests that this process has not answered.
+    pub(crate) pending: BTreeSet<u64>,
+    /// A clean stop is under way, and must be over by then.
+    pub(crate) stopping_ms: Option<u64>,
+}
+
+impl Process {
+    pub(crate) fn start(name: &NodeName, disk: &Disk, actor: ActorId, start: Start) -> (Self, Vec<Effect>) {
+        let table = Table::new(TABLE_SEED, LIMITS);
+        disk.image().load(&table);
+        let layout = disk.layout.clone().map(Arc::new);
+        let mut forwarder = Forwarder::new(actor, name.clone(), ForwardConfig::default());
+        if let Some(layout) = &layout {
+            forwarder.handle_layout(0, layout);
+        }
+        let (replica, effects) = Replica::new(name.clone(), actor, layout, start.config, start.seed, &table);
+        let process = Self {
+            number: start.number,
+            started_ms: start.now_ms,
+            table,
+            replica,
+            forwarder,
+            inbox: ForwardInbox::new(actor, InboxConfig::default()),
+            clock: Hlc::default(),
+            writable: true,
+            committing: false,
+            queued: Work::default(),
+            unsaved: Default::default(),
+            quorum: Vec::new(),
+            pending: BTreeSet::new(),
+            stopping_ms: None,
+        };
+        (process, effects)
+    }
+
+    /// Monotonic time is a process's own, and so is nobody else's.
+    pub(crate) fn now(&self, now_ms: u64, wall_offset_ms: i64) -> Now {
+        let wall_ms = (EPOCH_MS + now_ms).saturating_add_signed(wall_offset_ms);
+        Now { monotonic_ms: self.monotonic_ms(now_ms), wall_ms }
+    }
+
+    pub(crate) fn monotonic_ms(&self, now_ms: u64) -> u64 {
+        now_ms - self.started_ms
+    }
+
+    /// The next moment of the node's hybrid clock.
+    pub(crate) fn tick_clock(&mut self, now: Now) -> Hlc {
+        self.clock = self.clock.max(self.replica.clock()).next(now.wall_ms);
+        self.clock
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.replica.readiness() == Readiness::Ready
+    }
+
+    /// Whether this node may serve clients of the slot.
+    pub(crate) fn serves(&self, name: &NodeName, slot: Slot) -> bool {
+        let owner = self.replica.layout().and_then(|layout| layout.owner(slot));
+        self.is_ready() && owner.is_some_and(|shard| shard.nodes.iter().any(|node| node.name == *name))
+    }
+
+    /// The current records of what is to be written.
+    pub(crate) fn records(&self, work: &Work, bug: Option<Bug>) -> Vec<Write> {
+        let slots: BTreeSet<Slot> = work.keys.iter().map(Key::slot).chain(work.slots.iter().copied()).collect();
+        let mut writes = Vec::new();
+        for slot in slots {
+            let mut vector = self.table.slot(slot);
+            if work.slots.contains(&slot) {
+                vector.mark_generation_unsaved();
+                if vector.generation() == Generation::default() && bug != Some(Bug::SlotRecordLeft) {
+                    writes.push(Write::Slot(slot, None));
+                }
+            }
+            if let Some((record, keys)) = vector.take_unsaved_generation() {
+                writes.push(Write::Slot(slot, Some(record)));
+                writes.extend(keys.into_iter().map(|key| Write::Counter(key.clone(), vector.counter(&key).cloned())));
+            }
+        }
+        let current = |key: &Key| Write::Counter(key.clone(), self.table.slot(key.slot()).counter(key).cloned());
+        writes.extend(work.keys.iter().map(current));
+        writes
+    }
+}
+
+/// The circumstances of a start.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) number: u64,
+    pub(crate) now_ms: u64,
+    pub(crate) seed: u64,
+    pub(crate) config: ReplicaConfig,
+}
+
+impl Process {
+    /// A write has failed: nothing is admitted until storage is open again.
+    pub(crate) fn fail(&mut self, keys: BTreeSet<Key>, slots: BTreeSet<Slot>) {
+        self.writable = false;
+        for slot in keys.iter().map(Key::slot).chain(slots.iter().copied()) {
+            self.table.slot(slot).mark_generation_unsaved();
+        }
+        self.unsaved.0.extend(keys);
+        self.unsaved.1.extend(slots);
+    }
+}
