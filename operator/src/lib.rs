@@ -10,5 +10,7 @@ pub mod client;
 pub mod controller;
 pub mod crd;
 pub mod leader;
+pub mod local;
 pub mod nodes;
+pub mod run;
 pub mod telemetry;

@@ -16,17 +16,19 @@ const NOTE_BYTES_MAX: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occurrence {
     pub warning: bool,
-    pub action: &'static str,
+    /// Events of one action and reason are told as one, with the first one's note: what deserves a note of its own needs
+    /// an action of its own.
+    pub action: String,
     pub reason: String,
     pub note: String,
 }
 
 impl Occurrence {
-    fn normal(action: &'static str, reason: &str, note: impl Into<String>) -> Self {
-        Self { warning: false, action, reason: reason.to_owned(), note: note.into() }
+    fn normal(action: impl Into<String>, reason: &str, note: impl Into<String>) -> Self {
+        Self { warning: false, action: action.into(), reason: reason.to_owned(), note: note.into() }
     }
 
-    fn warning(action: &'static str, reason: &str, note: impl Into<String>) -> Self {
+    fn warning(action: impl Into<String>, reason: &str, note: impl Into<String>) -> Self {
         Self { warning: true, ..Self::normal(action, reason, note) }
     }
 }
@@ -47,14 +49,18 @@ pub fn of_deeds(plan: &Plan, applied: &Applied) -> Vec<Occurrence> {
     match &plan.step {
         Step::Record(change, layout) if applied.recorded => {
             told.push(Occurrence::normal(
-                "Publish",
+                format!("Publish-{}", layout.version),
                 reason(*change),
                 format!("layout version {}: {}", layout.version, meaning(*change)),
             ));
         }
         Step::Evict(eviction) if applied.eviction == Some(Evicted::Started) => {
             let why = &eviction.why;
-            told.push(Occurrence::normal("Evict", why.reason, format!("restarting {}: {}", eviction.node, why.message)));
+            told.push(Occurrence::normal(
+                format!("Evict-{}", eviction.node),
+                why.reason,
+                format!("restarting {}: {}", eviction.node, why.message),
+            ));
         }
         Step::Rest | Step::Record(..) | Step::Evict(_) => {}
     }
@@ -125,7 +131,7 @@ pub async fn tell(recorder: &Recorder, about: &ObjectReference, occurrences: Vec
             type_: if occurrence.warning { EventType::Warning } else { EventType::Normal },
             reason: occurrence.reason,
             note: Some(cut(&occurrence.note)),
-            action: occurrence.action.to_owned(),
+            action: occurrence.action,
             secondary: None,
         };
         if let Err(error) = recorder.publish(&event, about).await {
