@@ -7,3 +7,4 @@ mod moves;
 mod pushes;
 mod repair;
 mod retirement;
+mod storms;
