@@ -24,11 +24,15 @@ class Totals:
         self.unknown_up = Counter()
         self.unknown_down = Counter()
         self.outcomes = Counter()
+        # Why updates were not acknowledged, for the reader of a run.
+        self.reasons = Counter()
         self.longest_silence_s = 0.0
 
-    def record(self, page, change, outcome):
+    def record(self, page, change, outcome, reason=""):
         with self.lock:
             self.outcomes[outcome] += 1
+            if reason:
+                self.reasons[f"{outcome}: {reason}"] += 1
             if outcome == "acknowledged":
                 self.acknowledged[page] += change
             elif outcome == "unknown" and change > 0:
@@ -66,7 +70,7 @@ class Connection:
             text = response.read()
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise Lost(str(error)) from error
+            raise Lost(f"{type(error).__name__} {error}") from error
         if response.getheader("connection", "").lower() == "close":
             self.close()
         return response.status, text
@@ -124,8 +128,8 @@ class Clients:
             # Half of all updates go to one page, so that one counter is hot.
             page = self.pages[0] if choice.random() < 0.5 else choice.choice(self.pages)
             change = choice.choice([1, 1, 1, 2, 5, -1])
-            outcome = update(connection, page, change)
-            self.totals.record(page, change, outcome)
+            outcome, reason = update(connection, page, change)
+            self.totals.record(page, change, outcome, reason)
             now = time.monotonic()
             if outcome == "acknowledged":
                 with self.totals.lock:
@@ -134,22 +138,23 @@ class Clients:
             self.stopping.wait(self.pause_s)
 
 
-def update(connection: Connection, page: str, change: int) -> str:
-    """Sends one update once, and says what became of it."""
+def update(connection: Connection, page: str, change: int) -> tuple[str, str]:
+    """Sends one update once, and says what became of it, and why where it was not acknowledged."""
     action = "increment" if change > 0 else "decrement"
     body = json.dumps({"action": action, "by": abs(change)})
     try:
         status, text = connection.request("PUT", f"/{page}/counter", body)
-    except Lost:
-        return "unknown"
-    except OSError:
-        return "not sent"
+    except Lost as error:
+        return "unknown", str(error)
+    except OSError as error:
+        return "not sent", str(error)
     if status == 200:
-        return "acknowledged"
+        return "acknowledged", ""
+    problem = f"{status} {problem_type(text)}"
     if status == 429 or (status == 503 and problem_type(text).endswith("not-applied")):
-        return "not applied"
+        return "not applied", problem
     if status >= 500:
-        return "unknown"
+        return "unknown", problem
     raise Unexpected(f"PUT /{page}/counter answered {status}: {text[:300]!r}")
 
 

@@ -100,7 +100,7 @@ class Story:
         self.wait_replaced(before, victims)
         silence = self.clients.totals.longest_silence_s
         check(silence < 30, f"a client waited {silence:.1f} s for an acknowledgement while other replicas were there")
-        return f"{self.so_far()}, longest silence {silence:.1f} s"
+        return f"longest silence {silence:.1f} s, {self.so_far()}"
 
     def wait_replaced(self, before, names):
         def replaced():
@@ -202,7 +202,8 @@ class Story:
         outcomes = self.clients.totals.outcomes
         if self.clients.failure:
             raise Failed(str(self.clients.failure))
-        return ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        reasons = "".join(f"\n            {count} × {reason}" for reason, count in self.clients.totals.reasons.most_common(8))
+        return ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) + reasons
 
 
 def older_chart() -> str:

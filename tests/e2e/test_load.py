@@ -56,7 +56,7 @@ def outcome(respond, change=1):
     with Server(respond) as server:
         connection = Connection(server.base)
         try:
-            return update(connection, "page", change)
+            return update(connection, "page", change)[0]
         finally:
             connection.close()
 
@@ -77,7 +77,7 @@ class Outcomes(unittest.TestCase):
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             connection = Connection(f"http://127.0.0.1:{unused.getsockname()[1]}")
-            self.assertEqual(update(connection, "page", 1), "not sent")
+            self.assertEqual(update(connection, "page", 1)[0], "not sent")
 
     def test_an_answer_that_makes_no_sense_fails_the_run(self):
         with self.assertRaises(Unexpected):
