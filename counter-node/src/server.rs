@@ -3,21 +3,25 @@
 //!
 //! `axum::serve` has none of these, and leaves Nagle's algorithm on, which costs tens of milliseconds to pipelined clients.
 
+mod refusal;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
+use hyper::rt;
+use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -85,22 +89,23 @@ where
 {
     let Port { listener, limits, metrics } = port;
     let places = Arc::new(Semaphore::new(limits.connections));
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let refusals = Arc::new(Semaphore::new(refusal::AT_ONCE));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    let builder = Arc::new(builder(&limits));
+    let builders = Arc::new(Builders::new(&limits));
     while let Some(stream) = accept(&listener, &stop.begin).await {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             metrics.refused.fetch_add(1, Ordering::Relaxed);
-            refuse(stream, &refusals);
+            refusal::too_many(stream, &refusals);
             continue;
         };
         metrics.accepted.fetch_add(1, Ordering::Relaxed);
         let open = metrics.open();
-        let connection = Connection { stream, builder: Arc::clone(&builder), head_time: limits.head_time };
-        let (service, begin, cut) = (service.clone(), stop.begin.clone(), cut.clone());
+        let builders = Arc::clone(&builders);
+        let connection = Connection { stream, builders, begin: stop.begin.clone(), cut: cut.clone() };
+        let service = service.clone();
         connections.spawn(async move {
-            connection.run(service, begin, cut).await;
+            connection.run(service).await;
             drop((place, open));
         });
     }
@@ -146,115 +151,158 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time)
-        .max_buf_size(usize::try_from(limits.head_bytes).unwrap_or(usize::MAX))
-        .pipeline_flush(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(limits.head_bytes)
-        .keep_alive_interval(limits.head_time)
-        .keep_alive_timeout(Duration::from_secs(10));
-    builder
+/// How to speak each version of HTTP.
+struct Builders {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    head_time: Duration,
+}
+
+impl Builders {
+    fn new(limits: &Limits) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_time)
+            .max_buf_size(usize::try_from(limits.head_bytes).unwrap_or(usize::MAX))
+            .pipeline_flush(true);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(limits.head_bytes)
+            .keep_alive_interval(limits.head_time)
+            .keep_alive_timeout(Duration::from_secs(10));
+        Self { http1, http2, head_time: limits.head_time }
+    }
 }
 
 struct Connection {
     stream: TcpStream,
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    head_time: Duration,
+    builders: Arc<Builders>,
+    begin: CancellationToken,
+    cut: CancellationToken,
 }
 
 impl Connection {
-    async fn run<S, B>(self, service: S, begin: CancellationToken, cut: CancellationToken)
+    async fn run<S, B>(self, service: S)
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let heard = Arc::new(AtomicBool::new(false));
-        let service = Heard { inner: service, heard: Arc::clone(&heard) };
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(self.stream), service));
-        // hyper's own time-out starts when it knows the protocol: a client that sends nothing at all never gets there.
-        let mut silence = pin!(tokio::time::sleep(self.head_time));
-        let mut ending = false;
-        loop {
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended with an error");
-                    }
-                    return;
-                }
-                () = begin.cancelled(), if !ending => {
-                    ending = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = cut.cancelled(), if ending => return,
-                () = silence.as_mut(), if !heard.load(Ordering::Relaxed) => {
-                    tracing::debug!("a connection sent no request in time");
-                    return;
-                }
+        let Self { mut stream, builders, begin, cut } = self;
+        let begun = tokio::select! {
+            () = begin.cancelled() => return,
+            begun = tokio::time::timeout(builders.head_time, first_bytes(&stream)) => begun,
+        };
+        let ended = match begun {
+            Ok(Ok(Version::One)) => {
+                let connection = builders.http1.serve_connection(Unclosed(TokioIo::new(&mut stream)), service);
+                drive(connection, begin, cut, http1::Connection::graceful_shutdown).await
             }
+            Ok(Ok(Version::Two)) => {
+                let connection = builders.http2.serve_connection(TokioIo::new(stream), service);
+                let _ = drive(connection, begin, cut, http2::Connection::graceful_shutdown).await;
+                return;
+            }
+            Ok(Err(_)) | Err(_) => return,
+        };
+        if let Err(error) = &ended
+            && error.is_parse()
+        {
+            // hyper has an answer ready, but with `pipeline_flush` never sends it while unread bytes are there.
+            let refusal = if error.is_parse_too_large() { refusal::HEAD_TOO_LONG } else { refusal::NO_HTTP };
+            let _ = tokio::time::timeout(refusal::TIME, refusal::send(&mut stream, refusal)).await;
+        } else {
+            let _ = stream.shutdown().await;
         }
     }
 }
 
-/// Notes that a request has come.
-struct Heard<S> {
-    inner: S,
-    heard: Arc<AtomicBool>,
+/// The versions that a connection can speak; which, its client's first bytes say.
+enum Version {
+    One,
+    Two,
 }
 
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Heard<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        if !self.heard.load(Ordering::Relaxed) {
-            self.heard.store(true, Ordering::Relaxed);
+/// HTTP/2 begins with a line that is no request of HTTP/1 (RFC 9113 §3.4). All of it is awaited here, where there is a
+/// time-out.
+async fn first_bytes(stream: &TcpStream) -> io::Result<Version> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut first).await?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.inner.call(request)
+        if first[..length] != PREFACE[..length] {
+            return Ok(Version::One);
+        }
+        if length == PREFACE.len() {
+            return Ok(Version::Two);
+        }
+        // A part of it: the socket is readable already and would not tell when the rest comes.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// How many clients are told at once that they are too many; more are closed without a word.
-const REFUSALS: usize = 64;
-/// How long a refused client may go on sending before it is closed on.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
-
-const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/problem+json\r\n\
-    retry-after: 1\r\n\
-    connection: close\r\n\
-    content-length: 152\r\n\r\n\
-    {\"type\":\"/problems/overloaded\",\"title\":\"The node has too much to do\",\"status\":503,\
-    \"detail\":\"The port has as many connections open as it may. Try again.\"}";
-
-fn refuse(mut stream: TcpStream, refusals: &Arc<Semaphore>) {
-    let Ok(place) = Arc::clone(refusals).try_acquire_owned() else { return };
-    let say = async move {
-        stream.write_all(REFUSAL.as_bytes()).await?;
-        stream.shutdown().await?;
-        // Closing with unread bytes resets the connection, and the client might never see the answer.
-        let mut unread = [0; 1024];
-        while stream.read(&mut unread).await? > 0 {}
-        io::Result::Ok(())
-    };
-    tokio::spawn(in_time(say, place));
+/// Drives a connection to its end: its own, the one that it is asked for, or being cut.
+async fn drive<C>(
+    connection: C,
+    begin: CancellationToken,
+    cut: CancellationToken,
+    end: fn(Pin<&mut C>),
+) -> Result<(), hyper::Error>
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = begin.cancelled() => end(connection.as_mut()),
+    }
+    tokio::select! {
+        ended = connection => ended,
+        () = cut.cancelled() => Ok(()),
+    }
 }
 
-async fn in_time<T, P: Send>(work: impl Future<Output = T> + Send, place: P) {
-    let _ = tokio::time::timeout(REFUSAL_TIME, work).await;
-    drop(place);
+/// A stream that hyper does not close, so that there is a last word after it.
+struct Unclosed<'a>(TokioIo<&'a mut TcpStream>);
+
+impl rt::Read for Unclosed<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl rt::Write for Unclosed<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
 }
 
 #[cfg(test)]

@@ -142,7 +142,8 @@ pub struct PortMetrics {
     pub accepted: AtomicU64,
     /// Connections refused at the limit.
     pub refused: AtomicU64,
-    open: AtomicU64,
+    /// Connections that are open.
+    pub open: AtomicU64,
 }
 
 impl PortMetrics {

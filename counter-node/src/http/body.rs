@@ -57,11 +57,11 @@ pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> R
     Ok(document)
 }
 
-/// serde's message after "is wrong: "; what it says of lines and columns helps nobody who has the field's name.
+/// serde's message; the line and column in it help nobody who has the field's name.
 fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
-    let end = message.rfind(" at line ").filter(|_| error.is_data()).unwrap_or(message.len());
-    if error.is_data() { format!("is wrong: {}", &message[..end]) } else { message }
+    let end = message.rfind(" at line ").unwrap_or(message.len());
+    format!("is wrong: {}", &message[..end])
 }
 
 /// A body without the declaration is refused: browsers send such bodies to other sites without asking these first.

@@ -31,8 +31,8 @@ pub(super) struct Update {
 }
 
 /// Whether an update counts up or down.
-#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub(super) enum Direction {
     #[default]
     Increment,
@@ -54,6 +54,17 @@ impl<'de> Deserialize<'de> for By {
         match u64::deserialize(deserializer)? {
             0 => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a whole number of at least 1")),
             by => Ok(Self(by)),
+        }
+    }
+}
+
+// By hand, since serde_json reports what is no text here as a mistake in the document, not in the field.
+impl<'de> Deserialize<'de> for Direction {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match &*String::deserialize(deserializer)? {
+            "increment" => Ok(Self::Increment),
+            "decrement" => Ok(Self::Decrement),
+            other => Err(D::Error::unknown_variant(other, &["increment", "decrement"])),
         }
     }
 }

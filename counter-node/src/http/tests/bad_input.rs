@@ -38,7 +38,7 @@ async fn a_body_that_is_no_update_is_refused_by_its_field() {
         (r#"{"by": null}"#, "by"),
         (r#"{"by": 18446744073709551616}"#, "by"),
         (r#"{"bye": 1}"#, "bye"),
-        (r#"{"by": 1, "by": 2}"#, "by"),
+        (r#"{"by": 1, "by": 2}"#, "body"),
         (r#"{"idempotency_key": "k"}"#, "idempotency_key"),
     ] {
         let answer = client.put_json("/p/counter", body).await;
