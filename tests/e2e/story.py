@@ -2,7 +2,7 @@
 
 import shutil
 
-from counters import CRD, Counter, condition, manifest, wait_agreement
+from counters import CRD, SITE, Counter, condition, manifest, wait_agreement
 from kube import Failed, Kube, check, wait
 from load import Clients, read
 from place import ROOT
@@ -116,7 +116,8 @@ class Story:
         self.counts = wait_agreement(self.counter, self.reach, PAGES, self.totals)
         pods = self.counter.pods()
         check(len(pods) == 9, f"{len(pods)} Pods, expected 9")
-        return f"{sum(self.counts.values()) // 2} on {len(pods)} nodes; outcomes {dict(self.totals.outcomes)}"
+        restarts = restarts_of(pods)
+        return f"{self.counts[SITE]} on {len(pods)} nodes; outcomes {dict(self.totals.outcomes)}; restarts by the kubelet: {restarts or 'none'}"
 
     def upgrade(self):
         """helm upgrade replaces the operator and the CRD, and touches no Pod of a cluster."""
@@ -204,6 +205,19 @@ class Story:
             raise Failed(str(self.clients.failure))
         reasons = "".join(f"\n            {count} × {reason}" for reason, count in self.clients.totals.reasons.most_common(8))
         return ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) + reasons
+
+
+def restarts_of(pods) -> dict[str, int]:
+    """Containers that the kubelet started again. One that ended by itself crashed, which nothing here excuses; one that was
+    ended (by a signal, in order or not) failed its liveness probe, which a machine that is short of processors can cause."""
+    restarts = {}
+    for pod in pods:
+        for status in pod["status"].get("containerStatuses", []):
+            if status["restartCount"]:
+                restarts[pod["metadata"]["name"]] = status["restartCount"]
+                code = status["lastState"].get("terminated", {}).get("exitCode")
+                check(code in (0, 137, 143), f"{pod['metadata']['name']} ended by itself with exit code {code}")
+    return restarts
 
 
 def older_chart() -> str:
