@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use counter_core::id::{NodeName, ShardId};
+use counter_core::layout::Shard;
 
-use crate::controller::validate::ClusterSpec;
+use crate::controller::validate::{ClusterSpec, Storage};
 
 use super::{DesiredShard, Eviction, Notice, Observed, ObservedNode};
 
@@ -12,10 +13,18 @@ use super::{DesiredShard, Eviction, Notice, Observed, ObservedNode};
 #[derive(Debug, Default)]
 pub(super) struct Rollout<'a> {
     /// Those that exist but are made from another template, by name and in the order in which they are replaced.
-    outdated: Vec<(NodeName, &'a ObservedNode)>,
+    outdated: Vec<Outdated<'a>>,
     /// Nodes that should be there and do not serve, for whatever reason.
     pub(super) absent: Vec<NodeName>,
     stopping: bool,
+}
+
+#[derive(Debug)]
+struct Outdated<'a> {
+    name: NodeName,
+    node: &'a ObservedNode,
+    /// Whether its memory may be all that is left of its shard's counts.
+    is_last_copy: bool,
 }
 
 impl<'a> Rollout<'a> {
@@ -23,21 +32,19 @@ impl<'a> Rollout<'a> {
         let mut rollout = Self::default();
         for (shard, wanted) in desired {
             for replica in (0..wanted.replicas).rev() {
-                rollout.add(NodeName::of(&spec.identity.name, *shard, replica), *shard, wanted, observed);
+                let name = NodeName::of(&spec.identity.name, *shard, replica);
+                if !observed.serves(&name) {
+                    rollout.absent.push(name.clone());
+                }
+                let Some(node) = observed.nodes.get(&name) else { continue };
+                rollout.stopping |= node.terminating;
+                if node.template.as_ref() != Some(&wanted.pin.template.hash()) && is_pinned(*shard, wanted, observed) {
+                    let is_last_copy = is_last_copy(spec, observed, &name, node);
+                    rollout.outdated.push(Outdated { name, node, is_last_copy });
+                }
             }
         }
         rollout
-    }
-
-    fn add(&mut self, name: NodeName, shard: ShardId, wanted: &DesiredShard, observed: &'a Observed) {
-        if !observed.serves(&name) {
-            self.absent.push(name.clone());
-        }
-        let Some(node) = observed.nodes.get(&name) else { return };
-        self.stopping |= node.terminating;
-        if node.template.as_ref() != Some(&wanted.pin.template.hash()) && is_pinned(shard, wanted, observed) {
-            self.outdated.push((name, node));
-        }
     }
 
     /// How many Pods are still to be replaced.
@@ -50,20 +57,27 @@ impl<'a> Rollout<'a> {
         if self.stopping {
             return None;
         }
-        let (name, node) = self.outdated.iter().find(|(_, node)| !node.ready)?;
-        let problem = node.problem.as_deref().unwrap_or("it is not ready");
-        Some(evict(name, node, Notice::new("Broken", format!("replaced by one of the newer template: {problem}"))))
+        let broken = self.outdated.iter().find(|own| !own.node.ready && !own.is_last_copy)?;
+        let problem = broken.node.problem.as_deref().unwrap_or("it is not ready");
+        Some(evict(broken, Notice::new("Broken", format!("replaced by one of the newer template: {problem}"))))
     }
 
     /// The next Pod to replace, when every other serves.
     pub(super) fn next(&self) -> Option<Eviction> {
-        let (name, node) = self.outdated.first().filter(|_| self.absent.is_empty() && !self.stopping)?;
-        Some(evict(name, node, Notice::new("Outdated", "replaced by one of the newer template")))
+        let next = self.outdated.first().filter(|_| self.absent.is_empty() && !self.stopping)?;
+        Some(evict(next, Notice::new("Outdated", "replaced by one of the newer template")))
     }
 }
 
-fn evict(name: &NodeName, node: &ObservedNode, why: Notice) -> Eviction {
-    Eviction { node: name.clone(), uid: node.uid.clone(), why }
+fn evict(outdated: &Outdated<'_>, why: Notice) -> Eviction {
+    Eviction { node: outdated.name.clone(), uid: outdated.node.uid.clone(), why }
+}
+
+/// Whether the node runs, keeps its counts in memory only, and has no sibling that serves them as well.
+fn is_last_copy(spec: &ClusterSpec, observed: &Observed, name: &NodeName, node: &ObservedNode) -> bool {
+    let shard = observed.layout.as_ref().and_then(|layout| layout.shard_of(name));
+    let alone = |shard: &Shard| shard.nodes.iter().all(|own| own.name == *name || !observed.serves(&own.name));
+    spec.storage == Storage::Memory && node.status.is_some() && shard.is_some_and(alone)
 }
 
 /// Whether a new Pod of the shard would be made from the wanted template already.

@@ -108,6 +108,11 @@ proptest! {
         prop_assert_eq!((again.step, again.shards), (plan.step, plan.shards));
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn growing_moves_only_what_it_must(from in 1..=12_u16, to in 1..=12_u16) {
         prop_assume!(from < to);

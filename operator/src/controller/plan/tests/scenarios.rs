@@ -4,7 +4,7 @@ use counter_core::slot::SlotRange;
 
 use super::world::World;
 use crate::controller::plan::{Addresses, Change, Step, Template};
-use crate::controller::validate::Bytes;
+use crate::controller::validate::{Bytes, Storage};
 use crate::crd::Retain;
 
 fn message(notice: Option<&crate::controller::plan::Notice>) -> &str {
@@ -218,6 +218,32 @@ fn a_broken_rollout_stops_at_one_pod_and_is_fixed_forward() {
     world.settle();
     assert_eq!(world.evicted[1], world.evicted[0], "the broken one first");
     assert_eq!(world.evicted.len(), 7);
+}
+
+#[test]
+fn the_last_memory_of_a_shard_is_not_replaced_because_it_is_not_ready() {
+    let mut world = World::settled(1, 2);
+    world.spec.storage = Storage::Memory;
+    world.template = Template("b".to_owned());
+    world.edit(|_| ());
+    world.act(|_| true);
+    world.turn(|_| true);
+    let mut observed = world.observed();
+    let mut evicted = |ready: [bool; 2], answers: bool| {
+        for (replica, ready) in (0..).zip(ready) {
+            observed.nodes.get_mut(&NodeName::of("page-views", ShardId(0), replica)).unwrap().ready = ready;
+        }
+        if !answers {
+            observed.nodes.get_mut(&NodeName::from("page-views-0-1")).unwrap().status = None;
+        }
+        match crate::controller::plan::plan(&world.spec, &observed).step {
+            Step::Evict(eviction) => Some(eviction.node.0),
+            Step::Record(..) | Step::Rest => None,
+        }
+    };
+    assert_eq!(evicted([true, false], true).as_deref(), Some("page-views-0-1"), "its sibling has what it has");
+    assert_eq!(evicted([false, false], true), None);
+    assert_eq!(evicted([false, false], false).as_deref(), Some("page-views-0-1"), "it answers nobody any more");
 }
 
 #[test]
