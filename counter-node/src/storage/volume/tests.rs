@@ -66,8 +66,14 @@ fn used_folder() -> tempfile::TempDir {
         store.commit(&[record(&number.to_string(), "in the journal")], Durability::InKernel).unwrap();
     }
     store.close().unwrap();
-    // Once more, so that manifests which are out of date and preallocated zeros are gone.
-    open(folder.path()).unwrap().0.close().unwrap();
+    // Until opening finds nothing more to clear away: manifests that are out of date, preallocated zeros.
+    loop {
+        let before = snapshot(folder.path());
+        open(folder.path()).unwrap().0.close().unwrap();
+        if snapshot(folder.path()) == before {
+            break;
+        }
+    }
     folder
 }
 
