@@ -18,6 +18,10 @@ use crate::controller::validate::{ClusterSpec, Storage};
 /// How many peers a node is given to ask for the layout at its start. Any one that answers is enough.
 const SEEDS_MAX: usize = 16;
 
+/// How many rounds in a row a node may miss before it counts as silent, as with a Pod's readiness probe: a busy machine
+/// makes one miss easily, and a plan replaces nodes that are not ready.
+const MISSES_MAX: u8 = 3;
+
 /// A node's place in its cluster: (shard, replica).
 pub(super) type Place = (u16, u16);
 
@@ -35,7 +39,8 @@ pub(super) struct Member {
 #[derive(Debug)]
 enum Said {
     Nothing,
-    Status(Box<NodeStatus>),
+    /// Its last answer, and the rounds that it has missed since.
+    Status(Box<NodeStatus>, u8),
     /// It had answered before.
     NothingMore,
 }
@@ -110,17 +115,19 @@ impl Member {
             return;
         }
         self.refusal = answer.refusal.map(|error| format!("the layout was not taken: {error}"));
-        self.said = match (answer.status, &self.said) {
-            (Ok(status), _) => Said::Status(Box::new(status)),
+        let before = std::mem::replace(&mut self.said, Said::Nothing);
+        self.said = match (answer.status, before) {
+            (Ok(status), _) => Said::Status(Box::new(status), 0),
             (Err(_), Said::Nothing) => Said::Nothing,
-            (Err(_), Said::Status(_) | Said::NothingMore) => Said::NothingMore,
+            (Err(_), Said::Status(status, misses)) if misses < MISSES_MAX => Said::Status(status, misses.saturating_add(1)),
+            (Err(_), Said::Status(..) | Said::NothingMore) => Said::NothingMore,
         };
     }
 
     /// What it said of itself at the last round.
     pub(super) fn status(&self) -> Option<&NodeStatus> {
         match &self.said {
-            Said::Status(status) => Some(status),
+            Said::Status(status, _) => Some(status),
             Said::Nothing | Said::NothingMore => None,
         }
     }
@@ -135,7 +142,7 @@ impl Member {
         match &self.said {
             Said::Nothing => NodeState::Starting,
             Said::NothingMore => NodeState::Silent,
-            Said::Status(status) => match status.readiness {
+            Said::Status(status, _) => match status.readiness {
                 Readiness::Ready => NodeState::Ready,
                 Readiness::WaitingForLayout | Readiness::NotInLayout => NodeState::Waiting,
                 Readiness::MergingSiblings => NodeState::Merging,

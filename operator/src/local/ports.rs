@@ -39,7 +39,7 @@ impl Ports {
         let usable = |port: u16| !given.contains(&port) && is_free(port);
         let first = (base..=u16::MAX - (PORTS_PER_NODE - 1))
             .step_by(usize::from(PORTS_PER_NODE))
-            .find(|&first| trio_is(first, &usable))
+            .find(|&first| trio_is(first, usable))
             .ok_or_else(|| NoPorts { node: node.to_owned(), base })?;
         self.0.insert(node.to_owned(), first);
         Ok(view(first))

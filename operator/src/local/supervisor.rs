@@ -281,3 +281,6 @@ async fn finished(under_way: &mut Option<JoinHandle<Vec<Answer>>>) -> Vec<Answer
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
