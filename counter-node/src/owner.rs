@@ -77,11 +77,13 @@ impl Owner {
     }
 
     fn admit(&self, changes: usize) -> Result<Permit<'_>, NotApplied> {
-        self.committer.admit(changes).map_err(|error| match error {
-            CommitError::Full => NotApplied::Overloaded,
-            CommitError::NotWritable | CommitError::Storage(_) => NotApplied::ReadOnly,
-            CommitError::Stopped => NotApplied::NotReady,
-        })
+        self.committer.admit(changes).inspect_err(|error| tracing::debug!(%error, "an update was not admitted")).map_err(
+            |error| match error {
+                CommitError::Full => NotApplied::Overloaded,
+                CommitError::NotWritable | CommitError::Storage(_) => NotApplied::ReadOnly,
+                CommitError::Stopped => NotApplied::NotReady,
+            },
+        )
     }
 
     /// Waits until the changes are as safe as the cluster promises. False: that is not known.

@@ -86,7 +86,7 @@ impl Router {
                 }
             }
             match self.forwarding.submit(key.clone(), Operation::Update(update)).await {
-                Forwarded::Outcome(outcome) => return outcome_to_reading(outcome),
+                Forwarded::Outcome(outcome) => return self.told(outcome),
                 Forwarded::Here => {}
             }
         }
@@ -103,7 +103,7 @@ impl Router {
                 return answer(self.owner.read(&key));
             }
             match self.forwarding.submit(key.clone(), Operation::Read).await {
-                Forwarded::Outcome(outcome) => return outcome_to_reading(outcome),
+                Forwarded::Outcome(outcome) => return self.told(outcome),
                 Forwarded::Here => {}
             }
         }
@@ -134,6 +134,18 @@ impl Router {
             result => answer(result),
         }))
         .await
+    }
+
+    /// What a client is told of what became of its request elsewhere.
+    fn told(&self, outcome: Outcome) -> Result<Reading, Failure> {
+        match outcome {
+            Outcome::Done(reading) => Ok(Reading::from(reading)),
+            Outcome::Refused(refusal) => Err(Failure::from(refusal)),
+            // The forwarder knows no reason of this node's but its storage.
+            Outcome::NotApplied(NotApplied::ReadOnly) if !self.protocol.is_serving() => Err(not_applied(NotApplied::NotReady)),
+            Outcome::NotApplied(reason) => Err(not_applied(reason)),
+            Outcome::Unknown => Err(unknown()),
+        }
     }
 
     /// Reads many counters; the results are in their order.
@@ -191,15 +203,6 @@ fn not_applied(reason: NotApplied) -> Failure {
 
 fn unknown() -> Failure {
     Failure::OutcomeUnknown { reason: "the owner's answer did not come, or its storage failed".to_owned() }
-}
-
-fn outcome_to_reading(outcome: Outcome) -> Result<Reading, Failure> {
-    match outcome {
-        Outcome::Done(reading) => Ok(Reading::from(reading)),
-        Outcome::Refused(refusal) => Err(Failure::from(refusal)),
-        Outcome::NotApplied(reason) => Err(not_applied(reason)),
-        Outcome::Unknown => Err(unknown()),
-    }
 }
 
 impl From<vector::Reading> for Reading {

@@ -1,1 +1,10 @@
-//! Starts real clusters for the tests.
+//! Starts real clusters for the tests: counter nodes as local processes, and a Kubernetes control plane with a stand-in
+//! kubelet that runs Pods as processes.
+
+pub mod count;
+pub mod http;
+pub mod local;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod wait;

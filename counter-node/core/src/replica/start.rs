@@ -48,7 +48,9 @@ impl Replica {
                 peer.puller.want(slots.iter());
             }
         }
-        self.start = Start::Merging { since_ms: None, left };
+        // Alone in its shard, or in one that owns nothing yet: there is nothing to wait for.
+        let nothing = slots.is_empty() || self.parts.siblings.is_empty();
+        self.start = if nothing { Start::Done } else { Start::Merging { since_ms: None, left } };
     }
 
     pub(super) fn pulled_at_start(&mut self, pulled: &Pulled) {
