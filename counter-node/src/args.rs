@@ -19,6 +19,9 @@ pub const EXIT_DATA: u8 = 65;
 /// The exit code when the data folder is in use by another process (EX_TEMPFAIL).
 pub const EXIT_IN_USE: u8 = 75;
 
+/// The storage engine's own lines tell of its files, at every start.
+const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
+
 const AFTER_HELP: &str = "\
 Started without flags it is a whole cluster of one node, which keeps its counters in ./counter-data:
 
@@ -113,7 +116,7 @@ struct NodeArgs {
     #[arg(long, env = "COUNTER_SHUTDOWN_GRACE", value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     shutdown_grace: u64,
     /// What is logged, as `info` or `warn,counter_node::peers=debug`.
-    #[arg(long, env = "COUNTER_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "COUNTER_LOG", value_name = "FILTER", default_value = DEFAULT_FILTER)]
     log: String,
     /// How log lines are written.
     #[arg(long, env = "COUNTER_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

@@ -63,7 +63,7 @@ impl VolumeStore {
         manifest::verify(&store)?;
         let journals = journal::verify(&store)?;
         for torn in journals.iter().filter(|journal| journal.torn_at.is_some()) {
-            tracing::info!(path = %torn.path.display(), at = torn.torn_at, "cutting off the unfinished end of the journal");
+            tracing::debug!(path = %torn.path.display(), at = torn.torn_at, "cutting off what lies behind the journal's last whole write");
             journal::cut(torn)?;
         }
         Engine::visit(&store, visitor)?;
