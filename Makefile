@@ -12,23 +12,25 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 IMAGE_PREFIX ?= distributed-counter
 
-.PHONY: help run test test-rust test-control-plane check fix crds charts bench e2e image need-cargo need-go
+.PHONY: help run test test-rust test-control-plane check fix crds charts bench e2e image programs need-cargo need-go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: need-cargo ## start examples/page-views.yaml as local processes and print its URLs
-	$(CARGO) build --locked --package operator --package counter-node --bins
+run: programs ## start examples/page-views.yaml as local processes and print its URLs
 	@exec "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/operator" local examples/page-views.yaml
 
 test: test-rust test-control-plane ## run every test that needs no root
 	@echo "test: the crates' own tests, the contracts, the simulation, and the operator on a real control plane all passed"
 
-test-rust: need-cargo ## run the tests that need cargo alone
-	$(CARGO) test --locked --workspace --exclude counter-tests
-	$(CARGO) test --locked --package counter-tests --lib --bins --test contract --test sim
+programs: need-cargo
+	$(CARGO) build --locked --package operator --package counter-node --bins
 
-test-control-plane: need-cargo need-go ## run the operator's tests on a real etcd, API server, controller-manager and scheduler
+test-rust: programs ## run the tests that need cargo alone
+	$(CARGO) test --locked --workspace --exclude counter-tests
+	$(CARGO) test --locked --package counter-tests --lib --test contract --test local --test sim
+
+test-control-plane: programs need-go ## run the operator's tests on a real etcd, API server, controller-manager and scheduler
 	$(CLUSTER) build-control-plane
 	$(CARGO) test --locked --package counter-tests --test control_plane
 
