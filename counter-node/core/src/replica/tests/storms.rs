@@ -1,4 +1,4 @@
-//! Everything at once, by seed: updates, resets of none, loss, crashes with unwritten merges, partitions, restarts, and a
+//! Everything at once, by seed: updates, loss, crashes with unwritten merges, partitions, restarts, and a
 //! shard that grows meanwhile. What was applied was durable, so every count must come out exactly.
 
 use std::collections::BTreeMap;
@@ -110,7 +110,7 @@ impl Storm {
         let done = NEW.iter().filter(is_done).count() >= 2;
         let next = match version.0 {
             1 => layout(2, &GROWING, Some((0, 1, "8192-16383", Copying))),
-            2 if self.random.number() % 4 == 0 => layout(1_000, &GROWING, None),
+            2 if self.random.number().is_multiple_of(4) => layout(1_000, &GROWING, None),
             2 | 1_001 if done => layout(version.0 + 1, &GROWN, Some((0, 1, "8192-16383", Flipped))),
             3 | 1_002 if done => layout(version.0 + 1, &GROWN, None),
             1_000 => layout(1_001, &GROWING, Some((0, 1, "8192-16383", Copying))),
@@ -159,7 +159,7 @@ impl Storm {
 
 #[test]
 fn after_any_storm_every_count_is_exact_everywhere() {
-    for seed in 0..12 {
+    for seed in 0..6 {
         let mut storm = Storm::new(seed);
         for _ in 0..300 {
             storm.step();
