@@ -13,6 +13,7 @@ use crate::world::World;
 const LIVENESS_MS: u64 = 120_000;
 const LOOK_MS: u64 = 1_000;
 const READ_MS: u64 = 8_000;
+const TICK_MS: u64 = 50;
 
 /// What a run was like.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,7 +140,10 @@ impl World {
 
     fn check_reads(&mut self) -> Result<(), String> {
         let asked = self.read_everywhere();
-        self.run_until(self.now_ms + READ_MS)?;
+        let until_ms = self.now_ms + READ_MS;
+        while self.reads.len() < asked.len() && self.now_ms < until_ms {
+            self.run_until(self.now_ms + TICK_MS)?;
+        }
         for (ticket, node, key) in asked {
             let counter = self.ledger.keys[key].clone();
             let owner = self.operator.layout.owner(counter.slot()).ok_or("a slot without an owner")?;

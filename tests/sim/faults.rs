@@ -15,28 +15,61 @@ pub(crate) enum Fsync {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// `kill -9`; it is started again after so many milliseconds.
-    Kill { node: usize, down_ms: u64 },
+    Kill {
+        node: usize,
+        down_ms: u64,
+    },
     /// A clean stop, and a start.
-    Stop { node: usize, down_ms: u64 },
-    PowerLoss { node: usize, down_ms: u64 },
+    Stop {
+        node: usize,
+        down_ms: u64,
+    },
+    PowerLoss {
+        node: usize,
+        down_ms: u64,
+    },
     PowerLossEverywhere,
     /// Nothing gets from the one to the other.
-    Cut { from: usize, to: usize },
-    CutBothWays { one: usize, other: usize },
+    Cut {
+        from: usize,
+        to: usize,
+    },
+    CutBothWays {
+        one: usize,
+        other: usize,
+    },
     /// No cut any more.
     Join,
-    Network { loss: u64, repeat: u64, delay_ms_max: u64 },
-    Clock { node: usize, offset_ms: i64 },
-    StorageFails { node: usize, for_ms: u64 },
-    StorageWorks { node: usize },
+    Network {
+        loss: u64,
+        repeat: u64,
+        delay_ms_max: u64,
+    },
+    Clock {
+        node: usize,
+        offset_ms: i64,
+    },
+    StorageFails {
+        node: usize,
+        for_ms: u64,
+    },
+    StorageWorks {
+        node: usize,
+    },
     Shards(u16),
     Replicas(u16),
     Transfer(Transfer),
-    TakeSnapshot { node: usize },
+    TakeSnapshot {
+        node: usize,
+    },
     /// The node's volume goes back to its snapshot.
-    RestoreSnapshot { node: usize },
+    RestoreSnapshot {
+        node: usize,
+    },
     /// A node that has not started yet gets a copy of this node's volume.
-    Clone { node: usize },
+    Clone {
+        node: usize,
+    },
 }
 
 /// What one simulation is like.

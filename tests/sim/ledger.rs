@@ -84,22 +84,28 @@ impl Ledger {
         if of_key().any(|request| request.update == Update::Reset) {
             return self.check_reset(key, tally);
         }
-        let sum = |told: Told| of_key().filter(|request| request.told == told).filter_map(|request| amount(request.update)).sum::<i64>();
+        let sum = |told: Told| {
+            of_key().filter(|request| request.told == told).filter_map(|request| amount(request.update)).sum::<i64>()
+        };
         let acknowledged = sum(Told::Acknowledged);
         let unknown = of_key().filter(|request| matches!(request.told, Told::Unknown | Told::Pending));
-        let maybe: Vec<i64> = unknown.filter_map(|request| amount(request.update)).chain(self.lost[key].iter().copied()).collect();
+        let maybe: Vec<i64> =
+            unknown.filter_map(|request| amount(request.update)).chain(self.lost[key].iter().copied()).collect();
         let surplus = i64::try_from(tally).map_err(|_| format!("{tally} is out of range"))? - acknowledged;
         if is_subset_sum(&maybe, surplus) {
             return Ok(());
         }
-        Err(format!("key {key} is {tally}; acknowledged is {acknowledged}; the surplus of {surplus} is no sum of some of {maybe:?}"))
+        Err(format!(
+            "key {key} is {tally}; acknowledged is {acknowledged}; the surplus of {surplus} is no sum of some of {maybe:?}"
+        ))
     }
 
     /// A reset clears what was observed where it ran, which the ledger cannot know; only increments are made of such keys.
     fn check_reset(&self, key: usize, tally: i128) -> Result<(), String> {
         let of_key = || self.requests.iter().filter(|request| request.key == key);
         let resets = || of_key().filter(|request| request.update == Update::Reset);
-        let most: i64 = of_key().filter(|request| request.told != Told::NotApplied).filter_map(|request| amount(request.update)).sum();
+        let most: i64 =
+            of_key().filter(|request| request.told != Told::NotApplied).filter_map(|request| amount(request.update)).sum();
         // An unknown reset may run at any time. Else, what was asked for after the last one ended is not cleared.
         let ended_ms = resets().filter(|request| request.told != Told::NotApplied).map(|request| match request.told {
             Told::Acknowledged => request.told_ms,

@@ -43,8 +43,13 @@ pub(crate) fn node(shard: ShardId, replica: u16) -> Node {
 
 impl Operator {
     pub(crate) fn new(shards: u16, replicas: u16, bug: Option<Bug>) -> Self {
-        let mut layout =
-            Layout { format: LAYOUT_FORMAT, cluster: ClusterId(7), version: LayoutVersion(1), shards: Vec::new(), moves: Vec::new() };
+        let mut layout = Layout {
+            format: LAYOUT_FORMAT,
+            cluster: ClusterId(7),
+            version: LayoutVersion(1),
+            shards: Vec::new(),
+            moves: Vec::new(),
+        };
         let all: Vec<Slot> = Slot::all().collect();
         for (number, part) in (0..shards).zip(all.chunks(all.len().div_ceil(usize::from(shards)))) {
             let shard = ShardId(number);
@@ -57,7 +62,8 @@ impl Operator {
     /// The nodes that ought to run: they start before the layout names them.
     pub(crate) fn wanted_nodes(&self) -> Vec<NodeName> {
         let named = self.layout.nodes().map(|node| node.name.clone());
-        let shards = (0..self.shards).flat_map(|shard| (0..self.replicas).map(move |replica| NodeName::of("c", ShardId(shard), replica)));
+        let shards =
+            (0..self.shards).flat_map(|shard| (0..self.replicas).map(move |replica| NodeName::of("c", ShardId(shard), replica)));
         named.chain(shards).collect()
     }
 
@@ -65,7 +71,11 @@ impl Operator {
     pub(crate) fn step(&mut self) -> bool {
         let next = match self.layout.moves.first() {
             Some(slot_move) => self.advance_move(slot_move.clone()),
-            None => self.grow_replicas().or_else(|| self.grow_shards()).or_else(|| self.begin_transfer()).or_else(|| self.drop_empty()),
+            None => self
+                .grow_replicas()
+                .or_else(|| self.grow_shards())
+                .or_else(|| self.begin_transfer())
+                .or_else(|| self.drop_empty()),
         };
         let Some(mut next) = next else { return false };
         next.version = self.layout.version.next();
@@ -144,9 +154,9 @@ impl Operator {
     /// Whether a disruptive move may begin.
     fn is_ready(&self) -> bool {
         self.layout.nodes().all(|node| {
-            self.said.get(&node.name).is_some_and(|said| {
-                said.readiness == Readiness::Ready && said.version == Some(self.layout.version)
-            })
+            self.said
+                .get(&node.name)
+                .is_some_and(|said| said.readiness == Readiness::Ready && said.version == Some(self.layout.version))
         })
     }
 
@@ -155,7 +165,11 @@ impl Operator {
         let held = u16::try_from(next.shards.len()).unwrap();
         let target = if held < self.shards {
             let shard = ShardId(held);
-            next.shards.push(Shard { shard, slots: Vec::new(), nodes: (0..self.replicas).map(|replica| node(shard, replica)).collect() });
+            next.shards.push(Shard {
+                shard,
+                slots: Vec::new(),
+                nodes: (0..self.replicas).map(|replica| node(shard, replica)).collect(),
+            });
             shard
         } else {
             next.shards.iter().find(|shard| shard.slots.is_empty() && shard.shard.0 < self.shards)?.shard
@@ -165,9 +179,9 @@ impl Operator {
     }
 
     fn begin_transfer(&mut self) -> Option<Layout> {
-        let transfer = self.transfer.take_if(|transfer| {
-            transfer.from.0.max(transfer.to.0) < u16::try_from(self.layout.shards.len()).unwrap()
-        })?;
+        let transfer = self
+            .transfer
+            .take_if(|transfer| transfer.from.0.max(transfer.to.0) < u16::try_from(self.layout.shards.len()).unwrap())?;
         let begun = self.begin(self.layout.clone(), transfer.from, transfer.to, usize::from(transfer.slots));
         if begun.is_none() && !self.is_ready() {
             self.transfer = Some(transfer);

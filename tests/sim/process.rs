@@ -12,9 +12,7 @@ use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, Replica
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::{Table, TableLimits};
-use counter_core::vector::Generation;
 
-use crate::bugs::Bug;
 use crate::disk::{AppliedUpdate, Disk, Write};
 
 /// The wall clock when a simulation begins.
@@ -149,19 +147,16 @@ impl Process {
     }
 
     /// The current records of what is to be written.
-    pub(crate) fn records(&self, work: &Work, bug: Option<Bug>) -> Vec<Write> {
+    pub(crate) fn records(&self, work: &Work) -> Vec<Write> {
         let slots: BTreeSet<Slot> = work.keys.iter().map(Key::slot).chain(work.slots.iter().copied()).collect();
         let mut writes = Vec::new();
         for slot in slots {
             let mut vector = self.table.slot(slot);
             if work.slots.contains(&slot) {
                 vector.mark_generation_unsaved();
-                if vector.generation() == Generation::default() && bug != Some(Bug::SlotRecordLeft) {
-                    writes.push(Write::Slot(slot, None));
-                }
             }
             if let Some((record, keys)) = vector.take_unsaved_generation() {
-                writes.push(Write::Slot(slot, Some(record)));
+                writes.push(Write::Slot(slot, record));
                 writes.extend(keys.into_iter().map(|key| Write::Counter(key.clone(), vector.counter(&key).cloned())));
             }
         }

@@ -2,8 +2,8 @@
 
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{
-    Answer, Ask, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation, Outcome, Received,
-    Ticket,
+    Answer, Ask, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation, Outcome,
+    Received, Ticket,
 };
 use counter_core::id::NodeName;
 
@@ -184,7 +184,13 @@ impl World {
         }
     }
 
-    pub(crate) fn forward_arrives(&mut self, to: usize, number: u64, (from, from_process): (usize, u64), request: ForwardRequest) {
+    pub(crate) fn forward_arrives(
+        &mut self,
+        to: usize,
+        number: u64,
+        (from, from_process): (usize, u64),
+        request: ForwardRequest,
+    ) {
         if self.process(to, number).is_none() {
             // The connection ended with the process.
             return self.lose(from, from_process, request.message);
@@ -192,7 +198,9 @@ impl World {
         let asked = request.clone();
         let Some(process) = &mut self.nodes[to].process else { return };
         let received = match process.inbox.receive(request) {
-            Received::Answer(Answer::InProgress | Answer::Results(_)) if self.bug == Some(Bug::InboxForgets) => apply_again(&asked),
+            Received::Answer(Answer::InProgress | Answer::Results(_)) if self.bug == Some(Bug::InboxForgets) => {
+                apply_again(&asked)
+            }
             received => received,
         };
         let session = match &asked.ask {

@@ -99,7 +99,10 @@ impl World {
         let envelope = Envelope { header, body };
         let body = self.forged(&envelope);
         if let Some(body) = body {
-            let header = self.nodes[target].process.as_ref().map(|process| process.replica.header(Some(envelope.header.from.clone()), clock));
+            let header = self.nodes[target]
+                .process
+                .as_ref()
+                .map(|process| process.replica.header(Some(envelope.header.from.clone()), clock));
             if let Some(header) = header {
                 self.events.at(self.now_ms + 1, Event::Deliver { to: from, envelope: Envelope { header, body } });
             }
@@ -139,7 +142,7 @@ impl World {
         }
         process.committing = true;
         let work = std::mem::take(&mut process.queued);
-        let writes = process.records(&work, self.bug);
+        let writes = process.records(&work);
         let number = process.number;
         let takes_ms = if self.rng.per_mille(20) { self.rng.range(50, 400) } else { self.rng.below(4) };
         self.events.at(self.now_ms + takes_ms, Event::Committed { node, process: number, work, writes });
@@ -228,7 +231,9 @@ impl World {
     }
 
     pub(crate) fn layout_arrives(&mut self, to: usize, layout: Layout) {
-        self.step(to, |process, _| process.replica.offer_layout(&process.table, layout).map(|(_, effects)| effects).unwrap_or_default());
+        self.step(to, |process, _| {
+            process.replica.offer_layout(&process.table, layout).map(|(_, effects)| effects).unwrap_or_default()
+        });
     }
 
     pub(crate) fn reopen(&mut self, node: usize, number: u64) {

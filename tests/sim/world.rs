@@ -66,7 +66,8 @@ impl World {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, plan: impl FnOnce(&mut Rng) -> Plan, traced: Traced) -> Self {
         let mut rng = Rng::new(seed);
         let plan = plan(&mut rng);
-        let places = (0..SHARDS_MAX).flat_map(|shard| (0..REPLICAS_MAX).map(move |replica| NodeName::of("c", ShardId(shard), replica)));
+        let places =
+            (0..SHARDS_MAX).flat_map(|shard| (0..REPLICAS_MAX).map(move |replica| NodeName::of("c", ShardId(shard), replica)));
         let nodes: Vec<Node> = places.map(|name| Node::new(name, rng.next())).collect();
         let names = nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
         let keys = (0..KEYS).map(|number| Key::new(format!("page-{number}").as_bytes()).unwrap()).collect();
@@ -155,7 +156,8 @@ impl World {
 
     fn deliver(&mut self, to: usize, envelope: Envelope) {
         // Encoding is the wire's; some of it is proved here, all of it would take most of the time.
-        let envelope = if self.rng.per_mille(20) { Envelope::decode(&envelope.encode()).expect("an envelope reads back") } else { envelope };
+        let envelope =
+            if self.rng.per_mille(20) { Envelope::decode(&envelope.encode()).expect("an envelope reads back") } else { envelope };
         self.step(to, |process, now| process.replica.handle_envelope(&process.table, now, envelope));
     }
 
@@ -243,8 +245,8 @@ impl World {
         self.processes += 1;
         let actor = self.next_actor(node);
         let acks = if self.plan.quorum { Acks::Quorum } else { Acks::Local };
-        // Some intervals are shortened, so that a short run sees many of each.
-        let config = ReplicaConfig { acks, retire_ms: 1_000, repair_ms: 1_000, ..ReplicaConfig::default() };
+        // Shortened, so that a short run sees many of them.
+        let config = ReplicaConfig { acks, retire_ms: 1_000, ..ReplicaConfig::default() };
         let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.next(), config };
         let number = start.number;
         let held = &mut self.nodes[node];
