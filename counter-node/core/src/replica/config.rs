@@ -74,7 +74,7 @@ impl Default for ReplicaConfig {
             retire_ms: 5_000,
             retire_slots_max: 256,
             retire_counters_max: 20_000,
-            retire_slot_counters_max: 100_000,
+            retire_slot_counters_max: 20_000,
             forget_keys_max: 20_000,
         }
     }
