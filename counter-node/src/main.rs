@@ -33,13 +33,25 @@ fn run(config: Config) -> ExitCode {
             Err(error) => return say(&mut std::io::stderr(), &format!("counter-node: {error}"), ExitCode::FAILURE),
         };
         match Node::start(config).await {
-            Err(error) => say(&mut std::io::stderr(), &format!("counter-node: {error}"), exit_code(&error)),
+            Err(error) => say(&mut std::io::stderr(), &format!("counter-node: {}", in_full(&error)), exit_code(&error)),
             Ok(node) => match node.run(stop).await {
                 Ended::Stopped => ExitCode::SUCCESS,
                 Ended::Superseded => EXIT_SUPERSEDED.into(),
             },
         }
     })
+}
+
+/// An error with its causes, those left out that its text names already.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string);
+    for cause in causes {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn exit_code(error: &StartError) -> ExitCode {
