@@ -28,7 +28,7 @@ programs: need-cargo
 
 test-rust: programs ## run the tests that need cargo alone
 	$(CARGO) test --locked --workspace --exclude counter-tests
-	$(CARGO) test --locked --package counter-tests --lib --test contract --test local --test sim
+	$(CARGO) test --locked --package counter-tests --lib --test contract --test node --test local --test sim
 
 test-control-plane: programs need-go ## run the operator's tests on a real etcd, API server, controller-manager and scheduler
 	$(CLUSTER) build-control-plane

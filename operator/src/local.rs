@@ -91,7 +91,10 @@ fn supervisor(args: &LocalArgs) -> Result<Supervisor, LocalError> {
 }
 
 /// Checks a text by itself; what an earlier run accepted may still speak against it.
-fn check(text: &str) -> Result<(), Vec<String>> {
+///
+/// # Errors
+/// All that is wrong with it, a line each.
+pub fn check(text: &str) -> Result<(), Vec<String>> {
     let Reading { objects, mut problems } = document::read(text);
     problems.extend(objects.into_iter().filter_map(|object| accept::accept(object, None).err()).flatten());
     if problems.is_empty() { Ok(()) } else { Err(problems) }

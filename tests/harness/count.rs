@@ -11,7 +11,7 @@ use hyper::{Method, StatusCode};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::Http;
+use crate::http::{Http, was_not_sent};
 use crate::wait::until;
 
 /// What clients were told of one page's updates.
@@ -51,7 +51,8 @@ impl Counting {
     #[must_use]
     pub fn start(page: &str, clients: usize, nodes: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         let (nodes, turn) = (Arc::new(nodes), Arc::new(AtomicUsize::new(0)));
-        let mut counting = Self { page: page.to_owned(), ledger: Arc::default(), stop: CancellationToken::new(), clients: JoinSet::new() };
+        let mut counting =
+            Self { page: page.to_owned(), ledger: Arc::default(), stop: CancellationToken::new(), clients: JoinSet::new() };
         for _ in 0..clients {
             let (nodes, turn, stop, ledger) = (nodes.clone(), turn.clone(), counting.stop.clone(), counting.ledger.clone());
             let page = page.to_owned();
@@ -111,6 +112,7 @@ async fn put(http: &Http, base: &str, page: &str, ledger: &Mutex<Ledger>) {
         match &answer {
             Ok(answer) if answer.status == StatusCode::OK => ledger.acknowledged += 1,
             Ok(answer) if says_not_applied(&answer.body) => ledger.refused += 1,
+            Err(error) if was_not_sent(error) => ledger.refused += 1,
             Ok(_) | Err(_) => ledger.unknown += 1,
         }
         !answer.is_ok_and(|answer| answer.status == StatusCode::OK)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -22,6 +22,7 @@ pub struct Http(Client<HttpConnector, Full<Bytes>>);
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: StatusCode,
+    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -46,12 +47,19 @@ impl Http {
             request = request.header("content-type", "application/json");
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let request = request.body(Full::new(body))?;
+        self.request(request.body(body)?).await
+    }
+
+    /// Sends any request.
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn request(&self, request: Request<Bytes>) -> anyhow::Result<Answer> {
+        let url = request.uri().clone();
         let exchange = async {
-            let answer = self.0.request(request).await?;
-            let status = answer.status();
-            let body = answer.into_body().collect().await?.to_bytes();
-            anyhow::Ok(Answer { status, body })
+            let (head, body) = self.0.request(request.map(Full::new)).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            anyhow::Ok(Answer { status: head.status, headers: head.headers, body })
         };
         tokio::time::timeout(TIMEOUT, exchange).await.with_context(|| format!("no answer from {url} in {TIMEOUT:?}"))?
     }
@@ -83,4 +91,10 @@ impl Answer {
         anyhow::ensure!(self.status == expected, "status {} instead of {expected}: {text}", self.status);
         serde_json::from_slice(&self.body).with_context(|| format!("no JSON: {text}"))
     }
+}
+
+/// Whether a request failed before anything of it was sent.
+#[must_use]
+pub fn was_not_sent(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(hyper_util::client::legacy::Error::is_connect)
 }

@@ -4,6 +4,7 @@
 pub mod count;
 pub mod http;
 pub mod local;
+pub mod node;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -1,0 +1,90 @@
+//! The command lines of `operator local`, caught by a program that stands in for the node.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use counter_core::id::NodeName;
+use counter_node::args::{Acks, Config};
+use counter_node::storage::{Fsync, StoreConfig};
+use counter_tests::process::Process;
+use counter_tests::wait::until;
+use counter_tests::{ports, programs};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::flags::node_config;
+
+const CLUSTERS: &str = "
+apiVersion: distributedcounter.dev/v1alpha1
+kind: DistributedCounter
+metadata: {name: kept}
+spec: {shards: 1, replicas: 2, acks: Quorum, storage: {volume: {fsync: Always}}}
+---
+apiVersion: distributedcounter.dev/v1alpha1
+kind: DistributedCounter
+metadata: {name: scratch, namespace: other}
+spec: {shards: 1, replicas: 2, storage: {memory: {}}}
+";
+
+/// Writes its arguments down, and stays for as long as its standard input is open.
+fn stand_in(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
+    let program = folder.join("node");
+    let argv = folder.join("argv");
+    std::fs::create_dir_all(&argv)?;
+    let script =
+        format!("#!/bin/sh\nfor arg; do printf '%s\\n' \"$arg\"; done >{0}/.$2\nmv {0}/.$2 {0}/$2\nexec cat\n", argv.display());
+    std::fs::write(&program, script)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    Ok(program)
+}
+
+/// What every node of [`CLUSTERS`] is told.
+async fn told(folder: &TempDir) -> anyhow::Result<BTreeMap<String, Config>> {
+    let (root, file) = (folder.path(), folder.path().join("clusters.yaml"));
+    std::fs::write(&file, CLUSTERS)?;
+    let mut command = Command::new(programs::ours("operator")?);
+    command.arg("local").arg(file).arg("--data").arg(root.join("data")).arg("--node-binary").arg(stand_in(root)?);
+    command.args(["--base-port", &ports::free()?.to_string()]);
+    let mut process = Process::start(command, &root.join("log"))?;
+    let names = ["kept-0-0", "kept-0-1", "scratch-0-0", "scratch-0-1"];
+    let argvs = until("all nodes are started", async || {
+        let read = |name: &str| Ok((name.to_owned(), std::fs::read_to_string(root.join("argv").join(name))?));
+        names.into_iter().map(read).collect::<anyhow::Result<BTreeMap<_, _>>>()
+    })
+    .await;
+    process.kill().await?;
+    Ok(argvs?.into_iter().map(|(name, argv)| (name, node_config(argv.lines()))).collect())
+}
+
+#[tokio::test]
+async fn a_local_nodes_argv_means_to_the_node_what_the_file_says() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let told = told(&folder).await?;
+    let mut folders = Vec::new();
+    for (name, config) in &told {
+        assert_eq!(config.name, Some(NodeName(name.clone())));
+        assert!(config.exit_on_stdin_close, "{name} would outlive its operator");
+        for address in [config.http, config.admin, config.peer] {
+            assert!(address.ip().is_loopback(), "{name}: {address}");
+        }
+        let token = config.cluster_token_file.as_ref().unwrap();
+        assert!(!std::fs::read(token)?.is_empty(), "{name}");
+        match &config.store {
+            StoreConfig::Volume(path) if name.starts_with("kept") => {
+                assert_eq!((config.fsync, config.acks), (Fsync::Always, Acks::Quorum), "{name}");
+                folders.push(path.clone());
+            }
+            StoreConfig::Memory if name.starts_with("scratch") => assert_eq!(config.acks, Acks::Local, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    folders.dedup();
+    assert_eq!(folders.len(), 2, "two nodes share a folder");
+    for (name, sibling) in [("kept-0-0", "kept-0-1"), ("scratch-0-1", "scratch-0-0")] {
+        assert_eq!(told[name].seeds, [told[sibling].peer.to_string()], "{name}");
+        assert_eq!(told[name].cluster_token_file, told[sibling].cluster_token_file);
+    }
+    assert_ne!(told["kept-0-0"].cluster_token_file, told["scratch-0-0"].cluster_token_file);
+    Ok(())
+}

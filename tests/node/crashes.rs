@@ -1,0 +1,61 @@
+//! Ends of processes, wanted and unwanted, while clients count.
+
+use counter_tests::count::{Counting, Ledger};
+use counter_tests::http::Http;
+use counter_tests::node::TestNode;
+
+const PAGE: &str = "front-page";
+
+/// Counts at a node that runs until `acknowledged` updates have been.
+async fn count(node: &TestNode, acknowledged: i64) -> anyhow::Result<Counting> {
+    let base = node.http();
+    let counting = Counting::start(PAGE, 8, move || vec![base.clone()]);
+    counting.acknowledge(acknowledged).await?;
+    Ok(counting)
+}
+
+/// The sum of two ledgers.
+fn both(one: Ledger, other: Ledger) -> Ledger {
+    Ledger {
+        acknowledged: one.acknowledged + other.acknowledged,
+        unknown: one.unknown + other.unknown,
+        refused: one.refused + other.refused,
+    }
+}
+
+#[tokio::test]
+async fn kill_minus_nine_loses_nothing_acknowledged_in_any_fsync_mode() -> anyhow::Result<()> {
+    for fsync in ["Always", "EverySecond", "Never"] {
+        let folder = tempfile::tempdir()?;
+        let mut node = TestNode::alone(folder.path(), &["--fsync", fsync])?;
+        let mut told = Ledger::default();
+        for _ in 0..2 {
+            node.start_ready().await?;
+            let counting = count(&node, 200).await?;
+            node.kill().await?;
+            told = both(told, counting.stop().await);
+        }
+        node.start_ready().await?;
+        told.check(Http::default().count(&node.http(), PAGE).await?)?;
+        // Eight clients had at most one request each under way at each of the two kills.
+        assert!(told.unknown <= 16, "{fsync}: {told:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopping_node_answers_what_it_has_begun_and_keeps_it() -> anyhow::Result<()> {
+    for storage in [&["--fsync", "Always"][..], &["--fsync", "EverySecond"]] {
+        let folder = tempfile::tempdir()?;
+        let mut node = TestNode::alone(folder.path(), storage)?;
+        node.start_ready().await?;
+        let counting = count(&node, 200).await?;
+        let ended = node.stop().await?;
+        let told = counting.stop().await;
+        assert!(ended.success(), "{storage:?}: {ended}");
+        node.start_ready().await?;
+        // What was applied was answered: nothing counts that nobody was told of.
+        assert_eq!(Http::default().count(&node.http(), PAGE).await?, told.acknowledged, "{storage:?}: {told:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! One or few real counter-node processes, and what befalls them: bad input, damage, crashes, full disks, partitions.
+//!
+//! Bad input is checked twice: the refusal says what is wrong, and afterwards everything is as it was.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod bad_folders;
+mod bad_layouts;
+mod bad_peers;
+mod bad_requests;
+mod crashes;
+mod forwarding;
+mod full_disk;
+mod limits;
+mod replicas;
+mod seen;
