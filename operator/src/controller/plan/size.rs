@@ -1,14 +1,14 @@
 //! How large the cluster is to be in this pass: what the spec asks for, and what must stay whatever it asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use counter_core::id::ShardId;
+use counter_core::id::{NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase};
 
 use crate::controller::validate::ClusterSpec;
 
 use super::balance::held;
-use super::{Notice, Observed};
+use super::{Notice, Observed, ObservedShard, layout};
 
 /// The shards and replicas to have.
 #[derive(Debug)]
@@ -21,31 +21,44 @@ pub(super) struct Size {
     /// The spec's number of shards.
     pub(super) wanted: u16,
     replicas: u16,
+    /// The replicas of existing shards of which no record says what they hold.
+    unknown: BTreeMap<ShardId, u16>,
 }
 
 impl Size {
     pub(super) fn of(spec: &ClusterSpec, observed: &Observed) -> Self {
         let wanted = (0..spec.shards).map(ShardId);
-        let kept: BTreeSet<ShardId> = match &observed.layout {
-            Some(layout) => kept(layout, spec.shards),
-            // With the record of the layout missing, nobody knows what the existing shards hold.
-            None if super::layout::cluster_without_record(observed).is_some() => observed.shards.keys().copied().collect(),
-            None => BTreeSet::new(),
-        };
+        let owners = observed.layout.as_ref().map(|layout| kept(layout, spec.shards)).unwrap_or_default();
+        let blocked = observed.layout.as_ref().and_then(|layout| blocked(spec, layout, &owners));
+        let unknown = unknown(spec, observed);
+        let kept: BTreeSet<ShardId> = owners.into_iter().chain(unknown.keys().copied()).collect();
         let frozen = kept.iter().any(|shard| shard.0 >= spec.shards);
-        Self {
-            targets: wanted.chain(kept.iter().copied()).collect(),
-            frozen,
-            blocked: observed.layout.as_ref().and_then(|layout| blocked(spec, layout, &kept)),
-            wanted: spec.shards,
-            replicas: spec.replicas,
-        }
+        Self { targets: wanted.chain(kept).collect(), frozen, blocked, wanted: spec.shards, replicas: spec.replicas, unknown }
     }
 
-    /// How many nodes a shard is to have: never fewer than the layout names.
+    /// How many nodes a shard is to have: never fewer than the layout names, or than there are of a shard that no record
+    /// explains.
     pub(super) fn replicas(&self, layout: Option<&Layout>, shard: ShardId) -> u16 {
-        self.replicas.max(nodes(layout, shard))
+        let unknown = self.unknown.get(&shard).copied().unwrap_or_default();
+        self.replicas.max(nodes(layout, shard)).max(unknown)
     }
+}
+
+/// Existing shards that must stay as large as they are, because the record does not tell what they hold: all of them
+/// where nodes contradict it, and where there is none, each that does not say of every node that it is of no cluster.
+fn unknown(spec: &ClusterSpec, observed: &Observed) -> BTreeMap<ShardId, u16> {
+    let unexplained = layout::is_unexplained(observed);
+    let is_unknown =
+        |shard: ShardId, own: &ObservedShard| unexplained || (observed.layout.is_none() && !is_blank(spec, observed, shard, own));
+    let unknown = observed.shards.iter().filter(|(shard, own)| is_unknown(**shard, own));
+    unknown.map(|(shard, own)| (*shard, own.replicas)).collect()
+}
+
+/// Whether each node of a shard answers, and none has ever belonged to a cluster.
+fn is_blank(spec: &ClusterSpec, observed: &Observed, shard: ShardId, own: &ObservedShard) -> bool {
+    let says = |name: &NodeName| observed.nodes.get(name).and_then(|node| node.status.as_ref());
+    let mut names = (0..own.replicas).map(|replica| NodeName::of(&spec.identity.name, shard, replica));
+    names.all(|name| says(&name).is_some_and(|status| status.cluster.is_none()))
 }
 
 fn nodes(layout: Option<&Layout>, shard: ShardId) -> u16 {

@@ -286,6 +286,33 @@ fn a_lost_record_is_not_replaced() {
 }
 
 #[test]
+fn without_a_record_nothing_shrinks_that_does_not_say_that_it_is_empty() {
+    let mut world = World::settled(3, 3);
+    world.resize(1, 1);
+    world.recorded = None;
+    for node in world.pods() {
+        world.set_up(&node.0, false);
+    }
+    let plan = world.plan();
+    assert_eq!((plan.step, plan.remove.len(), plan.shards.len()), (Step::Rest, 0, 3), "nobody knows what the shards hold");
+    assert!(plan.shards.values().all(|shard| shard.replicas == 3));
+}
+
+#[test]
+fn with_a_record_that_nodes_contradict_nothing_shrinks() {
+    let mut world = World::settled(1, 1);
+    let older = world.layout().clone();
+    world.resize(2, 3);
+    world.settle();
+    world.recorded = Some(older);
+    world.resize(1, 1);
+    let plan = world.plan();
+    assert_eq!(plan.stalled.as_ref().map(|notice| notice.reason), Some("LayoutBehind"));
+    assert_eq!((plan.remove.len(), plan.shards.len()), (0, 2));
+    assert!(plan.shards.values().all(|shard| shard.replicas == 3));
+}
+
+#[test]
 fn a_volume_of_another_cluster_stalls_and_is_not_handed_the_layout() {
     let mut world = World::settled(1, 1);
     world.resize(1, 2);
