@@ -20,6 +20,9 @@ pub const APPLIED_ANNOTATION: &str = "distributedcounter.dev/applied";
 /// The name under which lists are repaired, which owns nothing for longer than that takes.
 const REPAIR_MANAGER: &str = "distributed-counter-operator-repair";
 
+/// How often an object's status may get in before a write: past this, the next pass tries.
+const STATUS_RACES_MAX: u32 = 3;
+
 /// A kind of object that the operator writes.
 pub trait Kind:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
@@ -119,10 +122,11 @@ impl Desk<'_> {
         if drift::holds(&said, &body) || self.settled.knows(&uid, &state(live), hash) {
             return Ok(Change::None);
         }
-        // Bound to this very object: one that took its place since is looked at first.
+        // Bound to what was read: a process that was paused must not put back what its successor has changed since.
         body["metadata"]["uid"] = json!(uid);
+        body["metadata"]["resourceVersion"] = json!(live.resource_version());
         let before = state(live);
-        let written = match self.force::<K>(&name, &body).await {
+        let written = match self.force_unchanged(&name, &mut body, &before).await {
             Err(refused) if refused.category() == "invalid" => match drift::lists(&said, &body) {
                 Some(lists) => self.repair::<K>(&name, lists, &uid, &body).await?,
                 None => return Err(refused),
@@ -138,6 +142,23 @@ impl Desk<'_> {
         Ok(Change::Corrected)
     }
 
+    /// Applies to an object that still is in the state that was read. Its status, which has changed the resourceVersion
+    /// whenever Pods came or went, does not count.
+    async fn force_unchanged<K: Kind>(&self, name: &str, body: &mut Value, before: &str) -> Result<K, ApplyError> {
+        for _ in 0..STATUS_RACES_MAX {
+            let refused = match self.force::<K>(name, body).await {
+                Err(error) if error.category() == "conflict" => error,
+                result => return result,
+            };
+            let fresh = self.api::<K>().get(name).await.map_err(|source| ApplyError::read::<K>(name, source))?;
+            if state(&fresh) != before || json!(fresh.uid()) != body["metadata"]["uid"] {
+                return Err(refused);
+            }
+            body["metadata"]["resourceVersion"] = json!(fresh.resource_version());
+        }
+        self.force(name, body).await
+    }
+
     async fn force<K: Kind>(&self, name: &str, body: &Value) -> Result<K, ApplyError> {
         self.patch(name, &PatchParams::apply(FIELD_MANAGER).force(), body).await
     }
@@ -148,8 +169,11 @@ impl Desk<'_> {
         let failed = |source| ApplyError::write::<K>("repaired", name, source);
         let params = PatchParams { field_manager: Some(REPAIR_MANAGER.to_owned()), ..PatchParams::default() };
         lists["metadata"]["uid"] = json!(uid);
-        self.api::<K>().patch(name, &params, &Patch::Merge(lists)).await.map_err(failed)?;
-        let mut applied = self.force::<K>(name, body).await?;
+        lists["metadata"]["resourceVersion"] = body["metadata"]["resourceVersion"].clone();
+        let mended = self.api::<K>().patch(name, &params, &Patch::Merge(lists)).await.map_err(failed)?;
+        let mut body = body.clone();
+        body["metadata"]["resourceVersion"] = json!(mended.resource_version());
+        let mut applied = self.force_unchanged::<K>(name, &mut body, &state(&mended)).await?;
         let kept: Vec<_> =
             applied.managed_fields_mut().drain(..).filter(|entry| entry.manager.as_deref() != Some(REPAIR_MANAGER)).collect();
         let given_up = json!({"metadata": {"resourceVersion": applied.resource_version(), "managedFields": kept}});
