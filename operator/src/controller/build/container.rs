@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::controller::validate::{ClusterSpec, Storage};
+use crate::controller::validate::{Bytes, ClusterSpec, Storage};
 
 use super::names::CLAIM_TEMPLATE;
 use super::template::{ADMIN, HTTP, PEER, Port, TOKEN_VOLUME, seeds};
@@ -16,6 +16,9 @@ const CONTAINER: &str = "counter-node";
 const DATA_DIR: &str = "/var/lib/counter";
 const TOKEN_DIR: &str = "/etc/counter/token";
 const TOKEN_FILE: &str = "/etc/counter/token/token";
+/// How much of its container's memory limit a node's counters may take. The rest is for storage, connections and what is
+/// under way: at its own limit a node refuses new pages, at the container's it is killed.
+const COUNTERS_MEMORY_PERCENT: u128 = 70;
 /// How long a node takes at most to hand over and flush.
 const SHUTDOWN_GRACE_SECONDS: u16 = 25;
 /// Services learn that a Pod goes while it goes: for this long it still takes those who have not heard.
@@ -48,6 +51,7 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
     };
     let grace = SHUTDOWN_GRACE_SECONDS.to_string();
     let seeds = seeds(spec);
+    let memory = memory_max(spec).map(|bytes| bytes.to_string());
     let mut flags = vec![
         ("--name", "$(POD_NAME)"),
         ("--seeds", &seeds),
@@ -58,7 +62,14 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
         ("--shutdown-grace", &grace),
     ];
     flags.extend(fsync.map(|fsync| ("--fsync", fsync)));
+    flags.extend(memory.as_deref().map(|bytes| ("--max-memory", bytes)));
     flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).collect()
+}
+
+/// What counters may take of the container's memory, in bytes; None where that has no limit.
+fn memory_max(spec: &ClusterSpec) -> Option<u128> {
+    let limit = spec.pod.resources.as_ref()?.limits.as_ref()?.get("memory")?;
+    Some(Bytes::of_claim(&limit.0)?.percent(COUNTERS_MEMORY_PERCENT)).filter(|bytes| *bytes > 0)
 }
 
 fn env() -> Vec<EnvVar> {

@@ -211,3 +211,17 @@ fn memory_says_nothing_about_fsync() {
     assert_eq!(spec.storage, Storage::Memory);
     assert!(!template(&spec, &settings()).unwrap().0.contains("--fsync"));
 }
+
+#[test]
+fn counters_take_a_part_of_the_memory_limit_and_without_one_what_they_need() {
+    let limit = |resources: Value| {
+        let objects = objects(json!({"resources": resources}));
+        let args = objects.stateful_sets[0].spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0].args.clone();
+        let args = args.unwrap();
+        args.iter().position(|arg| arg == "--max-memory").map(|at| args[at + 1].clone())
+    };
+    assert_eq!(limit(json!({"limits": {"memory": "1Gi"}})).as_deref(), Some("751619276"));
+    assert_eq!(limit(json!({"limits": {"memory": 1000}})).as_deref(), Some("700"));
+    assert_eq!(limit(json!({"limits": {"memory": "1500m"}})).as_deref(), Some("1"));
+    assert_eq!(limit(json!({"limits": {"cpu": 1}, "requests": {"memory": "1Gi"}})), None);
+}

@@ -35,7 +35,7 @@ impl Bytes {
         Some(Self { text: text.to_owned(), thousandths })
     }
 
-    /// The size of a claim or volume as an API server gives it: any quantity that Kubernetes makes itself.
+    /// An amount of bytes as an API server gives it: any quantity that Kubernetes makes itself.
     #[must_use]
     pub fn of_claim(text: &str) -> Option<Self> {
         Self::parse(text).or_else(|| {
@@ -49,6 +49,12 @@ impl Bytes {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// So many hundredths of it, in whole bytes.
+    #[must_use]
+    pub fn percent(&self, hundredths: u128) -> u128 {
+        self.thousandths.saturating_mul(hundredths) / 100_000
     }
 
     /// Whether it is nothing.
