@@ -172,10 +172,10 @@ impl Notice {
 pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
     let size = Size::of(spec, observed);
     let stalled = progress::stalled(spec, observed);
-    if spec.paused {
-        return paused(size, stalled, observed);
-    }
     let desired = shards::desired(spec, observed, &size);
+    if spec.paused {
+        return Plan { update_pending: progress::update_pending(observed, &desired), ..paused(size, stalled, observed) };
+    }
     let rollout = Rollout::of(spec, observed, &desired);
     let step = step(spec, observed, &size, &rollout);
     let remove = shards::removals(spec, observed, &size);
