@@ -23,7 +23,7 @@ use crate::crd::DistributedCounter;
 use crate::nodes::NodeClient;
 use crate::telemetry::{Metrics, Outcome};
 
-use apply::{Applied, ApplyError, Desk};
+use apply::{Applied, ApplyError, Desk, Evicted};
 use build::{BuildError, Settings};
 use gather::{GatherError, Gathered};
 use memory::{Memories, Memory, Pace};
@@ -207,6 +207,20 @@ fn retry_later(object: Arc<Guarded>, _: &ReconcileError, context: Arc<Context>) 
     Action::requeue(context.memories.of(&uid).failed(rand::random()))
 }
 
+/// What a person has to do about a trouble before it can go away.
+fn for_person(trouble: &ApplyError) -> Option<Notice> {
+    match trouble {
+        ApplyError::NameConflict { .. } => {
+            Some(Notice { reason: "NameConflict", message: format!("{trouble}: rename it, or this cluster") })
+        }
+        ApplyError::Write { verb: apply::RESIZED, .. } if matches!(trouble.category(), "forbidden" | "invalid") => {
+            let message = format!("{}: let the storage class expand volumes", causes(trouble));
+            Some(Notice { reason: "VolumesCannotGrow", message })
+        }
+        _ => None,
+    }
+}
+
 /// An error with its causes. What the API server says is told in its own words, without the structure around them.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -246,17 +260,24 @@ impl Context {
             }
             Err(error) => return Err(error.into()),
         };
-        let gathered = gather::gather(&self.client, &self.nodes, self.reach, &spec, template).await?;
+        let gathered = match gather::gather(&self.client, &self.nodes, self.reach, &spec, template).await {
+            Err(error @ GatherError::Record { .. }) => {
+                let notice = Notice { reason: "LayoutUnreadable", message: causes(&error) };
+                return self.wait_for_person(&object, &memory, &Finding::Unplanned(notice)).await;
+            }
+            gathered => gathered?,
+        };
         let plan = plan::plan(&spec, &gathered.observed);
         let mut applied = self.act(&spec, &memory, &gathered, &plan).await?;
         let undelivered = self.publish(&gathered, &plan, &applied).await;
         events::tell(&self.recorder, &object.object_ref(&()), events::of_deeds(&plan, &applied)).await;
-        let conflict = applied.troubles.iter().find(|trouble| matches!(trouble, ApplyError::NameConflict { .. }));
-        let hindered =
-            conflict.map(|error| Notice { reason: "NameConflict", message: format!("{error}: rename it, or this cluster") });
-        let stalled = hindered.is_some();
-        let told = self.report(&object, &memory, &Finding::Planned { spec: &spec, plan: &plan, hindered }).await?;
-        if let Some(trouble) = applied.troubles.pop().filter(|_| !stalled) {
+        let stalled = applied.troubles.iter().find_map(for_person);
+        let failing = applied.troubles.iter().find(|trouble| trouble.category() != "conflict").map(|trouble| causes(trouble));
+        let is_stalled = stalled.is_some();
+        let refused = applied.eviction == Some(Evicted::Refused);
+        let finding = Finding::Planned { spec: &spec, plan: &plan, stalled, failing, refused };
+        let told = self.report(&object, &memory, &finding).await?;
+        if let Some(trouble) = applied.troubles.pop().filter(|_| !is_stalled) {
             return Err(trouble.into());
         }
 
@@ -269,7 +290,7 @@ impl Context {
             Pace::Rest
         };
         let wait = memory.passed(pace, rand::random());
-        Ok((Action::requeue(if stalled { STALLED_WAIT } else { wait }), outcome))
+        Ok((Action::requeue(if is_stalled { wait.min(STALLED_WAIT) } else { wait }), outcome))
     }
 
     /// The object as it is now, unless it is gone or another one by its name.
@@ -279,7 +300,7 @@ impl Context {
         Ok(found.filter(|object| object.uid() == cached.uid()))
     }
 
-    /// Builds and applies what is planned. A name that is somebody else's is trouble of the pass, not its failure.
+    /// Builds and applies what is planned.
     async fn act(
         &self,
         spec: &ClusterSpec,
@@ -294,10 +315,7 @@ impl Context {
         let identity = &spec.identity;
         let owner = identity.uid.as_deref().unwrap_or_default();
         let desk = Desk { client: &self.client, namespace: &identity.namespace, owner, settled: &memory.settled };
-        match apply::apply(&desk, spec, &gathered.live, &objects, plan).await {
-            Err(error @ ApplyError::NameConflict { .. }) => Ok(Applied { troubles: vec![error], ..Applied::default() }),
-            applied => Ok(applied?),
-        }
+        Ok(apply::apply(&desk, spec, &gathered.live, &objects, plan).await)
     }
 
     /// Publishes a layout that is recorded for certain. Returns whether a node has not taken it.

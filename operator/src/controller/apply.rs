@@ -25,6 +25,9 @@ mod token;
 /// The name under which the API server knows which fields are ours.
 pub const FIELD_MANAGER: &str = build::MANAGER;
 
+/// What was tried of a claim that is to grow.
+pub const RESIZED: &str = "resized";
+
 /// Why something was not applied. What came before it in the order was; the next pass goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -82,7 +85,7 @@ pub struct Applied {
     /// The layout was recorded in another form or version.
     pub recorded: bool,
     pub eviction: Option<Evicted>,
-    /// Objects that could not be applied and on which nothing else rests.
+    /// What could not be done, in the order in which it was tried.
     pub troubles: Vec<ApplyError>,
 }
 
@@ -121,19 +124,24 @@ impl Applied {
     }
 }
 
-/// Applies objects and then acts on the plan's step. An object that cannot be applied and on which no other rests is
-/// noted as trouble: a drifted budget must not keep a StatefulSet from being put right. Disruptions wait then.
-///
-/// # Errors
-/// When something that the rest rests on cannot be applied.
-pub async fn apply(
+/// Applies objects and then acts on the plan's step. What cannot be done is noted as trouble. Where nothing rests on it,
+/// the rest goes on: a drifted budget must not keep a StatefulSet from being put right. Disruptions wait then.
+pub async fn apply(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, objects: &Objects, plan: &Plan) -> Applied {
+    let mut applied = Applied::default();
+    if let Err(trouble) = apply_all(desk, spec, live, objects, plan, &mut applied).await {
+        applied.troubles.push(trouble);
+    }
+    applied
+}
+
+async fn apply_all(
     desk: &Desk<'_>,
     spec: &ClusterSpec,
     live: &Live,
     objects: &Objects,
     plan: &Plan,
-) -> Result<Applied, ApplyError> {
-    let mut applied = Applied::default();
+    applied: &mut Applied,
+) -> Result<(), ApplyError> {
     // Whatever is added to `Objects` does not compile until it is applied here.
     let Objects { service_account, network_policy, nodes_service, client_service, budgets, stateful_sets } = objects;
     applied.count(desk.ensure(service_account, live.service_accounts.named(service_account)).await?);
@@ -154,21 +162,22 @@ pub async fn apply(
         applied.note(desk.ensure(set, live.stateful_sets.named(set)).await);
     }
     if applied.troubles.is_empty() {
-        disrupt(desk, spec, live, plan, &mut applied).await?;
+        disrupt(desk, spec, live, plan, applied).await?;
     }
-    Ok(applied)
+    Ok(())
 }
 
 async fn disrupt(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, plan: &Plan, applied: &mut Applied) -> Result<(), ApplyError> {
-    for claim in &plan.resize {
-        resize(desk, spec, claim).await?;
-        applied.resized += 1;
-    }
     if let Step::Evict(eviction) = &plan.step {
         applied.eviction = Some(evict(desk, eviction).await?);
     }
     for removal in &plan.remove {
         applied.removed += remove_shard(desk, spec, live, removal).await?;
+    }
+    // Last: a class whose volumes cannot grow must not keep Pods from being replaced.
+    for claim in &plan.resize {
+        resize(desk, spec, claim).await?;
+        applied.resized += 1;
     }
     Ok(())
 }
@@ -205,7 +214,7 @@ async fn resize(desk: &Desk<'_>, spec: &ClusterSpec, resize: &Resize) -> Result<
     let body = serde_json::json!({"spec": {"resources": {"requests": {"storage": resize.size.as_str()}}}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let patched = desk.api::<PersistentVolumeClaim>().patch(&name, &params, &Patch::Merge(body)).await;
-    patched.map(drop).map_err(|source| ApplyError::write::<PersistentVolumeClaim>("resized", &name, source))
+    patched.map(drop).map_err(|source| ApplyError::write::<PersistentVolumeClaim>(RESIZED, &name, source))
 }
 
 /// Takes away a shard's StatefulSet, and then the budget that its Pods had.

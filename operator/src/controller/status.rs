@@ -50,8 +50,9 @@ pub enum Finding<'a> {
     Invalid(&'a [Violation]),
     /// Something of this cluster's needs a person before anything can be planned.
     Unplanned(Notice),
-    /// What was planned, and what kept it from being done, if something did.
-    Planned { spec: &'a ClusterSpec, plan: &'a Plan, hindered: Option<Notice> },
+    /// What was planned, and what kept it from being done, if something did: what a person has to do something about, and
+    /// what is tried again. `refused`: a disruption budget forbids the planned eviction.
+    Planned { spec: &'a ClusterSpec, plan: &'a Plan, stalled: Option<Notice>, failing: Option<String>, refused: bool },
 }
 
 /// The status after a pass, from the one before it.
@@ -70,7 +71,7 @@ pub fn status(
     let claims = match finding {
         Finding::Invalid(violations) => hindered(before, &invalid(violations)),
         Finding::Unplanned(notice) => hindered(before, notice),
-        Finding::Planned { plan, hindered, .. } => planned(plan, hindered.as_ref()),
+        Finding::Planned { plan, stalled, failing, refused, .. } => planned(plan, stalled.as_ref(), failing.as_deref(), *refused),
     };
     next.conditions = claims.iter().map(|(kind, claim)| condition(&before.conditions, kind, claim, generation, now)).collect();
     next
@@ -103,11 +104,16 @@ fn progress(slot_move: &MoveSummary) -> MoveProgress {
 
 type Claims = [(&'static str, Claim); 5];
 
-fn planned(plan: &Plan, hindered: Option<&Notice>) -> Claims {
-    let stalled = hindered.or(plan.stalled.as_ref());
+fn planned(plan: &Plan, stalled: Option<&Notice>, failing: Option<&str>, refused: bool) -> Claims {
+    let stalled = stalled.or(plan.stalled.as_ref());
     let available = available(&plan.summary);
     let reconciling = match (&plan.progress, stalled) {
         (_, Some(_)) => Claim::no("Stalled", "waits for what Stalled says"),
+        _ if failing.is_some() => Claim::yes("Failing", format!("{}; trying again", failing.unwrap_or_default())),
+        // The reason stays, so that the usual short refusal after each replaced Pod makes no write of its own.
+        (Some(notice), None) if refused => {
+            Claim::yes(notice.reason, format!("{}; a disruption budget forbids it for now", notice.message))
+        }
         (Some(notice), None) => said(notice),
         (None, None) if !available.holds => Claim::yes(available.reason.clone(), available.message.clone()),
         (None, None) if plan.paused => Claim::no("Paused", "spec.paused is set: nothing is changed"),

@@ -71,7 +71,10 @@ fn shard(set: &StatefulSet) -> ObservedShard {
 
 fn claims(live: &Live, spec: &ClusterSpec) -> BTreeMap<NodeName, Bytes> {
     let names = Names::from(&spec.identity);
-    let claims = live.claims.all().filter_map(|claim| {
+    // Kubernetes refuses to change a claim that has no volume yet.
+    let bound =
+        live.claims.all().filter(|claim| claim.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Bound")));
+    let claims = bound.filter_map(|claim| {
         let name = claim.name_any();
         // `claim` puts something before the node's name, whatever that is.
         let prefix = names.claim(&NodeName(String::new()));

@@ -52,8 +52,13 @@ fn notice(reason: &'static str) -> Notice {
     Notice { reason, message: "because".to_owned() }
 }
 
-fn of(before: &DistributedCounterStatus, plan: &Plan, hindered: Option<Notice>) -> DistributedCounterStatus {
-    status(before, Some(4), &Finding::Planned { spec: &spec(), plan, hindered }, Timestamp::from_second(100).unwrap())
+fn of(before: &DistributedCounterStatus, plan: &Plan, stalled: Option<Notice>) -> DistributedCounterStatus {
+    status(
+        before,
+        Some(4),
+        &Finding::Planned { spec: &spec(), plan, stalled, failing: None, refused: false },
+        Timestamp::from_second(100).unwrap(),
+    )
 }
 
 fn new(plan: &Plan) -> DistributedCounterStatus {
@@ -144,4 +149,14 @@ fn reading_a_status_back_from_the_api_does_not_make_it_due() {
     let said = new(&moving(7));
     let read: DistributedCounterStatus = from_value(serde_json::to_value(&said).unwrap()).unwrap();
     assert!(!is_due(&read, &new(&moving(7)), None, Instant::now()));
+}
+
+#[test]
+fn what_could_not_be_applied_is_told_and_the_cluster_is_not_called_done() {
+    let failing = Some("no quota".to_owned());
+    let finding = Finding::Planned { spec: &spec(), plan: &serving(), stalled: None, failing, refused: false };
+    let told = status(&DistributedCounterStatus::default(), Some(4), &finding, Timestamp::UNIX_EPOCH);
+    assert!(stands(&told.conditions, AVAILABLE) && stands(&told.conditions, RECONCILING) && !stands(&told.conditions, STALLED));
+    let reconciling = told.conditions.iter().find(|condition| condition.type_ == RECONCILING).unwrap();
+    assert_eq!((reconciling.reason.as_str(), reconciling.message.as_str()), ("Failing", "no quota; trying again"));
 }

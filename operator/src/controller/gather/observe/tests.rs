@@ -46,11 +46,14 @@ fn pod(name: &str, owner: &str, status: &serde_json::Value) -> serde_json::Value
 }
 
 fn live(sets: &[serde_json::Value], pods: &[serde_json::Value]) -> Live {
-    let claim = json!({"metadata": {"name": "data-views-0-1"}, "spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+    let claim = |name: &str, phase: &str| {
+        let spec = json!({"resources": {"requests": {"storage": "2Gi"}}});
+        json!({"metadata": {"name": name}, "spec": spec, "status": {"phase": phase}})
+    };
     Live {
         stateful_sets: named(sets),
         pods: named(pods),
-        claims: named(&[claim]),
+        claims: named(&[claim("data-views-0-1", "Bound"), claim("data-views-0-2", "Pending")]),
         services: named(&[]),
         service_accounts: named(&[]),
         budgets: named(&[]),
