@@ -6,6 +6,7 @@
 //! because a process that was paused may send one more write after another has taken the lead.
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt as _};
 
@@ -161,6 +162,12 @@ async fn apply_all(
     for set in stateful_sets {
         applied.note(desk.ensure(set, live.stateful_sets.named(set)).await);
     }
+    // Those of shards that are gone: a budget of no Pods is removed even if a crash came between it and its shard.
+    let is_left = |budget: &&PodDisruptionBudget| {
+        let name = budget.name_any();
+        budgets.iter().all(|own| own.name_any() != name) && live.stateful_sets.get(&name).is_none()
+    };
+    applied.removed += remove_all(desk, live.budgets.all().filter(is_left)).await?;
     if applied.troubles.is_empty() {
         disrupt(desk, spec, live, plan, applied).await?;
     }
