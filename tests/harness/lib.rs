@@ -1,11 +1,15 @@
 //! Starts real clusters for the tests: counter nodes as local processes, and a Kubernetes control plane with a stand-in
 //! kubelet that runs Pods as processes.
 
+pub mod cluster;
+pub mod control_plane;
 pub mod count;
 pub mod http;
+pub mod kubelet;
 pub mod local;
 pub mod node;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod site;
 pub mod wait;

@@ -1,0 +1,117 @@
+//! Storage: a class whose claims become folders, and what a Pod mounts.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret, Volume};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::PostParams;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+
+const CLASS: &str = "standard";
+
+/// Installs the default class.
+pub(super) async fn install_class(client: &Client) -> anyhow::Result<()> {
+    let class: StorageClass = serde_json::from_value(json!({
+        "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "stand-in.test/folders",
+        "volumeBindingMode": "Immediate",
+        "reclaimPolicy": "Retain",
+        "allowVolumeExpansion": true,
+    }))?;
+    Api::<StorageClass>::all(client.clone()).create(&PostParams::default(), &class).await?;
+    Ok(())
+}
+
+/// Makes a volume for every claim of the class, for ever.
+pub(super) async fn provide(client: Client, folder: PathBuf) {
+    let claims: Api<PersistentVolumeClaim> = Api::all(client.clone());
+    let mut seen = watcher(claims, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    while let Some(claim) = seen.next().await {
+        let Ok(claim) = claim else { continue };
+        let spec = claim.spec.clone().unwrap_or_default();
+        if spec.volume_name.is_none() && spec.storage_class_name.as_deref() == Some(CLASS) {
+            // One that exists already is the answer to an event that came twice.
+            if let Ok(volume) = volume(&claim, &folder) {
+                let _ = Api::<PersistentVolume>::all(client.clone()).create(&PostParams::default(), &volume).await;
+            }
+        }
+    }
+}
+
+fn volume(claim: &PersistentVolumeClaim, folder: &Path) -> anyhow::Result<PersistentVolume> {
+    let spec = claim.spec.as_ref().context("a claim without a spec")?;
+    let requests = spec.resources.as_ref().and_then(|resources| resources.requests.clone());
+    let uid = claim.uid().context("a claim without a UID")?;
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": format!("volume-{uid}")},
+        "spec": {
+            "capacity": requests,
+            "accessModes": spec.access_modes,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": CLASS,
+            "hostPath": {"path": folder.join(&uid)},
+            "claimRef": {
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "namespace": claim.namespace(), "name": claim.name_any(), "uid": uid,
+            },
+        },
+    }))?)
+}
+
+/// Where in a container something is mounted, and the folder that is there.
+pub(super) struct Mount {
+    pub(super) path: String,
+    pub(super) folder: PathBuf,
+}
+
+/// Waits until everything is there that a Pod mounts.
+pub(super) async fn mounts(client: &Client, pod: &Pod, root: &Path) -> Vec<Mount> {
+    loop {
+        match all(client, pod, root).await {
+            Ok(mounts) => return mounts,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn all(client: &Client, pod: &Pod, root: &Path) -> anyhow::Result<Vec<Mount>> {
+    let spec = pod.spec.as_ref().context("a Pod without a spec")?;
+    let mut mounts = Vec::new();
+    for mount in spec.containers.iter().flat_map(|container| container.volume_mounts.iter().flatten()) {
+        let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name).context("no such volume")?;
+        let folder = folder(client, pod, volume, root).await?;
+        std::fs::create_dir_all(&folder)?;
+        mounts.push(Mount { path: mount.mount_path.clone(), folder });
+    }
+    Ok(mounts)
+}
+
+async fn folder(client: &Client, pod: &Pod, volume: &Volume, root: &Path) -> anyhow::Result<PathBuf> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let own = root.join("pods").join(pod.uid().unwrap_or_default()).join(&volume.name);
+    if let Some(source) = &volume.persistent_volume_claim {
+        let claim = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace).get(&source.claim_name).await?;
+        let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
+        anyhow::ensure!(bound, "claim {} is not bound", source.claim_name);
+        // By the claim: its data is there for whichever Pod mounts it, and gone for a claim that comes anew.
+        return Ok(root.join("volumes").join(claim.uid().context("a claim without a UID")?));
+    }
+    if let Some(source) = &volume.secret {
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        let secret = Api::<Secret>::namespaced(client.clone(), &namespace).get(name).await?;
+        std::fs::create_dir_all(&own)?;
+        for (key, value) in secret.data.into_iter().flatten() {
+            std::fs::write(own.join(key), value.0)?;
+        }
+        return Ok(own);
+    }
+    if volume.empty_dir.is_some() {
+        return Ok(own);
+    }
+    bail!("the stand-in kubelet does not know volumes like {volume:?}")
+}
