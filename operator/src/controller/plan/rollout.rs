@@ -52,12 +52,16 @@ impl<'a> Rollout<'a> {
         self.outdated.len()
     }
 
-    /// A Pod that serves nothing and would not either if it were waited for: its successor is made otherwise.
+    /// A Pod that serves nothing and would not either if it were waited for: its successor is made otherwise. One whose
+    /// process answers may be unready for a moment only, so it is left alone while a replaced one is still to come up.
     pub(super) fn broken(&self) -> Option<Eviction> {
         if self.stopping {
             return None;
         }
-        let broken = self.outdated.iter().find(|own| !own.node.ready && !own.is_last_copy)?;
+        let is_outdated = |name: &NodeName| self.outdated.iter().any(|own| own.name == *name);
+        let awaits_new = !self.absent.iter().all(is_outdated);
+        let is_broken = |own: &&Outdated<'_>| !own.node.ready && !own.is_last_copy && !(awaits_new && own.node.status.is_some());
+        let broken = self.outdated.iter().find(is_broken)?;
         let problem = broken.node.problem.as_deref().unwrap_or("it is not ready");
         Some(evict(broken, Notice::new("Broken", format!("replaced by one of the newer template: {problem}"))))
     }

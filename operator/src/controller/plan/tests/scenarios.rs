@@ -3,7 +3,7 @@ use counter_core::layout::{LayoutVersion, MovePhase};
 use counter_core::slot::SlotRange;
 
 use super::world::World;
-use crate::controller::plan::{Addresses, Change, Step, Template};
+use crate::controller::plan::{Addresses, Change, Step, Template, plan};
 use crate::controller::validate::{Bytes, Storage};
 use crate::crd::Retain;
 
@@ -218,6 +218,24 @@ fn a_broken_rollout_stops_at_one_pod_and_is_fixed_forward() {
     world.settle();
     assert_eq!(world.evicted[1], world.evicted[0], "the broken one first");
     assert_eq!(world.evicted.len(), 7);
+}
+
+#[test]
+fn a_pod_that_answers_is_not_called_broken_while_a_replaced_one_comes_up() {
+    let mut world = World::settled(1, 3);
+    world.template = Template("b".to_owned());
+    world.edit(|_| ());
+    while world.evicted.is_empty() {
+        world.round();
+    }
+    let mut observed = world.observed();
+    let replaced = observed.nodes.get_mut(&NodeName::from("page-views-0-2")).unwrap();
+    (replaced.ready, replaced.status) = (false, None);
+    let busy = NodeName::from("page-views-0-1");
+    observed.nodes.get_mut(&busy).unwrap().ready = false;
+    assert_eq!(plan(&world.spec, &observed).step, Step::Rest, "it may be unready for a moment only");
+    observed.nodes.get_mut(&busy).unwrap().status = None;
+    assert!(matches!(plan(&world.spec, &observed).step, Step::Evict(eviction) if eviction.node == busy));
 }
 
 #[test]
