@@ -28,8 +28,8 @@ use crate::storage::{Change, Identity, Store, StoreError, meta};
 const TICK: Duration = Duration::from_millis(50);
 /// How long to wait before storage is asked again for what it refused.
 const RETRY: Duration = Duration::from_secs(1);
-/// Keys of one write that removes what has moved away.
-const FORGET_AT_ONCE: usize = 4_096;
+/// Changes of one commit: a write that has waited for storage to be mended can have more than the committer ever admits.
+const COMMIT_AT_ONCE: usize = 4_096;
 
 /// What requests are routed by. Replaced as a whole.
 #[derive(Debug)]
@@ -145,8 +145,9 @@ impl Protocol {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stopped.run_until_cancelled(interval.tick()).await.is_some() {
             self.save_layout();
-            let own = std::mem::take(&mut *lock(&self.own));
             drop(self.drive(None, |replica, table, now| {
+                // Under the replica's lock, so that changes are always seen here or there.
+                let own = std::mem::take(&mut *lock(&self.own));
                 if !own.is_empty() {
                     replica.committed(own);
                 }
@@ -214,7 +215,12 @@ impl Protocol {
     /// Waits until every sibling that can be reached has this node's changes, or the time is over.
     pub async fn drained(&self, timeout: Duration) -> bool {
         let drained = async {
-            while !(lock(&self.own).is_empty() && self.replica().drained()) {
+            loop {
+                // In this order, and one lock at a time: see `run`.
+                let all_handed_over = lock(&self.own).is_empty();
+                if all_handed_over && self.replica().drained() {
+                    return;
+                }
                 tokio::time::sleep(TICK).await;
             }
         };
@@ -309,9 +315,13 @@ impl Protocol {
     }
 
     fn save_layout(&self) {
-        let Some(layout) = lock(&self.unsaved_layout).clone() else { return };
+        if lock(&self.unsaved_layout).is_none() {
+            return;
+        }
         drop(self.drive(None, |replica, _, _| {
-            self.adopt(replica, layout);
+            // Looked at again under the replica's lock: a newer layout must not be overwritten by this one.
+            let unsaved = lock(&self.unsaved_layout).clone();
+            unsaved.into_iter().for_each(|layout| self.adopt(replica, layout));
             Vec::new()
         }));
     }
@@ -326,7 +336,7 @@ impl Protocol {
         let changes = changes_of(slots, keys);
         let Some(protocol) = self.myself.upgrade() else { return };
         tokio::spawn(async move {
-            match protocol.commit(changes).await {
+            match commit(&protocol.parts.committer, &changes).await {
                 Ok(()) => drop(protocol.drive(None, |replica, _, _| replica.persisted(id))),
                 Err(error) => {
                     tracing::debug!(%error, "what peers sent could not be written; it is tried again");
@@ -339,10 +349,6 @@ impl Protocol {
         });
     }
 
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError> {
-        let ticket = self.parts.committer.admit(changes.len())?.submit(changes);
-        ticket.await
-    }
 
     fn renew_actor(&self) {
         let Some(protocol) = self.myself.upgrade() else { return };
@@ -363,12 +369,14 @@ impl Protocol {
         let changes = changes_of(slots, keys);
         let Some(protocol) = self.myself.upgrade() else { return };
         tokio::spawn(async move {
-            for part in changes.chunks(FORGET_AT_ONCE) {
-                // What stays on the disk after a failure costs space only: nobody asks for a slot that is not held.
-                if let Err(error) = protocol.commit(part.to_vec()).await {
-                    tracing::warn!(%error, "cannot remove from storage what has moved away");
+            // Until it has worked, since the slot may come back, and what is left of it must not be taken for part of that.
+            // A record is read when it is written, so that by then it removes only what is still forgotten.
+            while let Err(error) = commit(&protocol.parts.committer, &changes).await {
+                tracing::warn!(%error, "cannot remove from storage what has moved away; trying again");
+                if matches!(error, CommitError::Stopped) {
                     return;
                 }
+                tokio::time::sleep(RETRY).await;
             }
         });
     }
@@ -382,6 +390,15 @@ impl Protocol {
             tracing::warn!(%report, "protocol");
         }
     }
+}
+
+/// Makes all of these changes durable, some at a time.
+async fn commit(committer: &Committer, changes: &[Change]) -> Result<(), CommitError> {
+    for part in changes.chunks(COMMIT_AT_ONCE) {
+        let ticket = committer.admit(part.len())?.submit(part.iter().cloned());
+        ticket.await?;
+    }
+    Ok(())
 }
 
 fn changes_of(slots: &[Slot], keys: &[Key]) -> Vec<Change> {
