@@ -2,7 +2,7 @@
 //! applied here, once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use counter_core::id::NodeName;
 use counter_core::message::Envelope;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::owner::Owner;
@@ -57,6 +58,9 @@ pub struct Forwarding {
     inbox: Mutex<ForwardInbox>,
     waiting: Mutex<HashMap<Ticket, oneshot::Sender<Forwarded>>>,
     tickets: AtomicU64,
+    /// What is being applied for others, each message in a task of its own.
+    applying: TaskTracker,
+    closed: AtomicBool,
 }
 
 impl Forwarding {
@@ -75,6 +79,8 @@ impl Forwarding {
             inbox: Mutex::new(inbox),
             waiting: Mutex::default(),
             tickets: AtomicU64::new(0),
+            applying: TaskTracker::new(),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -89,6 +95,16 @@ impl Forwarding {
         });
         // The sender goes only when the process ends, and then nobody is told anything any more.
         answer.await.unwrap_or(Forwarded::Outcome(Outcome::Unknown))
+    }
+
+    /// Applies nothing more for others, whose forwarders turn to another replica then, and waits for what it has begun. A
+    /// node that stops must do so before it sees to it that its siblings have all of its changes.
+    pub async fn close(&self, timeout: Duration) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.applying.close();
+        if tokio::time::timeout(timeout, self.applying.wait()).await.is_err() {
+            tracing::warn!("stopping while forwarded updates are being applied");
+        }
     }
 
     /// How many updates and reads wait for other nodes.
@@ -116,7 +132,7 @@ impl Forwarding {
             Received::Apply { session, message, updates } => {
                 let (this, waits) = (self.myself.upgrade(), updates.len());
                 // In a task of its own: should the connection break, what was begun still ends, and is remembered.
-                let applied = tokio::spawn(async move {
+                let applied = self.applying.spawn(async move {
                     let this = this?;
                     let results = this.apply_here(updates).await;
                     Some(lock(&this.inbox).finish(forwarder, session, message, results))
@@ -131,7 +147,7 @@ impl Forwarding {
     }
 
     async fn apply_here(&self, updates: Vec<(Key, counter_core::counter::Update)>) -> Vec<ItemResult> {
-        if !self.protocol.is_serving() {
+        if self.closed.load(Ordering::SeqCst) || !self.protocol.is_serving() {
             return vec![ItemResult::NotApplied(NotApplied::NotReady); updates.len()];
         }
         self.owner.update_many(updates).await

@@ -248,7 +248,8 @@ impl Node {
         background.spawn(deliver(self.sending.clone(), self.announced, stopped.clone()));
         background.spawn(ask_seeds(self.sending, self.config.seeds, stopped.clone()));
         let grace = self.config.shutdown_grace;
-        let public = Stop { begin: self.admin.drain.clone(), grace };
+        // The rest of the time is for what the siblings still lack.
+        let public = Stop { begin: self.admin.drain.clone(), grace: grace - grace / 5 };
         let internal = Stop { begin: stopped.clone(), grace: std::time::Duration::from_secs(1) };
         let port = |(listener, metrics), connections| Port { listener, limits: Limits::new(connections), metrics };
         let clients =
@@ -267,8 +268,9 @@ impl Node {
         self.admin.drain.cancel();
         let deadline = tokio::time::Instant::now() + grace;
         drop(clients.await);
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        if !self.protocol.drained(left).await {
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.forwarding.close(left()).await;
+        if !self.protocol.drained(left()).await {
             tracing::warn!(
                 "stopping although some sibling has not acknowledged all changes; it will pull them from this volume or lack them"
             );
