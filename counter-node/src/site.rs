@@ -65,8 +65,10 @@ impl Site {
     }
 
     async fn ask(&self, nodes: &[Node]) -> Option<SlotTotals> {
+        // So that one that hangs leaves time for the others.
+        let each = GATHER_TIMEOUT / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
         for node in nodes.iter().filter(|node| node.name != *self.protocol.me()) {
-            match self.ask_node(&node.name, &node.peer).await {
+            match tokio::time::timeout(each, self.ask_node(&node.name, &node.peer)).await.ok().flatten() {
                 Some(said) => return Some(said),
                 None => tracing::debug!(peer = %node.name, "no totals from this replica"),
             }

@@ -11,14 +11,16 @@ use counter_core::message::{Envelope, Message};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{MESSAGES_PATH, PeerClient, PostError};
+use super::{MESSAGE_BYTES_MAX, MESSAGES_PATH, PeerClient, PostError};
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 
 /// Messages that wait for one peer. More are dropped: the protocol repeats what is not answered.
 const WAITING_MAX: usize = 256;
-/// About how many messages of up to 256 KiB fit one envelope.
+/// Messages of one envelope.
 const AT_ONCE: usize = 32;
+/// Encoded bytes of the messages of one envelope. What is longer would be refused, however often it is repeated.
+const BYTES_AT_ONCE: usize = MESSAGE_BYTES_MAX / 2;
 /// How long one envelope may take, answer included.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to leave a peer alone that could not be reached.
@@ -153,9 +155,21 @@ impl Sending {
 impl Outbox {
     fn take(&self) -> Vec<Message> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.len().min(AT_ONCE);
+        let count = fitting(&*waiting);
         waiting.drain(..count).collect()
     }
+}
+
+/// How many of these messages, from the first on, fit one envelope: one at least, if there is any.
+pub(super) fn fitting<'a>(messages: impl IntoIterator<Item = &'a Message>) -> usize {
+    let mut bytes = 0_usize;
+    let mut messages = messages.into_iter().take(AT_ONCE).map(|message| {
+        // Sizing has no way to fail for these types.
+        bytes = bytes.saturating_add(postcard::experimental::serialized_size(message).unwrap_or_default());
+        bytes
+    });
+    let first = messages.next().map_or(0, |_| 1);
+    first + messages.take_while(|bytes| *bytes <= BYTES_AT_ONCE).count()
 }
 
 /// Asks the seeds for their layout until one has come. A node that has one keeps up by what its peers say.
@@ -173,4 +187,20 @@ pub async fn ask_seeds(sending: Sending, seeds: Vec<String>, stopped: Cancellati
         }
     };
     let _ = stopped.run_until_cancelled(ask).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_takes_what_fits_and_one_message_always() {
+        let large = || Message::Layout(vec![0; BYTES_AT_ONCE / 2 - 100]);
+        let too_large = || Message::Layout(vec![0; BYTES_AT_ONCE + 1]);
+        assert_eq!(fitting(&[]), 0);
+        assert_eq!(fitting(&vec![Message::Hello; 100]), AT_ONCE);
+        assert_eq!(fitting(&[large(), large(), large()]), 2);
+        assert_eq!(fitting(&[too_large(), Message::Hello]), 1);
+        assert_eq!(fitting(&[Message::Hello, too_large()]), 1);
+    }
 }

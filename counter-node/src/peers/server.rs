@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use counter_core::forward::ForwardRequest;
@@ -15,11 +16,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::outbox::fitting;
 use super::{FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH};
 use crate::forwarding::Forwarding;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 use crate::totals::SlotTotals;
+
+/// How long a peer may take to send a body: until it is whole, nothing proves that it comes from one.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Answers on the peer port.
 #[derive(Clone)]
@@ -35,7 +40,7 @@ pub struct PeerService {
 enum Refused {
     #[error("there is nothing at {0}")]
     NotFound(String),
-    #[error("the body is longer than {MESSAGE_BYTES_MAX} bytes, or was cut off")]
+    #[error("the body is longer than {MESSAGE_BYTES_MAX} bytes, was cut off, or came too slowly")]
     Body,
     #[error("the request carries no valid proof of the cluster token")]
     Proof,
@@ -86,7 +91,8 @@ impl PeerService {
             return Err(Refused::NotFound(path));
         }
         let proof = request.headers().get(PROOF_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let body = Limited::new(request.into_body(), MESSAGE_BYTES_MAX).collect().await.map_err(|_| Refused::Body)?.to_bytes();
+        let body = tokio::time::timeout(BODY_TIME, Limited::new(request.into_body(), MESSAGE_BYTES_MAX).collect()).await;
+        let body = body.map_err(|_| Refused::Body)?.map_err(|_| Refused::Body)?.to_bytes();
         // A seed is asked before its name is known.
         let to = [self.protocol.me().0.as_str(), ""].into_iter().find(|to| self.tokens.admit_peer(&path, to, &body, &proof));
         if to.is_none() {
@@ -103,7 +109,10 @@ impl PeerService {
     fn messages(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<Vec<Message>> = self.open(body, Strictness::AnyCluster)?;
         let from = envelope.header.from.clone();
-        let replies = self.protocol.receive(envelope);
+        let mut replies = self.protocol.receive(envelope);
+        for later in replies.split_off(fitting(&replies)) {
+            self.protocol.send(&from, later);
+        }
         Ok(Envelope { header: self.protocol.header(Some(from)), body: replies }.encode())
     }
 
@@ -115,7 +124,10 @@ impl PeerService {
 
     fn totals(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<()> = self.open(body, Strictness::SameCluster)?;
-        Ok(self.reply(envelope.header, SlotTotals::of(&self.table)))
+        // While it still merges what its siblings hold, its totals are of the past, or of nothing at all.
+        let nothing = || SlotTotals { owned: Vec::new(), totals: Vec::new() };
+        let totals = if self.protocol.is_serving() { SlotTotals::of(&self.table) } else { nothing() };
+        Ok(self.reply(envelope.header, totals))
     }
 
     fn open<Body: DeserializeOwned>(&self, bytes: &[u8], strictness: Strictness) -> Result<Envelope<Body>, Refused> {
