@@ -1,6 +1,7 @@
 //! The admin port: probes and metrics for everyone who reaches it; status, layout and drain for who knows the token.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Bytes, to_bytes};
@@ -22,6 +23,8 @@ use crate::tokens::ClusterTokens;
 
 /// The longest body: a layout of 256 shards with 7 nodes each, with every address at its longest, is far shorter.
 const BODY_BYTES_MAX: usize = 4 << 20;
+/// How long it may take to come: until it is whole, nothing proves whom it is from.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// What the admin port shows and changes.
 pub struct Admin {
@@ -97,8 +100,9 @@ async fn drain(State(admin): State<Arc<Admin>>) -> StatusCode {
 /// Lets through only who knows the cluster's token, and means this node of this cluster.
 async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
-        return problem(StatusCode::PAYLOAD_TOO_LARGE, "too-large", &format!("the body may have {BODY_BYTES_MAX} bytes"));
+    let Ok(Ok(body)) = tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_BYTES_MAX)).await else {
+        let limits = format!("the body may have {BODY_BYTES_MAX} bytes and take {} s", BODY_TIME.as_secs());
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, "too-large", &limits);
     };
     let claim = Claim::of(&parts.headers);
     let covered = AdminRequest {
