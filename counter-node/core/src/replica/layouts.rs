@@ -107,8 +107,12 @@ impl Replica {
     }
 
     /// A new incarnation is durable: it writes from now on, everywhere. The rim may renew the actor without having
-    /// been asked to.
+    /// been asked to. Of two renewals that overlap, the one made first may come last, and is passed over then: peers take
+    /// a process whose incarnation goes down for one that another has followed.
     pub fn actor_renewed(&mut self, table: &Table, actor: ActorId) -> Vec<Effect> {
+        if actor.origin == self.actor.origin && actor < self.actor {
+            return Vec::new();
+        }
         let mut step = Step::on(table);
         self.renewing = false;
         // Slots keep the old actor until the next line but one; nothing else may take them for the new one's.

@@ -200,7 +200,9 @@ impl Replica {
 
     /// `peer` says that `by` speaks in this node's name: unless that is an earlier start, this process must stop writing.
     pub(super) fn superseded(&mut self, step: &mut Step<'_>, peer: &NodeName, by: ActorId) {
-        if by == self.actor || (by.origin == self.actor.origin && by < self.actor) {
+        // One of another origin has no order to this one: it is of an earlier process whose memory is gone, or of a name that
+        // is contested, and that is reported.
+        if by.origin != self.actor.origin || by <= self.actor {
             return;
         }
         self.superseded = true;

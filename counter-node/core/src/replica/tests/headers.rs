@@ -68,6 +68,29 @@ fn a_later_start_under_the_same_name_stops_this_one_from_writing() {
 }
 
 #[test]
+fn what_peers_say_of_a_process_of_another_origin_stops_nobody() {
+    let mut cluster = cluster();
+    let by = ActorId::new(cluster.member("c-0-0").replica.actor().origin + 1, 9, 9);
+    let header = cluster.member("c-0-1").replica.header(Some("c-0-0".into()), Default::default());
+    let now = cluster.now();
+    let member = cluster.member("c-0-0");
+    let effects = member.replica.handle_message(&member.table, now, &header, Message::Superseded { by });
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Report(_))), "{effects:?}");
+    assert!(cluster.count("c-0-0", "a", 1).is_some());
+}
+
+#[test]
+fn a_renewal_that_comes_late_does_not_turn_the_actor_back() {
+    let mut cluster = cluster();
+    let member = cluster.member("c-0-0");
+    let origin = member.replica.actor().origin;
+    let (earlier, later) = (ActorId::new(origin, 8, 0), ActorId::new(origin, 9, 0));
+    member.replica.actor_renewed(&member.table, later);
+    assert_eq!(member.replica.actor_renewed(&member.table, earlier), []);
+    assert_eq!(member.replica.actor(), later);
+}
+
+#[test]
 fn an_earlier_start_that_speaks_late_is_told_so_and_its_follower_is_not_disturbed() {
     let mut cluster = cluster();
     let earlier = cluster.member("c-0-1").replica.actor();
