@@ -135,3 +135,36 @@ fn every_example_is_accepted_as_the_api_server_would() {
     let problems = operator::local::check(&wrong).unwrap_err();
     assert_eq!(problems, ["document 1 (page-views): spec.replica: unknown field, did you mean replicas?"]);
 }
+
+/// What a `curl` of a document asks for.
+fn asked(command: &str, base: &str) -> hyper::Request<bytes::Bytes> {
+    let quoted =
+        |flag: &str| command.split_once(&format!("{flag} '")).map(|(_, rest)| rest.split('\'').next().unwrap_or_default());
+    let word = |flag: &str| command.split_once(flag).map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default());
+    let path = command.split_once("http://…").map(|(_, rest)| rest.split_whitespace().next().unwrap_or_default()).unwrap();
+    let mut request = hyper::Request::builder().method(word("-X ").unwrap_or("GET")).uri(format!("{base}{path}"));
+    if let Some((name, value)) = quoted("-H").and_then(|header| header.split_once(": ")) {
+        request = request.header(name, value);
+    }
+    request.body(bytes::Bytes::copy_from_slice(quoted("-d").unwrap_or_default().as_bytes())).unwrap()
+}
+
+#[tokio::test]
+async fn the_readmes_first_requests_are_answered_as_it_shows() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = counter_tests::node::TestNode::alone(folder.path(), &[])?;
+    node.start_ready().await?;
+    let (readme, http) = (read("README.md"), counter_tests::http::Http::default());
+    let lines = code(&readme);
+    let mut tried = 0;
+    for pair in lines.windows(2).filter(|pair| pair[0].starts_with("curl ") && pair[1].starts_with('{')) {
+        let answer = http.request(asked(pair[0], &node.http())).await?;
+        let (answer, shown) = (answer.json_of(hyper::StatusCode::OK)?, serde_json::from_str::<serde_json::Value>(pair[1])?);
+        let fields = |of: &serde_json::Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(fields(&answer), fields(&shown), "{}", pair[0]);
+        assert_eq!(answer["count"], 1, "{}", pair[0]);
+        tried += 1;
+    }
+    assert_eq!(tried, 2);
+    Ok(())
+}

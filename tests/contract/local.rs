@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Stdio;
 
+use anyhow::Context as _;
 use counter_core::id::NodeName;
 use counter_node::args::{Acks, Config};
 use counter_node::storage::{Fsync, StoreConfig};
 use counter_tests::process::Process;
-use counter_tests::wait::until;
+use counter_tests::wait::{PATIENCE, until};
 use counter_tests::{ports, programs};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -39,14 +41,20 @@ fn stand_in(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     Ok(program)
 }
 
-/// What every node of [`CLUSTERS`] is told.
-async fn told(folder: &TempDir) -> anyhow::Result<BTreeMap<String, Config>> {
-    let (root, file) = (folder.path(), folder.path().join("clusters.yaml"));
-    std::fs::write(&file, CLUSTERS)?;
+/// `operator local` over these clusters and the stand-in, all of it below `root`.
+fn operator_local(root: &Path, clusters: &str) -> anyhow::Result<Command> {
+    let file = root.join("clusters.yaml");
+    std::fs::write(&file, clusters)?;
     let mut command = Command::new(programs::ours("operator")?);
     command.arg("local").arg(file).arg("--data").arg(root.join("data")).arg("--node-binary").arg(stand_in(root)?);
     command.args(["--base-port", &ports::free()?.to_string()]);
-    let mut process = Process::start(command, &root.join("log"))?;
+    Ok(command)
+}
+
+/// What every node of [`CLUSTERS`] is told.
+async fn told(folder: &TempDir) -> anyhow::Result<BTreeMap<String, Config>> {
+    let root = folder.path();
+    let mut process = Process::start(operator_local(root, CLUSTERS)?, &root.join("log"))?;
     let names = ["kept-0-0", "kept-0-1", "scratch-0-0", "scratch-0-1"];
     let argvs = until("all nodes are started", async || {
         let read = |name: &str| Ok((name.to_owned(), std::fs::read_to_string(root.join("argv").join(name))?));
@@ -86,5 +94,32 @@ async fn a_local_nodes_argv_means_to_the_node_what_the_file_says() -> anyhow::Re
         assert_eq!(told[name].cluster_token_file, told[sibling].cluster_token_file);
     }
     assert_ne!(told["kept-0-0"].cluster_token_file, told["scratch-0-0"].cluster_token_file);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_file_is_explained_and_nothing_is_started_or_made() -> anyhow::Result<()> {
+    for (right, wrong, says) in [
+        ("acks: Quorum", "ackss: Quorum", "document 1 (kept): spec.ackss: unknown field, did you mean acks?"),
+        (
+            "fsync: Always",
+            "fsync: Sometimes",
+            "document 1 (kept): spec.storage.volume.fsync: expected one of Always, EverySecond",
+        ),
+        ("replicas: 2, acks", "replicas: 9, acks", "default/kept: spec.replicas: "),
+        ("shards: 1, replicas: 2, storage", "shards: 0, replicas: 1, storage", "other/scratch: spec.shards: "),
+        ("name: kept", "name: Kept_1", "default/Kept_1: "),
+        ("kind: DistributedCounter", "kind: Deployment", "only DistributedCounter of distributedcounter.dev/v1alpha1"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        let mut command = operator_local(folder.path(), &CLUSTERS.replacen(right, wrong, 1))?;
+        let run = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(PATIENCE, run).await.with_context(|| format!("`{wrong}` was not refused"))??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(65), "{wrong}: {said}");
+        assert!(said.contains("cannot be run, and nothing was started:") && said.contains(says), "{wrong}: {said}");
+        assert!(!folder.path().join("data").exists(), "{wrong}: a data folder was made");
+        assert_eq!(std::fs::read_dir(folder.path().join("argv"))?.count(), 0, "{wrong}: a node was started");
+    }
     Ok(())
 }

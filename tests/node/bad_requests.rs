@@ -171,3 +171,28 @@ async fn a_body_past_the_limit_is_refused_and_changes_nothing() -> anyhow::Resul
     assert_eq!(Seen::of(&node, &[PAGE]).await?, before);
     Ok(())
 }
+
+#[tokio::test]
+async fn an_update_without_the_api_token_is_refused_and_changes_nothing() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tokens = folder.path().join("api-tokens");
+    std::fs::write(&tokens, "open-sesame\n")?;
+    let mut node = TestNode::alone(folder.path(), &["--api-token-file", &tokens.display().to_string()])?;
+    node.start_ready().await?;
+    let (url, before) = (format!("{}/{PAGE}/counter", node.http()), Seen::of(&node, &[PAGE]).await?);
+    let send = async |method: Method, url: &str, authorization: Option<&str>| {
+        let request = Request::builder().method(method).uri(url);
+        let request = authorization.into_iter().fold(request, |request, value| request.header("authorization", value));
+        Http::default().request(request.body(Bytes::new())?).await
+    };
+    for authorization in [None, Some("Bearer open-sesam"), Some("Basic open-sesame")] {
+        for (method, url) in [(Method::PUT, &url), (Method::DELETE, &url), (Method::POST, &format!("{}/counters", node.http()))] {
+            let answer = send(method, url, authorization).await?;
+            assert!(answer.headers["www-authenticate"].to_str()?.starts_with("Bearer "));
+            assert_eq!(answer.json_of(StatusCode::UNAUTHORIZED)?["type"], "/problems/unauthorized");
+            assert_eq!(Seen::of(&node, &[PAGE]).await?, before, "after {authorization:?}");
+        }
+    }
+    assert_eq!(send(Method::PUT, &url, Some("Bearer open-sesame")).await?.json_of(StatusCode::OK)?["count"], 1);
+    Ok(())
+}

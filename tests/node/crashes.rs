@@ -1,8 +1,10 @@
 //! Ends of processes, wanted and unwanted, while clients count.
 
 use counter_tests::count::{Counting, Ledger};
-use counter_tests::http::Http;
+use counter_tests::http::{Http, was_not_sent};
 use counter_tests::node::TestNode;
+use counter_tests::wait::until;
+use hyper::{Method, StatusCode};
 
 const PAGE: &str = "front-page";
 
@@ -57,5 +59,29 @@ async fn a_stopping_node_answers_what_it_has_begun_and_keeps_it() -> anyhow::Res
         // What was applied was answered: nothing counts that nobody was told of.
         assert_eq!(Http::default().count(&node.http(), PAGE).await?, told.acknowledged, "{storage:?}: {told:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_drained_node_takes_no_new_clients_and_lives_until_it_is_stopped() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = TestNode::alone(folder.path(), &[])?;
+    node.start_ready().await?;
+    let counting = count(&node, 50).await?;
+    let (http, admin) = (Http::default(), node.admin());
+    let drained = http.send(Method::POST, &format!("{admin}/drain"), None).await?;
+    assert_eq!(drained.status, StatusCode::ACCEPTED);
+    until("no client is served any more", async || match Http::default().count(&node.http(), PAGE).await {
+        Err(error) if was_not_sent(&error) => Ok(()),
+        other => anyhow::bail!("{other:?}"),
+    })
+    .await?;
+    let told = counting.stop().await;
+    let probe = async |path: &str| anyhow::Ok(http.send(Method::GET, &format!("{admin}{path}"), None).await?.status);
+    assert_eq!(probe("/readyz").await?, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(probe("/livez").await?, StatusCode::OK);
+    let tally: i128 = node.status().await?.slots.iter().map(|range| range.tally).sum();
+    assert_eq!(tally, i128::from(told.acknowledged), "{told:?}");
+    assert!(node.stop().await?.success());
     Ok(())
 }

@@ -90,3 +90,20 @@ async fn owners_that_die_under_load_neither_lose_nor_repeat_what_was_forwarded_t
     agreed(&http, &cluster.bases(), &page, &told).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn an_owner_that_stands_still_is_passed_over_and_repeats_nothing_when_it_goes_on() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 2, &[]).await?;
+    let (http, page) = (Http::default(), cluster.page_of(1)?);
+    let gateways = cluster.bases()[..2].to_vec();
+    let counting = Counting::start(&page, 8, move || gateways.clone());
+    for owner in [2, 3] {
+        counting.acknowledge(50).await?;
+        cluster.nodes[owner].signal("STOP").await?;
+        counting.acknowledge(50).await?;
+        cluster.nodes[owner].signal("CONT").await?;
+    }
+    let told = counting.stop().await;
+    agreed(&http, &cluster.bases(), &page, &told).await?;
+    Ok(())
+}
