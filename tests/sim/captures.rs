@@ -23,7 +23,14 @@ impl Captures {
         if layout.moves.is_empty() {
             return;
         }
-        let slots = keys.iter().map(Key::slot).map(|slot| (slot, process.table.slot(slot).clone())).collect();
+        let mut slots: BTreeMap<Slot, SlotVector> =
+            keys.iter().map(Key::slot).map(|slot| (slot, process.table.slot(slot).clone())).collect();
+        // A process that started anew under the same layout has more by now, or has lost what was in memory only: what
+        // it had when it began to act by the layout is what counts, where that is still there.
+        if let Some((_, earlier)) = self.0.get(&node).filter(|(version, _)| *version == layout.version) {
+            slots.retain(|slot, now| earlier.get(slot).is_some_and(|earlier| holds(now, earlier, *slot)));
+            slots = slots.into_keys().filter_map(|slot| Some((slot, earlier.get(&slot)?.clone()))).collect();
+        }
         self.0.insert(node, (layout.version, slots));
     }
 
@@ -50,8 +57,9 @@ impl Captures {
             for source in &old {
                 let had = match slot_move.phase {
                     MovePhase::Copying => self.captured(*source, before.version, slot)?,
-                    MovePhase::Flipped => current(&nodes[*source], slot),
+                    MovePhase::Flipped => Some(current(&nodes[*source], slot)),
                 };
+                let Some(had) = had else { continue };
                 let holding = images.iter().filter(|image| holds(&vector_of(image, slot), &had, slot)).count();
                 if holding <= new.len() / 2 {
                     return Err(format!(
@@ -65,10 +73,12 @@ impl Captures {
         Ok(())
     }
 
-    fn captured(&self, node: usize, version: LayoutVersion, slot: Slot) -> Result<SlotVector, String> {
-        let captured = self.0.get(&node).filter(|(captured, _)| *captured == version);
-        let vector = captured.and_then(|(_, slots)| slots.get(&slot)).cloned();
-        vector.ok_or_else(|| format!("slots flip though node {node} has not acted by layout {version}"))
+    /// None where a crash has taken part of it along.
+    fn captured(&self, node: usize, version: LayoutVersion, slot: Slot) -> Result<Option<SlotVector>, String> {
+        match self.0.get(&node) {
+            Some((captured, slots)) if *captured == version => Ok(slots.get(&slot).cloned()),
+            Some(_) | None => Err(format!("slots flip though node {node} has not acted by layout {version}")),
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! After the faults: everything must come to rest in bounded time, and then every number must be one that it may be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use counter_core::counter::Key;
 use counter_core::forward::Outcome;
 use counter_core::id::ActorId;
+use counter_core::vector::{Generation, SlotVector};
 
 use crate::captures::vector_of;
 use crate::ledger::Told;
+use crate::process::Process;
 use crate::world::World;
 
 /// By then everything must have come to rest.
@@ -16,8 +19,10 @@ const READ_MS: u64 = 8_000;
 const TICK_MS: u64 = 50;
 
 /// What a run was like.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outline {
+    /// How often what has happened.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
     pub(crate) acknowledged: usize,
     pub(crate) unknown: usize,
     pub(crate) layouts: u64,
@@ -35,7 +40,11 @@ impl World {
         self.check_numbers()?;
         self.check_disks()?;
         self.check_reads()?;
+        if self.ledger.keys.iter().any(|key| self.nodes[0].process.as_ref().is_some_and(|process| is_retired(process, key))) {
+            self.note("actors retired");
+        }
         Ok(Outline {
+            seen: self.seen.clone(),
             acknowledged: self.ledger.count(Told::Acknowledged),
             unknown: self.ledger.count(Told::Unknown),
             layouts: self.operator.layout.version.0,
@@ -102,7 +111,9 @@ impl World {
                 }
             }
             if digests.len() > 1 {
-                return Err(format!("the replicas of page-{number} differ"));
+                let held = owner.nodes.iter().filter_map(|node| self.nodes[self.names[&node.name]].process.as_ref());
+                let held: Vec<String> = held.map(|process| describe(&process.table.slot(slot), key)).collect();
+                return Err(format!("the replicas of page-{number} differ: {held:#?}"));
             }
             let closed: Vec<String> = writing.difference(&current).map(ToString::to_string).collect();
             if !closed.is_empty() {
@@ -155,4 +166,12 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn is_retired(process: &Process, key: &Key) -> bool {
+    process.table.slot(key.slot()).generation() > Generation::default()
+}
+
+fn describe(vector: &SlotVector, key: &Key) -> String {
+    format!("generation {:?}, {:?}", vector.generation(), vector.counter(key))
 }

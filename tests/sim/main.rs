@@ -39,6 +39,26 @@ const SEEDS: u64 = 1_000;
 const THREADS: usize = 2;
 /// A planted bug must be found within so many seeds.
 const BUG_SEEDS: u64 = 400;
+/// What must have happened in a full run.
+const COVERED: [&str; 17] = [
+    "move begun",
+    "move cancelled",
+    "move flipped",
+    "move ended",
+    "members changed",
+    "actors retired",
+    "actor renewed for a regained slot",
+    "storage reopened",
+    "clean stop",
+    "superseded",
+    "volume cloned",
+    "volume restored",
+    "acknowledged updates lost with a tail or a volume",
+    "session opened",
+    "repeated message in progress",
+    "repeated message answered again",
+    "message of a forgotten session or below the floor",
+];
 
 fn run(seed: u64, bug: Option<Bug>, traced: Traced) -> (Result<Outline, String>, String) {
     let mut world = World::new(seed, bug, Plan::of, traced);
@@ -112,6 +132,16 @@ fn every_seed_counts_right_and_comes_to_rest() {
         sum(|outline| outline.layouts),
         sum(|outline| outline.rest_ms) / seeds.max(1),
     );
+    check_coverage(seeds, &outlines);
+}
+
+/// A simulation in which something never happens proves nothing about it.
+fn check_coverage(seeds: u64, outlines: &[Outline]) {
+    for what in COVERED {
+        let times: u64 = outlines.iter().filter_map(|outline| outline.seen.get(what)).sum();
+        println!("{times:>8} × {what}");
+        assert!(times > 0 || seeds < SEEDS, "never in {seeds} seeds: {what}");
+    }
 }
 
 #[test]

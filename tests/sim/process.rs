@@ -27,7 +27,8 @@ pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) disk: Disk,
     pub(crate) process: Option<Process>,
-    /// Processes are numbered over the whole simulation.
+    /// The process that was killed last, while what it was writing may still reach the kernel.
+    pub(crate) dying: Option<u64>,
     pub(crate) wall_offset_ms: i64,
     pub(crate) storage_fails: bool,
     /// To be restored, or to be given to another node, by a later fault.
@@ -71,6 +72,7 @@ impl Work {
 
 #[derive(Debug)]
 pub(crate) struct Process {
+    /// Counted over the whole simulation.
     pub(crate) number: u64,
     started_ms: u64,
     pub(crate) table: Table,

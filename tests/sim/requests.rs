@@ -217,7 +217,15 @@ impl World {
             results: Vec::new(),
         };
         match received {
-            Received::Answer(answer) => self.reply(to, &waiter, answer),
+            Received::Answer(answer) => {
+                self.note(match &answer {
+                    Answer::Opened(_) => "session opened",
+                    Answer::InProgress => "repeated message in progress",
+                    Answer::Results(_) => "repeated message answered again",
+                    Answer::Forgotten => "message of a forgotten session or below the floor",
+                });
+                self.reply(to, &waiter, answer);
+            }
             Received::Read { keys } => {
                 let results = keys.iter().map(|key| self.read(to, key)).collect();
                 self.reply(to, &waiter, Answer::Results(results));

@@ -62,6 +62,7 @@ impl World {
                 self.events.at(saved_ms, Event::LayoutSaved { node, process: number, layout });
             }
             Effect::RenewActor => {
+                self.note("actor renewed for a regained slot");
                 let last = self.nodes[node].disk.last_actor;
                 let actor = match (self.bug, last) {
                     (Some(Bug::ResumedActor), Some(last)) => last,
@@ -79,6 +80,7 @@ impl World {
             Effect::Report(report) => {
                 self.trace(|| format!("node {node} reports: {report}"));
                 if let Report::Superseded { .. } = report {
+                    self.note("superseded");
                     self.kill(node);
                     self.events.at(self.now_ms + 300, Event::Start { node });
                 }
@@ -150,8 +152,8 @@ impl World {
 
     pub(crate) fn committed(&mut self, node: usize, number: u64, work: Work, writes: Vec<Write>) {
         if self.process(node, number).is_none() {
-            // The kernel may have got it before the process died, if nobody else has written since.
-            if self.nodes[node].process.is_none() && self.rng.per_mille(500) {
+            // The kernel may have got it before the process died.
+            if self.nodes[node].dying == Some(number) && self.rng.per_mille(500) {
                 self.nodes[node].disk.commit(Batch { writes, applied: work.applied });
             }
             return;
@@ -244,6 +246,7 @@ impl World {
             self.events.at(self.now_ms + 200, Event::Reopen { node, process: number });
             return;
         }
+        self.note("storage reopened");
         let actor = self.next_actor(node);
         self.actor_saved(node, number, actor, true);
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{NotApplied, Outcome};
 use counter_core::id::{ActorId, NodeName, ShardId};
+use counter_core::layout::{Layout, MovePhase};
 use counter_core::message::Envelope;
 use counter_core::replica::{Acks, ReplicaConfig};
 
@@ -48,6 +49,8 @@ pub(crate) struct World {
     /// A violation found on the way.
     pub(crate) violation: Option<String>,
     pub(crate) healed: bool,
+    /// How often what has happened.
+    pub(crate) seen: BTreeMap<&'static str, u64>,
     processes: u64,
     actors: BTreeSet<ActorId>,
     trace: Option<VecDeque<String>>,
@@ -85,6 +88,7 @@ impl World {
             reads: BTreeMap::new(),
             violation: None,
             healed: false,
+            seen: BTreeMap::new(),
             processes: 0,
             actors: BTreeSet::new(),
             trace: (traced == Traced::Yes).then(VecDeque::new),
@@ -207,6 +211,7 @@ impl World {
         if self.operator.step() {
             let layout = self.operator.layout.clone();
             self.trace(|| format!("the operator makes layout {}: {:?}", layout.version, layout.moves));
+            self.note(step_of(&before, &layout));
             let captured = self.captures.check_step(&self.nodes, &self.names, (&before, &layout), &self.ledger.keys);
             self.violation = self.violation.take().or(captured.err());
         }
@@ -250,6 +255,7 @@ impl World {
         let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.next(), config };
         let number = start.number;
         let held = &mut self.nodes[node];
+        held.dying = None;
         let (process, effects) = Process::start(&held.name, &held.disk, actor, start);
         held.process = Some(process);
         self.trace(|| format!("node {node} starts as {actor}"));
@@ -277,6 +283,7 @@ impl World {
     /// Ends a process at once. What is being written may or may not have reached the kernel.
     pub(crate) fn kill(&mut self, node: usize) {
         let Some(process) = self.nodes[node].process.take() else { return };
+        self.nodes[node].dying = Some(process.number);
         self.trace(|| format!("node {node} dies"));
         for request in process.pending {
             self.ledger.tell(self.now_ms, request, Told::Unknown);
@@ -289,9 +296,9 @@ impl World {
         }
         self.trace(|| format!("fault: {fault:?}"));
         match fault {
-            Fault::Kill { node, down_ms } => self.crash(node, down_ms, |_, _| Vec::new()),
-            Fault::PowerLoss { node, down_ms } => self.crash(node, down_ms, Disk::lose_tail),
-            Fault::PowerLossEverywhere => (0..self.nodes.len()).for_each(|node| self.crash(node, 500, Disk::lose_tail)),
+            Fault::Kill { node, down_ms } => self.crash(node, down_ms, |_, _| None),
+            Fault::PowerLoss { node, down_ms } => self.crash(node, down_ms, |disk, rng| Some(disk.lose_tail(rng))),
+            Fault::PowerLossEverywhere => (0..self.nodes.len()).for_each(|node| self.crash(node, 500, |disk, rng| Some(disk.lose_tail(rng)))),
             Fault::Stop { node, down_ms } => self.stop(node, down_ms),
             Fault::Cut { from, to } => drop(self.network.cut.insert((from, to))),
             Fault::CutBothWays { one, other } => self.network.cut.extend([(one, other), (other, one)]),
@@ -322,13 +329,19 @@ impl World {
         }
     }
 
-    fn crash(&mut self, node: usize, down_ms: u64, loss: impl FnOnce(&mut Disk, &mut Rng) -> Vec<AppliedUpdate>) {
+    fn crash(&mut self, node: usize, down_ms: u64, loss: impl FnOnce(&mut Disk, &mut Rng) -> Option<Vec<AppliedUpdate>>) {
         if self.nodes[node].process.is_none() {
             return;
         }
         self.kill(node);
         let lost = loss(&mut self.nodes[node].disk, &mut self.rng);
+        // Without its volume, or without power, it writes nothing more.
+        self.nodes[node].dying = self.nodes[node].dying.filter(|_| lost.is_none());
+        let lost = lost.unwrap_or_default();
         self.trace(|| format!("node {node} may have lost {lost:?}"));
+        if !lost.is_empty() {
+            self.note("acknowledged updates lost with a tail or a volume");
+        }
         self.ledger.may_be_lost(lost);
         self.events.at(self.now_ms + down_ms, Event::Start { node });
     }
@@ -347,7 +360,9 @@ impl World {
         let Some(stopping_ms) = process.stopping_ms else { return };
         let idle = !process.committing && process.queued.is_empty() && process.pending.is_empty();
         if (idle && process.replica.drained()) || self.now_ms >= stopping_ms {
+            self.note("clean stop");
             self.kill(node);
+            self.nodes[node].dying = None;
             self.nodes[node].disk.sync();
             self.events.at(self.now_ms + 200, Event::Start { node });
         }
@@ -361,12 +376,14 @@ impl World {
         if siblings < 2 || !layout.moves.is_empty() || self.nodes[node].process.is_none() {
             return;
         }
-        self.crash(node, 100, |disk, _| disk.restore(snapshot));
+        self.note("volume restored");
+        self.crash(node, 100, |disk, _| Some(disk.restore(snapshot)));
     }
 
     fn clone_volume(&mut self, node: usize) {
         let fresh = (0..self.nodes.len()).find(|other| self.nodes[*other].disk.last_actor.is_none());
         if let Some(fresh) = fresh.filter(|_| self.nodes[node].disk.last_actor.is_some()) {
+            self.note("volume cloned");
             let copy = self.nodes[node].disk.snapshot();
             self.nodes[fresh].disk = Disk::copy_of(copy);
         }
@@ -408,6 +425,10 @@ impl World {
         self.complete(node, request, Outcome::NotApplied(NotApplied::NotReady));
     }
 
+    pub(crate) fn note(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
     pub(crate) fn trace(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             trace.push_back(format!("{:>6} {}", self.now_ms, line()));
@@ -434,6 +455,16 @@ pub(crate) enum Traced {
 
 impl Node {
     fn new(name: NodeName, origin: u64) -> Self {
-        Self { name, disk: Disk::new(origin), process: None, wall_offset_ms: 0, storage_fails: false, snapshot: None }
+        Self { name, disk: Disk::new(origin), process: None, dying: None, wall_offset_ms: 0, storage_fails: false, snapshot: None }
+    }
+}
+
+fn step_of(before: &Layout, after: &Layout) -> &'static str {
+    match (before.moves.first().map(|held| held.phase), after.moves.first().map(|made| made.phase)) {
+        (None, Some(_)) => "move begun",
+        (Some(MovePhase::Copying), None) => "move cancelled",
+        (Some(MovePhase::Copying), Some(_)) => "move flipped",
+        (Some(MovePhase::Flipped), _) => "move ended",
+        (None, None) => "members changed",
     }
 }
