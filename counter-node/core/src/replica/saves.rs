@@ -35,6 +35,9 @@ pub(super) struct Saves {
     open: BTreeMap<PersistId, Save>,
     by_slot: BTreeMap<Slot, BTreeSet<PersistId>>,
     waiting: Vec<(BTreeSet<PersistId>, Then)>,
+    /// The same for pulls, the latest of each slot from each peer: repair pulls all of them again and again, also while
+    /// storage is down.
+    pulls: BTreeMap<(NodeName, Slot), (BTreeSet<PersistId>, Pulled)>,
 }
 
 impl Saves {
@@ -63,8 +66,11 @@ impl Saves {
         if on.is_empty() {
             return Some(then);
         }
-        if !self.waiting.iter().any(|(_, waiting)| *waiting == then) {
-            self.waiting.push((on, then));
+        match then {
+            // It waits for all that an earlier one waits for, and says at least as much.
+            Then::Pulled(pulled) => drop(self.pulls.insert((pulled.peer.clone(), pulled.slot), (on, pulled))),
+            then if self.waiting.iter().any(|(_, waiting)| *waiting == then) => {}
+            then => self.waiting.push((on, then)),
         }
         None
     }
@@ -90,6 +96,12 @@ impl Saves {
             on.remove(&id);
             if on.is_empty() { due.push(then) } else { self.waiting.push((on, then)) }
         }
+        let mut held = BTreeMap::new();
+        for (of, (mut on, pulled)) in std::mem::take(&mut self.pulls) {
+            on.remove(&id);
+            if on.is_empty() { due.push(Then::Pulled(pulled)) } else { drop(held.insert(of, (on, pulled))) }
+        }
+        self.pulls = held;
         due
     }
 
@@ -115,6 +127,7 @@ impl Saves {
         };
         self.by_slot.values_mut().for_each(rename);
         self.waiting.iter_mut().for_each(|(on, _)| rename(on));
+        self.pulls.values_mut().for_each(|(on, _)| rename(on));
         self.open.entry(into).or_default().join(save);
     }
 
@@ -178,6 +191,21 @@ mod tests {
         assert_eq!(saves.after([key("b").slot()], acknowledge(2)), Some(acknowledge(2)));
         assert_eq!(saves.persisted(first), [acknowledge(1)]);
         assert!(!saves.is_saving(key("a").slot()));
+    }
+
+    #[test]
+    fn of_a_slot_that_is_pulled_again_and_again_only_the_latest_pull_waits() {
+        let mut saves = Saves::default();
+        let slot = key("a").slot();
+        let pulled = |began| Pulled { peer: "peer".into(), slot, began, layout: None, last: false };
+        let first = id_of(saves.save(vec![key("a")], Vec::new()));
+        for began in 0..9 {
+            assert_eq!(saves.after([slot], Then::Pulled(pulled(began))), None);
+        }
+        let second = id_of(saves.save(vec![key("a")], Vec::new()));
+        assert_eq!(saves.after([slot], Then::Pulled(pulled(9))), None);
+        assert_eq!(saves.persisted(first), []);
+        assert_eq!(saves.persisted(second), [Then::Pulled(pulled(9))]);
     }
 
     #[test]
