@@ -21,10 +21,12 @@ pub(crate) enum Bug {
     InboxForgets,
     /// A node says that it holds a moving slot before that has reached the disk.
     StatusBeforeSync,
+    /// A slot that has moved away leaves its record, which says the generation, on the disk.
+    SlotRecordLeft,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::AckBeforeDurable,
         Self::ReusedIncarnation,
         Self::EarlyFlip,
@@ -34,5 +36,6 @@ impl Bug {
         Self::UnknownRetriedElsewhere,
         Self::InboxForgets,
         Self::StatusBeforeSync,
+        Self::SlotRecordLeft,
     ];
 }

@@ -13,11 +13,11 @@ use counter_core::vector::SlotRecord;
 
 use crate::rng::Rng;
 
-/// One record; a counter's is removed by none. That of a slot stays, and is forgotten again at the next start.
+/// One record; none removes it.
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
     Counter(Key, Option<Counter>),
-    Slot(Slot, SlotRecord),
+    Slot(Slot, Option<SlotRecord>),
 }
 
 /// A client's update that a process applied: the key's number, and what it adds.
@@ -44,7 +44,8 @@ impl Image {
             match write {
                 Write::Counter(key, Some(counter)) => drop(self.counters.insert(key.clone(), counter.clone())),
                 Write::Counter(key, None) => drop(self.counters.remove(key)),
-                Write::Slot(slot, record) => drop(self.slots.insert(*slot, record.clone())),
+                Write::Slot(slot, Some(record)) => drop(self.slots.insert(*slot, record.clone())),
+                Write::Slot(slot, None) => drop(self.slots.remove(slot)),
             }
         }
     }

@@ -23,6 +23,7 @@ mod process;
 mod requests;
 mod rim;
 mod rng;
+mod scenarios;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,6 +34,7 @@ use std::time::Instant;
 use bugs::Bug;
 use check::Outline;
 use faults::Plan;
+use rng::Rng;
 use world::{Traced, World};
 
 const SEEDS: u64 = 1_000;
@@ -60,8 +62,11 @@ const COVERED: [&str; 17] = [
     "message of a forgotten session or below the floor",
 ];
 
-fn run(seed: u64, bug: Option<Bug>, traced: Traced) -> (Result<Outline, String>, String) {
-    let mut world = World::new(seed, bug, Plan::of, traced);
+/// How a simulation's plan is made from its seed.
+type Planner = fn(&mut Rng) -> Plan;
+
+fn run(seed: u64, planner: Planner, bug: Option<Bug>, traced: Traced) -> (Result<Outline, String>, String) {
+    let mut world = World::new(seed, bug, planner, traced);
     let result = catch_unwind(AssertUnwindSafe(|| world.run()));
     let result = result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
@@ -71,8 +76,8 @@ fn run(seed: u64, bug: Option<Bug>, traced: Traced) -> (Result<Outline, String>,
 }
 
 /// Fails with the seed, what is wrong, and the end of the trace: of the same run once more.
-fn report(seed: u64, violation: &str) -> String {
-    let (again, trace) = run(seed, None, Traced::Yes);
+fn report(seed: u64, planner: Planner, violation: &str) -> String {
+    let (again, trace) = run(seed, planner, None, Traced::Yes);
     format!("{trace}\n\nseed {seed}: {violation}\nonce more: {again:?}\nSIM_SEED={seed} repeats it\n")
 }
 
@@ -81,7 +86,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs seeds on both cores until one finds something or there are no more. Returns the lowest found.
-fn search(first: u64, seeds: u64, bug: Option<Bug>) -> (Option<(u64, String)>, Vec<Outline>) {
+fn search(first: u64, seeds: u64, planner: Planner, bug: Option<Bug>) -> (Option<(u64, String)>, Vec<Outline>) {
     let next = AtomicU64::new(first);
     let found: Mutex<Option<(u64, String)>> = Mutex::default();
     let outlines = Mutex::new(Vec::new());
@@ -94,7 +99,7 @@ fn search(first: u64, seeds: u64, bug: Option<Bug>) -> (Option<(u64, String)>, V
                     if seed >= first + seeds || lock(&found).is_some() {
                         return;
                     }
-                    match run(seed, bug, Traced::No).0 {
+                    match run(seed, planner, bug, Traced::No).0 {
                         Ok(outline) => outlines.lock().unwrap().push(outline),
                         Err(violation) => {
                             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,15 +118,15 @@ fn search(first: u64, seeds: u64, bug: Option<Bug>) -> (Option<(u64, String)>, V
 #[test]
 fn every_seed_counts_right_and_comes_to_rest() {
     if let Some(seed) = number("SIM_SEED") {
-        let (result, trace) = run(seed, None, Traced::Yes);
+        let (result, trace) = run(seed, Plan::of, None, Traced::Yes);
         println!("{trace}\nseed {seed}: {result:?}");
         return assert!(result.is_ok());
     }
     let began = Instant::now();
     let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
-    let (found, outlines) = search(number("SIM_FIRST").unwrap_or(0), seeds, None);
+    let (found, outlines) = search(number("SIM_FIRST").unwrap_or(0), seeds, Plan::of, None);
     if let Some((seed, violation)) = found {
-        panic!("{}", report(seed, &violation));
+        panic!("{}", report(seed, Plan::of, &violation));
     }
     let sum = |part: fn(&Outline) -> u64| outlines.iter().map(part).sum::<u64>();
     println!(
@@ -150,7 +155,8 @@ fn every_planted_bug_is_found() {
         return;
     }
     for bug in Bug::ALL {
-        let (found, _) = search(0, BUG_SEEDS, Some(bug));
+        let planner: Planner = if bug == Bug::SlotRecordLeft { scenarios::growth_taken_back } else { Plan::of };
+        let (found, _) = search(0, BUG_SEEDS, planner, Some(bug));
         let (seed, violation) = found.unwrap_or_else(|| panic!("{bug:?} was not found in {BUG_SEEDS} seeds"));
         println!("{bug:?} found by seed {seed}: {violation}");
     }

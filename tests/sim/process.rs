@@ -13,6 +13,7 @@ use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::{Table, TableLimits};
 
+use crate::bugs::Bug;
 use crate::disk::{AppliedUpdate, Disk, Write};
 
 /// The wall clock when a simulation begins.
@@ -149,7 +150,7 @@ impl Process {
     }
 
     /// The current records of what is to be written.
-    pub(crate) fn records(&self, work: &Work) -> Vec<Write> {
+    pub(crate) fn records(&self, work: &Work, bug: Option<Bug>) -> Vec<Write> {
         let slots: BTreeSet<Slot> = work.keys.iter().map(Key::slot).chain(work.slots.iter().copied()).collect();
         let mut writes = Vec::new();
         for slot in slots {
@@ -158,8 +159,12 @@ impl Process {
                 vector.mark_generation_unsaved();
             }
             if let Some((record, keys)) = vector.take_unsaved_generation() {
-                writes.push(Write::Slot(slot, record));
+                writes.push(Write::Slot(slot, Some(record)));
                 writes.extend(keys.into_iter().map(|key| Write::Counter(key.clone(), vector.counter(&key).cloned())));
+            } else if work.slots.contains(&slot) && bug != Some(Bug::SlotRecordLeft) {
+                // The record of an earlier stay must go, or counters that come anew would pass as being of its generation.
+                writes.push(Write::Slot(slot, None));
+                writes.extend(vector.keys().map(|key| Write::Counter(key.clone(), vector.counter(key).cloned())));
             }
         }
         let current = |key: &Key| Write::Counter(key.clone(), self.table.slot(key.slot()).counter(key).cloned());

@@ -144,7 +144,7 @@ impl World {
         }
         process.committing = true;
         let work = std::mem::take(&mut process.queued);
-        let writes = process.records(&work);
+        let writes = process.records(&work, self.bug);
         let number = process.number;
         let takes_ms = if self.rng.per_mille(20) { self.rng.range(50, 400) } else { self.rng.below(4) };
         self.events.at(self.now_ms + takes_ms, Event::Committed { node, process: number, work, writes });

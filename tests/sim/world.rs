@@ -298,7 +298,9 @@ impl World {
         match fault {
             Fault::Kill { node, down_ms } => self.crash(node, down_ms, |_, _| None),
             Fault::PowerLoss { node, down_ms } => self.crash(node, down_ms, |disk, rng| Some(disk.lose_tail(rng))),
-            Fault::PowerLossEverywhere => (0..self.nodes.len()).for_each(|node| self.crash(node, 500, |disk, rng| Some(disk.lose_tail(rng)))),
+            Fault::PowerLossEverywhere => {
+                (0..self.nodes.len()).for_each(|node| self.crash(node, 500, |disk, rng| Some(disk.lose_tail(rng))))
+            }
             Fault::Stop { node, down_ms } => self.stop(node, down_ms),
             Fault::Cut { from, to } => drop(self.network.cut.insert((from, to))),
             Fault::CutBothWays { one, other } => self.network.cut.extend([(one, other), (other, one)]),
@@ -455,7 +457,15 @@ pub(crate) enum Traced {
 
 impl Node {
     fn new(name: NodeName, origin: u64) -> Self {
-        Self { name, disk: Disk::new(origin), process: None, dying: None, wall_offset_ms: 0, storage_fails: false, snapshot: None }
+        Self {
+            name,
+            disk: Disk::new(origin),
+            process: None,
+            dying: None,
+            wall_offset_ms: 0,
+            storage_fails: false,
+            snapshot: None,
+        }
     }
 }
 
