@@ -11,6 +11,9 @@ const KEYS: [&str; 4] = ["name", "containerPort", "mountPath", "uid"];
 /// The fields below which texts are amounts, which the API server rewrites: `0.5` becomes `500m`.
 const AMOUNTS: [&str; 3] = ["limits", "requests", "sizeLimit"];
 
+/// The fields below which a further key changes what all of it means: Kubernetes takes them as a whole.
+const WHOLES: [&str; 5] = ["selector", "matchLabels", "podSelector", "labelSelector", "nodeSelector"];
+
 /// Whether `live` holds all that `desired` says.
 #[must_use]
 pub(super) fn holds(live: &Value, desired: &Value) -> bool {
@@ -24,9 +27,15 @@ pub(super) fn holds(live: &Value, desired: &Value) -> bool {
 fn holds_object(live: &Map<String, Value>, desired: &Map<String, Value>) -> bool {
     desired.iter().all(|(field, desired)| match live.get(field) {
         None => says_nothing(desired),
+        Some(live) if WHOLES.contains(&field.as_str()) => holds(live, desired) && says_no_more(live, desired),
         Some(live) if AMOUNTS.contains(&field.as_str()) => holds_amounts(live, desired),
         Some(live) => holds(live, desired),
     })
+}
+
+fn says_no_more(live: &Value, desired: &Value) -> bool {
+    let (Some(live), Some(desired)) = (live.as_object(), desired.as_object()) else { return true };
+    live.iter().all(|(field, value)| desired.contains_key(field) || says_nothing(value))
 }
 
 fn holds_list(live: &[Value], desired: &[Value]) -> bool {
@@ -143,6 +152,15 @@ mod tests {
         ] {
             assert!(!holds(&live, &desired), "{live}");
         }
+    }
+
+    #[test]
+    fn a_selector_that_asks_for_more_is_drift() {
+        let desired = json!({"spec": {"selector": {"app": "a"}}});
+        assert!(holds(&desired, &desired));
+        assert!(!holds(&json!({"spec": {"selector": {"app": "a", "shard": "7"}}}), &desired));
+        let desired = json!({"spec": {"podSelector": {"matchLabels": {"app": "a"}}}});
+        assert!(!holds(&json!({"spec": {"podSelector": {"matchLabels": {"app": "a", "shard": "7"}}}}), &desired));
     }
 
     #[test]
