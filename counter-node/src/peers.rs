@@ -18,3 +18,8 @@ pub const MESSAGES_PATH: &str = "/peer/v1/messages";
 pub const FORWARD_PATH: &str = "/peer/v1/forward";
 /// The totals of the slots that the receiver owns.
 pub const TOTALS_PATH: &str = "/peer/v1/totals";
+
+/// Whom the proof of an answer names: the request, by its proof. So an answer is none to another request, and no request.
+fn answer_to(request_proof: &str) -> String {
+    format!("answer to {request_proof}")
+}

@@ -126,10 +126,11 @@ impl ClusterTokens {
         self.0.as_ref().map_or_else(|| vec![ClusterToken::new(b"")], TokenFile::accepted)
     }
 
-    /// Whether a peer message's proof holds.
+    /// The token that a peer message's proof is of, if it holds. The answer is to be proved with it too: the peer may not
+    /// have read a newer one yet.
     #[must_use]
-    pub fn admit_peer(&self, path: &str, to: &str, body: &[u8], proof: &str) -> bool {
-        self.to_prove_with().iter().any(|token| token.admits_peer(path, to, body, proof))
+    pub fn admitting_peer(&self, path: &str, to: &str, body: &[u8], proof: &str) -> Option<ClusterToken> {
+        self.to_prove_with().into_iter().find(|token| token.admits_peer(path, to, body, proof))
     }
 
     /// Whether an admin request's proof holds; without a token every request does.
@@ -152,6 +153,10 @@ mod tests {
         std::fs::write(&path, "new\n").unwrap();
         *file.looked.lock().unwrap() = (Instant::now().checked_sub(REREAD).unwrap(), None);
         assert_eq!(file.accepted(), [ClusterToken::new(b"new"), ClusterToken::new(b"old")]);
+        let (tokens, old) = (ClusterTokens(Some(file)), ClusterToken::new(b"old"));
+        let proof = old.prove_peer("/path", "node", b"body");
+        assert_eq!(tokens.admitting_peer("/path", "node", b"body", &proof), Some(old));
+        assert_eq!(tokens.admitting_peer("/path", "other", b"body", &proof), None);
     }
 
     #[test]

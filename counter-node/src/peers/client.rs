@@ -10,7 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::MESSAGE_BYTES_MAX;
+use super::{MESSAGE_BYTES_MAX, answer_to};
 use crate::hosts::Hosts;
 use crate::tokens::ClusterTokens;
 
@@ -80,7 +80,9 @@ impl PeerClient {
             match self.attempt(address, path, &proof, body.clone()).await {
                 Err(PostError::Refused(StatusCode::UNAUTHORIZED)) => refused = PostError::Refused(StatusCode::UNAUTHORIZED),
                 Err(error) => return Err(error),
-                Ok((proof, answer)) if tokens.admit_peer(path, "answer", &answer, &proof) => return Ok(answer),
+                Ok((answer_proof, answer)) if token.admits_peer(path, &answer_to(&proof), &answer, &answer_proof) => {
+                    return Ok(answer);
+                }
                 Ok(_) => return Err(PostError::Lost("the answer carries no valid proof".to_owned())),
             }
         }

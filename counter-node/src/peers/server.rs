@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::outbox::fitting;
-use super::{FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH};
+use super::{FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH, answer_to};
 use crate::forwarding::Forwarding;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
@@ -94,16 +94,15 @@ impl PeerService {
         let body = tokio::time::timeout(BODY_TIME, Limited::new(request.into_body(), MESSAGE_BYTES_MAX).collect()).await;
         let body = body.map_err(|_| Refused::Body)?.map_err(|_| Refused::Body)?.to_bytes();
         // A seed is asked before its name is known.
-        let to = [self.protocol.me().0.as_str(), ""].into_iter().find(|to| self.tokens.admit_peer(&path, to, &body, &proof));
-        if to.is_none() {
-            return Err(Refused::Proof);
-        }
+        let mut meant = [self.protocol.me().0.as_str(), ""].into_iter();
+        let token = meant.find_map(|to| self.tokens.admitting_peer(&path, to, &body, &proof)).ok_or(Refused::Proof)?;
         let answer = match path.as_str() {
             MESSAGES_PATH => self.messages(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
             _ => self.totals(&body)?,
         };
-        Ok(self.prove(&path, answer))
+        let answer_proof = token.prove_peer(&path, &answer_to(&proof), &answer);
+        Ok(proved(answer, &answer_proof))
     }
 
     fn messages(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
@@ -147,16 +146,14 @@ impl PeerService {
     fn reply(&self, to: Header, body: impl Serialize) -> Vec<u8> {
         Envelope { header: self.protocol.header(Some(to.from)), body }.encode()
     }
+}
 
-    /// An answer names nobody in its proof, so that none can be taken for a request.
-    fn prove(&self, path: &str, body: Vec<u8>) -> Response<Full<Bytes>> {
-        let proof = self.tokens.to_prove_with().first().map(|token| token.prove_peer(path, "answer", &body)).unwrap_or_default();
-        let mut response = Response::new(Full::from(body));
-        if let Ok(value) = proof.parse() {
-            response.headers_mut().insert(PROOF_HEADER, value);
-        }
-        response
+fn proved(body: Vec<u8>, proof: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    if let Ok(value) = proof.parse() {
+        response.headers_mut().insert(PROOF_HEADER, value);
     }
+    response
 }
 
 /// Whether a request may come from a node of no or another cluster.
