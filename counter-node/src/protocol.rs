@@ -349,7 +349,6 @@ impl Protocol {
         });
     }
 
-
     fn renew_actor(&self) {
         let Some(protocol) = self.myself.upgrade() else { return };
         tokio::spawn(async move {
