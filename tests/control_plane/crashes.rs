@@ -88,13 +88,19 @@ impl Story {
             }
         };
         let mut operator = site.operator(&crashing)?;
-        let crashed = crashes(&mut operator, &cluster).await?;
+        let mut crashed = crashes(&mut operator, &cluster).await?;
+        let mut quiet = Ok(());
+        if !crashed {
+            quiet = cluster.is_quiet(&operator).await;
+            // The last writes are events, told after all else is done.
+            crashed = operator.process().ended()?.is_some();
+        }
         if crashed {
             operator = site.operator(&Launch::default())?;
+            quiet = cluster.is_quiet(&operator).await;
         }
-        cluster.settled().await?;
+        quiet?;
         totals::check(&cluster, &ledgers).await?;
-        cluster.is_quiet(&operator).await?;
         Ok((crashed, state(site, &cluster).await?))
     }
 }
@@ -127,13 +133,23 @@ async fn state(site: &Site, cluster: &Cluster<'_>) -> anyhow::Result<State> {
             "PersistentVolumeClaim" => json!(object["spec"]["resources"]),
             _ => spec(&object),
         };
-        let text = said.to_string().replace(site.namespace(), "NAMESPACE");
-        state.insert(name, json!({"labels": object["metadata"]["labels"], "said": serde_json::from_str::<Value>(&text)?}));
+        let mut all = json!({"labels": object["metadata"]["labels"], "said": said});
+        forget_hashes(&mut all);
+        let text = all.to_string().replace(site.namespace(), "NAMESPACE");
+        state.insert(name, serde_json::from_str(&text)?);
     }
     let layout = cluster.layout().await?;
     let shards = serde_json::to_string(&layout.shards)?.replace(site.namespace(), "NAMESPACE");
     state.insert("layout".to_owned(), json!({"shards": shards, "moves": layout.moves}));
     Ok(state)
+}
+
+/// Takes out the hashes of templates, in which the namespace's name has a part.
+fn forget_hashes(value: &mut Value) {
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|name, _| name != "controller-revision-hash" && name != "distributedcounter.dev/template-hash");
+        fields.values_mut().for_each(forget_hashes);
+    }
 }
 
 fn conditions(object: &Value) -> Value {

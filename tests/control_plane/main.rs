@@ -24,7 +24,9 @@ mod growth;
 mod leaders;
 mod lifecycle;
 mod objects;
+mod pods;
 mod refusals;
+mod sizes;
 mod totals;
 
 /// Tests at a time: most of their time they wait, but each brings processes of its own.
@@ -45,10 +47,18 @@ fn tests() -> impl IntoIterator<Item = (&'static str, Test)> {
         crashes::a_crash_after_any_write_of_a_growth_changes_nothing_in_the_end,
         growth::growing_from_one_to_three_shards_and_replicas_while_clients_count_changes_no_sum,
         create::an_applied_object_becomes_a_cluster_that_counts_and_is_then_left_alone,
+        sizes::a_growth_is_taken_back_while_no_slot_has_flipped_and_blocked_from_then_on,
+        pods::a_new_image_comes_to_one_pod_at_a_time_while_the_cluster_stays_available,
         leaders::a_leader_that_was_paused_beyond_its_lease_ends_and_harms_nothing,
         lifecycle::a_cluster_deleted_and_created_again_goes_on_with_its_identity_and_its_counts,
         objects::what_somebody_changes_or_deletes_is_put_right,
         objects::an_object_of_somebody_else_is_never_taken_over_and_the_cluster_heals_when_it_goes,
+        pods::an_image_that_is_not_there_stops_at_the_first_pod_and_is_replaced_first,
+        pods::while_paused_nothing_is_changed_and_nodes_go_on,
+        pods::a_change_that_comes_from_the_operator_waits_until_it_is_asked_for,
+        pods::a_pod_that_is_deleted_or_killed_comes_back_with_its_counts,
+        sizes::the_scale_subresource_reckons_in_shards,
+        sizes::fewer_replicas_are_refused_in_words_and_nothing_goes,
         admin::a_node_refuses_older_foreign_and_unproved_layouts_and_keeps_its_own,
         lifecycle::a_cluster_whose_volumes_are_not_retained_leaves_nothing,
         create::an_empty_spec_gets_every_default,

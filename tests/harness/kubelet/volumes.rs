@@ -13,13 +13,17 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
 const CLASS: &str = "standard";
+/// Says on a claim that the scheduler has found a machine for its Pod.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 
 /// Installs the default class.
 pub(super) async fn install_class(client: &Client) -> anyhow::Result<()> {
     let class: StorageClass = serde_json::from_value(json!({
         "metadata": {"name": CLASS, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
         "provisioner": "stand-in.test/folders",
-        "volumeBindingMode": "Immediate",
+        // The scheduler waits for such a claim. After one that is bound at once it looks again by an event, which it
+        // has been seen to miss on a busy machine: it then looks after five minutes.
+        "volumeBindingMode": "WaitForFirstConsumer",
         "reclaimPolicy": "Retain",
         "allowVolumeExpansion": true,
     }))?;
@@ -34,12 +38,24 @@ pub(super) async fn provide(client: Client, folder: PathBuf) {
     while let Some(claim) = seen.next().await {
         let Ok(claim) = claim else { continue };
         let spec = claim.spec.clone().unwrap_or_default();
-        if spec.volume_name.is_none() && spec.storage_class_name.as_deref() == Some(CLASS) {
-            // One that exists already is the answer to an event that came twice.
+        let wanted = claim.annotations().contains_key(SELECTED_NODE) && spec.storage_class_name.as_deref() == Some(CLASS);
+        if spec.volume_name.is_none() && wanted {
             if let Ok(volume) = volume(&claim, &folder) {
-                let _ = Api::<PersistentVolume>::all(client.clone()).create(&PostParams::default(), &volume).await;
+                make(&client, &volume).await;
             }
         }
+    }
+}
+
+/// No event would come again for a claim whose volume could not be made.
+async fn make(client: &Client, volume: &PersistentVolume) {
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    while let Err(error) = volumes.create(&PostParams::default(), volume).await {
+        // One that exists already is the answer to an event that came twice.
+        if matches!(&error, kube::Error::Api(status) if status.code == 409) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
