@@ -42,6 +42,7 @@ pub struct TestNode {
     pub entry: Entry,
     folder: PathBuf,
     flags: Vec<String>,
+    token: String,
     process: Option<Process>,
 }
 
@@ -53,10 +54,12 @@ impl TestNode {
     pub fn new(folder: &Path, name: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
-        std::fs::write(folder.join("token"), TOKEN)?;
         let [http, admin, peer] = addresses()?;
         let entry = Entry { name: name.into(), http, admin, peer };
-        Ok(Self { entry, folder, flags: flags.iter().map(|&flag| flag.to_owned()).collect(), process: None })
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut node = Self { entry, folder, flags, token: TOKEN.to_owned(), process: None };
+        node.set_token(TOKEN)?;
+        Ok(node)
     }
 
     /// A node that is a cluster of its own.
@@ -65,6 +68,15 @@ impl TestNode {
     /// As [`Self::new`].
     pub fn alone(folder: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         Self::new(folder, ALONE, flags)
+    }
+
+    /// Gives it another cluster token, which its process reads by itself.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_token(&mut self, token: &str) -> anyhow::Result<()> {
+        token.clone_into(&mut self.token);
+        Ok(std::fs::write(self.folder.join("token"), token)?)
     }
 
     /// Starts a process for it.
@@ -143,12 +155,29 @@ impl TestNode {
         self.process.take().context("the node does not run")?.stop(STOP_GRACE).await
     }
 
-    /// Sends its process a signal by name.
+    /// Stops its process for a while, and waits until every thread stands still: on a busy machine some run on for a moment.
     ///
     /// # Errors
     /// When that is not possible.
-    pub async fn signal(&self, name: &str) -> anyhow::Result<()> {
-        signal(self.pid().context("the node does not run")?, name).await
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        let pid = self.pid().context("the node does not run")?;
+        signal(pid, "STOP").await?;
+        until("every thread stands still", async || {
+            for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+                let status = std::fs::read_to_string(thread?.path().join("status"))?;
+                anyhow::ensure!(status.contains("State:\tT"), "{status}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets its process go on after [`Self::pause`].
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub async fn resume(&self) -> anyhow::Result<()> {
+        signal(self.pid().context("the node does not run")?, "CONT").await
     }
 
     /// The id of its process, while it runs.
@@ -179,7 +208,7 @@ impl TestNode {
     #[must_use]
     pub fn target(&self) -> Target {
         let alone = self.entry.name.0 == ALONE;
-        let tokens = if alone { Vec::new() } else { vec![ClusterToken::new(TOKEN.as_bytes())] };
+        let tokens = if alone { Vec::new() } else { vec![ClusterToken::new(self.token.as_bytes())] };
         Target {
             node: self.entry.name.clone(),
             address: Address::Direct(self.entry.admin.clone()),

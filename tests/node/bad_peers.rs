@@ -14,9 +14,11 @@ use counter_core::vector::SlotDelta;
 use counter_node::hosts::Hosts;
 use counter_node::peers::{MESSAGES_PATH, PeerClient, PostError};
 use counter_node::tokens::ClusterTokens;
+use counter_tests::count::{Ledger, agreed};
 use counter_tests::http::Http;
 use counter_tests::node::{Cluster, TOKEN, give};
 use counter_tests::wait::until;
+use hyper::{Method, StatusCode};
 
 use crate::seen::Seen;
 
@@ -106,4 +108,35 @@ async fn a_peer_that_is_none_is_refused_and_nothing_of_it_is_merged() -> anyhow:
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_sibling_with_another_token_is_not_listened_to_until_it_has_the_right_one() -> anyhow::Result<()> {
+    let mut cluster = Cluster::prepare(1, 2, &[])?;
+    cluster.nodes[1].set_token("the token of someone else")?;
+    for index in 0..2 {
+        cluster.nodes[index].start()?;
+        give(&cluster.nodes[index], &cluster.layout).await?;
+    }
+    for node in &mut cluster.nodes {
+        node.ready().await?;
+    }
+    let (http, bases) = (Http::default(), cluster.bases());
+    let mut told = Ledger::default();
+    for base in &bases {
+        http.send(Method::PUT, &format!("{base}/{PAGE}/counter"), None).await?.json_of(StatusCode::OK)?;
+        told.acknowledged += 1;
+    }
+    for node in &cluster.nodes {
+        until("the other's messages are refused", async || {
+            let log = node.log_tail();
+            anyhow::ensure!(log.contains("the request carries no valid proof of the cluster token"), "{log}");
+            Ok(())
+        })
+        .await?;
+        assert_eq!(http.count(&node.http(), PAGE).await?, 1, "the other's update was merged");
+    }
+    cluster.nodes[1].set_token(TOKEN)?;
+    agreed(&http, &bases, PAGE, &told).await?;
+    Ok(())
 }

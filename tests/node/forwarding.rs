@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use counter_tests::count::{Counting, Ledger, agreed};
 use counter_tests::http::Http;
 use counter_tests::node::Cluster;
+use counter_tests::process::signal;
 use counter_tests::wait::until;
 use hyper::{Method, StatusCode};
 
@@ -43,7 +45,8 @@ async fn an_update_whose_owner_dies_is_told_as_unknown_and_never_counts_twice() 
     let mut told = Ledger { acknowledged: 1, ..Ledger::default() };
 
     // It stands still, so the update is on its way when it dies: nobody can know what became of it.
-    cluster.nodes[1].signal("STOP").await?;
+    cluster.nodes[1].pause().await?;
+    let killed = cluster.nodes[1].pid().context("the owner does not run")?;
     let (answer, killed) = futures::join!(put(), async {
         until("the update is on its way", async || {
             let metrics = http.send(Method::GET, &format!("{}/metrics", cluster.nodes[0].admin()), None).await?;
@@ -55,7 +58,7 @@ async fn an_update_whose_owner_dies_is_told_as_unknown_and_never_counts_twice() 
         .await?;
         // Nothing tells from outside when its bytes have left: a moment later they have.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        cluster.nodes[1].signal("KILL").await
+        signal(killed, "KILL").await
     });
     killed?;
     let problem = answer?.json_of(StatusCode::SERVICE_UNAVAILABLE)?;
@@ -99,9 +102,9 @@ async fn an_owner_that_stands_still_is_passed_over_and_repeats_nothing_when_it_g
     let counting = Counting::start(&page, 8, move || gateways.clone());
     for owner in [2, 3] {
         counting.acknowledge(50).await?;
-        cluster.nodes[owner].signal("STOP").await?;
+        cluster.nodes[owner].pause().await?;
         counting.acknowledge(50).await?;
-        cluster.nodes[owner].signal("CONT").await?;
+        cluster.nodes[owner].resume().await?;
     }
     let told = counting.stop().await;
     agreed(&http, &cluster.bases(), &page, &told).await?;

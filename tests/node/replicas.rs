@@ -24,10 +24,10 @@ async fn a_replica_that_stood_still_for_a_while_catches_up() -> anyhow::Result<(
     let (bases, others) = (cluster.bases(), cluster.bases()[..2].to_vec());
     let everywhere = Counting::start(PAGE, 6, move || bases.clone());
     everywhere.acknowledge(200).await?;
-    cluster.nodes[2].signal("STOP").await?;
+    cluster.nodes[2].pause().await?;
     let elsewhere = Counting::start("other-page", 4, move || others.clone());
     elsewhere.acknowledge(200).await?;
-    cluster.nodes[2].signal("CONT").await?;
+    cluster.nodes[2].resume().await?;
     everywhere.acknowledge(100).await?;
     let (told, elsewhere) = (everywhere.stop().await, elsewhere.stop().await);
     assert_eq!((elsewhere.unknown, elsewhere.refused), (0, 0), "those who can reach each other count on");
