@@ -69,8 +69,11 @@ impl Saves {
         match then {
             // It waits for all that an earlier one waits for, and says at least as much.
             Then::Pulled(pulled) => drop(self.pulls.insert((pulled.peer.clone(), pulled.slot), (on, pulled))),
-            then if self.waiting.iter().any(|(_, waiting)| *waiting == then) => {}
-            then => self.waiting.push((on, then)),
+            Then::Acknowledge { .. } | Then::Spread { .. } => {
+                if !self.waiting.iter().any(|(_, waiting)| *waiting == then) {
+                    self.waiting.push((on, then));
+                }
+            }
         }
         None
     }
