@@ -75,7 +75,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Json<NodeStatus> {
-    Json(admin.status.read())
+    Json(admin.status.read_durable().await)
 }
 
 async fn layout(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {

@@ -207,6 +207,7 @@ impl Node {
             table: table.clone(),
             committer: committer.clone(),
             forwarding: forwarding.clone(),
+            volume: store.clone(),
             store: config.store.clone(),
             fsync: config.fsync,
         };

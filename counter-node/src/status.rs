@@ -11,7 +11,7 @@ use counter_core::table::Table;
 use crate::commit::Committer;
 use crate::forwarding::Forwarding;
 use crate::protocol::Protocol;
-use crate::storage::{Fsync, StoreConfig};
+use crate::storage::{Fsync, Store, StoreConfig};
 use crate::telemetry::{Kind, Sample, Source, Value};
 
 /// Everything that has something to say.
@@ -21,11 +21,32 @@ pub struct StatusSource {
     pub table: Arc<Table>,
     pub committer: Arc<Committer>,
     pub forwarding: Arc<Forwarding>,
+    pub volume: Arc<dyn Store>,
     pub store: StoreConfig,
     pub fsync: Fsync,
 }
 
 impl StatusSource {
+    /// The node's status, in which a move counts as received only when it is on the disk: on the strength of this the
+    /// old shard forgets what it had forced there, and a power loss here must not take more than it could there.
+    pub async fn read_durable(&self) -> NodeStatus {
+        let mut status = self.read();
+        if status.moves.iter().all(|slot_move| slot_move.slots_left > 0) {
+            return status;
+        }
+        let store = self.volume.clone();
+        // After the reading: all that it counts as held has been committed by now.
+        let synced = tokio::task::spawn_blocking(move || store.sync()).await;
+        if let Ok(Ok(())) = synced {
+            return status;
+        }
+        tracing::warn!("cannot force received slots to the disk; they do not count as received");
+        for slot_move in &mut status.moves {
+            slot_move.slots_left = slot_move.slots_left.max(1);
+        }
+        status
+    }
+
     /// The node's status as of now.
     #[must_use]
     pub fn read(&self) -> NodeStatus {
