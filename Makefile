@@ -58,7 +58,9 @@ charts: need-go ## lint and render the chart, and hold it and the examples again
 	tests/cluster/charts
 
 bench: need-cargo ## compare HTTP updates and reads with a bare server, per storage mode
-	$(CARGO) run --release --locked --package counter-tests --bin bench
+	$(CARGO) build --release --locked --package counter-node --package counter-bench --bins
+	@release="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release"; \
+	  "$$release/bench" --node "$$release/counter-node" $(BENCH_ARGS)
 
 image: need-cargo ## make the two images: with Docker, or as archives in target/images without
 	@if docker info >/dev/null 2>&1; then \

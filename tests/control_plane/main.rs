@@ -114,7 +114,9 @@ fn sentence(name: &str) -> String {
 
 /// Whoever stops the tests stops the processes that they started.
 async fn stop_on_signal(plane: Arc<ControlPlane>) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return;
+    };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}

@@ -26,7 +26,11 @@ async fn refused(site: &Site, object: &Value) -> anyhow::Result<Vec<(String, Str
 }
 
 /// What it has against an object in place of one that it stores.
-async fn refused_instead(site: &Site, stored: &DistributedCounter, new: &DistributedCounter) -> anyhow::Result<Vec<(String, String)>> {
+async fn refused_instead(
+    site: &Site,
+    stored: &DistributedCounter,
+    new: &DistributedCounter,
+) -> anyhow::Result<Vec<(String, String)>> {
     let params = PostParams { dry_run: true, ..PostParams::default() };
     let mut new = new.clone();
     new.metadata.resource_version = stored.resource_version();
@@ -67,7 +71,9 @@ fn bad_specs() -> Vec<Value> {
     ];
     // Of numbers below 0 the API server says by itself, too, that no scale may have them.
     specs.extend([0, 257].map(|shards| json!({"shards": shards})));
-    specs.extend(["", "Gi", "1gi", "1e3", "-1Gi", "1.1234Gi", "1000m", "1Ei", "0", "0.000Mi"].map(|size| volume(&json!({"size": size}))));
+    specs.extend(
+        ["", "Gi", "1gi", "1e3", "-1Gi", "1.1234Gi", "1000m", "1Ei", "0", "0.000Mi"].map(|size| volume(&json!({"size": size}))),
+    );
     specs
 }
 
@@ -80,7 +86,12 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         anyhow::ensure!(!ours.is_empty(), "the mirror has nothing against {object}");
         compare(&refused(site, &object).await?, &ours).map_err(|error| error.context(object.to_string()))?;
     }
-    let good = [json!({}), json!({"shards": 256, "replicas": 7}), json!({"storage": {"memory": {}}}), volume(&json!({"size": "0.001k"}))];
+    let good = [
+        json!({}),
+        json!({"shards": 256, "replicas": 7}),
+        json!({"storage": {"memory": {}}}),
+        volume(&json!({"size": "0.001k"})),
+    ];
     for spec in good {
         let object = object("views", &spec);
         compare(&refused(site, &object).await?, &[]).map_err(|error| error.context(object.to_string()))?;
@@ -133,7 +144,8 @@ pub(crate) async fn a_misspelt_field_and_one_of_a_later_release_are_refused_by_n
         anyhow::ensure!(error.to_string().contains(&format!("unknown field \"{field}\"")), "{error}");
     }
     let strong = refused(site, &object("views", &json!({"consistency": "Strong"}))).await?;
-    let told = strong.iter().any(|(field, message)| field == "spec.consistency" && message.contains("Unsupported value: \"Strong\""));
+    let told =
+        strong.iter().any(|(field, message)| field == "spec.consistency" && message.contains("Unsupported value: \"Strong\""));
     anyhow::ensure!(told, "{strong:?}");
     anyhow::ensure!(site.cluster("views").get().await.is_err(), "something was stored");
     Ok(())

@@ -93,7 +93,11 @@ impl<'a> Cluster<'a> {
         let conditions = object.status.unwrap_or_default().conditions;
         let found = conditions.iter().find(|one| one.type_ == kind).with_context(|| format!("no condition {kind}"))?;
         let current = found.observed_generation == object.metadata.generation;
-        anyhow::ensure!(current && found.status == expected, "{kind} is {found:?} at generation {:?}", object.metadata.generation);
+        anyhow::ensure!(
+            current && found.status == expected,
+            "{kind} is {found:?} at generation {:?}",
+            object.metadata.generation
+        );
         Ok((found.reason.clone(), found.message.clone()))
     }
 
@@ -158,7 +162,13 @@ impl<'a> Cluster<'a> {
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).context("the Pod has no address")?;
         let cluster = Some(self.layout().await?.cluster);
         let tokens = [ClusterToken::new(token)].into();
-        Ok(Target { node: node.clone(), address: Address::Direct(format!("{address}:8081")), cluster, pod_uid: pod.uid(), tokens })
+        Ok(Target {
+            node: node.clone(),
+            address: Address::Direct(format!("{address}:8081")),
+            cluster,
+            pod_uid: pod.uid(),
+            tokens,
+        })
     }
 
     /// The token that the cluster's nodes share.

@@ -265,7 +265,8 @@ async fn install_crd(client: &Client) -> anyhow::Result<()> {
             anyhow::ensure!(holds, "{kind} does not hold: {conditions:?}");
         }
         // A schema that is not structural is accepted and then not enforced.
-        let structural = !conditions.iter().any(|condition| condition.type_ == "NonStructuralSchema" && condition.status == "True");
+        let structural =
+            !conditions.iter().any(|condition| condition.type_ == "NonStructuralSchema" && condition.status == "True");
         anyhow::ensure!(structural, "{conditions:?}");
         Api::<operator::crd::DistributedCounter>::all(client.clone()).list(&kube::api::ListParams::default()).await?;
         Ok(())

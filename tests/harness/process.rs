@@ -21,7 +21,8 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(mut command: Command, log: &Path) -> anyhow::Result<Self> {
-        let output = File::options().create(true).append(true).open(log).with_context(|| format!("cannot open {}", log.display()))?;
+        let output =
+            File::options().create(true).append(true).open(log).with_context(|| format!("cannot open {}", log.display()))?;
         let program = command.as_std().get_program().to_owned();
         let child = command
             .stdin(Stdio::null())

@@ -19,7 +19,9 @@ pub fn ours(name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When it has not been built.
 pub fn kubernetes(name: &str) -> anyhow::Result<PathBuf> {
-    let cache = std::env::var_os("DC_CACHE").map(PathBuf::from).or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/distributed-counter")));
+    let cache = std::env::var_os("DC_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/distributed-counter")));
     found(cache.context("neither DC_CACHE nor HOME is set")?.join("bin").join(name), "tests/cluster/cluster build-control-plane")
 }
 

@@ -132,7 +132,10 @@ impl Site {
         command.args(["--leader-elect", if launch.elected { "true" } else { "false" }]);
         command.args(["--lease-namespace", &self.namespace]);
         command.args(["--lease-duration", "4s", "--renew-deadline", "3s", "--retry-period", "500ms"]);
-        command.args(["--log", "debug,hyper=info,hyper_util=info,h2=info,tower=info,kube_client=info,kube_runtime=info,rustls=info"]);
+        command.args([
+            "--log",
+            "debug,hyper=info,hyper_util=info,h2=info,tower=info,kube_client=info,kube_runtime=info,rustls=info",
+        ]);
         command.env("KUBECONFIG", self.plane.operator_kubeconfig(&self.namespace)?);
         if let Some(writes) = launch.crash_after_writes {
             command.env("OPERATOR_CRASH_AFTER_WRITES", writes.to_string());

@@ -16,9 +16,13 @@ use super::machine;
 pub(super) enum Stage {
     /// Its image cannot be had.
     NoImage,
-    Running { ready: bool },
+    Running {
+        ready: bool,
+    },
     /// It has ended and is about to be started again.
-    Ended { code: i32 },
+    Ended {
+        code: i32,
+    },
 }
 
 /// One report.
@@ -51,9 +55,7 @@ impl Report {
                 ("Running", json!({"waiting": {"reason": "CrashLoopBackOff", "message": format!("it ended with {code}")}}))
             }
         };
-        let condition = |kind: &str, holds: bool| {
-            json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": now()})
-        };
+        let condition = |kind: &str, holds: bool| json!({"type": kind, "status": if holds { "True" } else { "False" }, "lastTransitionTime": now()});
         let mut status = json!({
             "phase": phase,
             "hostIP": machine::ADDRESS,

@@ -39,10 +39,11 @@ pub(super) async fn provide(client: Client, folder: PathBuf) {
         let Ok(claim) = claim else { continue };
         let spec = claim.spec.clone().unwrap_or_default();
         let wanted = claim.annotations().contains_key(SELECTED_NODE) && spec.storage_class_name.as_deref() == Some(CLASS);
-        if spec.volume_name.is_none() && wanted {
-            if let Ok(volume) = volume(&claim, &folder) {
-                make(&client, &volume).await;
-            }
+        if spec.volume_name.is_none()
+            && wanted
+            && let Ok(volume) = volume(&claim, &folder)
+        {
+            make(&client, &volume).await;
         }
     }
 }

@@ -60,7 +60,8 @@ impl<'a> Rollout<'a> {
         }
         let is_outdated = |name: &NodeName| self.outdated.iter().any(|own| own.name == *name);
         let awaits_new = !self.absent.iter().all(is_outdated);
-        let is_broken = |own: &&Outdated<'_>| !own.node.ready && !own.is_last_copy && !(awaits_new && own.node.status.is_some());
+        let may_recover = |own: &Outdated<'_>| awaits_new && own.node.status.is_some();
+        let is_broken = |own: &&Outdated<'_>| !own.node.ready && !own.is_last_copy && !may_recover(own);
         let broken = self.outdated.iter().find(is_broken)?;
         let problem = broken.node.problem.as_deref().unwrap_or("it is not ready");
         Some(evict(broken, Notice::new("Broken", format!("replaced by one of the newer template: {problem}"))))
