@@ -50,7 +50,9 @@ pub const SIZE_FORM: RuleText = rule(
     "size must be a quantity of bytes, such as 1Gi",
 );
 /// Kubernetes reads `Gi` as a quantity of nothing: what has no digit at all is told by the rule above alone.
-pub const SIZE_POSITIVE: RuleText =
-    rule("self.matches('[1-9]') || !self.matches('^[0-9][0-9.]*[kMGTPi]*$')", "size must be more than 0");
+pub const SIZE_POSITIVE: RuleText = rule(
+    "self.matches('[1-9]') || !self.matches('^[0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$')",
+    "size must be more than 0",
+);
 pub const SIZE_GROWS: RuleText =
     rule("!isQuantity(self) || !isQuantity(oldSelf) || !quantity(self).isLessThan(quantity(oldSelf))", "size can only grow");
