@@ -39,7 +39,7 @@ check: need-cargo ## format, lints and generated files, without changing anythin
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	@$(CARGO) run --quiet --locked --package operator --bin operator -- crd | diff -u $(CRD) - \
 	  || { echo "check: $(CRD) is not what 'operator crd' prints; run make crds" >&2; exit 1; }
-	@if command -v shellcheck >/dev/null; then shellcheck -x $(CLUSTER) tests/cluster/charts .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck --external-sources --source-path=SCRIPTDIR $(CLUSTER) tests/cluster/charts .ci/run; \
 	  else echo "check: shellcheck is not installed; scripts were not checked"; fi
 	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py
 	@cd tests/e2e && python3 -B -m unittest --quiet
