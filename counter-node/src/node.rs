@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use counter_core::forward::{ForwardConfig, ForwardInbox, Forwarder, InboxConfig};
 use counter_core::id::{ActorId, ClusterId, NodeName};
@@ -37,6 +38,10 @@ use crate::totals::Totals;
 
 /// The name of a node that is a cluster of its own.
 const ALONE: &str = "local";
+/// What a stopping process may need beyond its grace.
+const PREDECESSOR_SPARE: Duration = Duration::from_secs(5);
+/// How often a data folder in use is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Connections to the admin and the peer port: every node of the largest cluster, and some more.
 const INTERNAL_CONNECTIONS: usize = 4_096;
 
@@ -129,6 +134,22 @@ fn open_storage(config: &Config) -> Result<Opened, StartError> {
     Ok(Opened { table, store, identity: Arc::new(identity), actor })
 }
 
+/// A cluster's node may start while its predecessor still stops, as when a Pod is deleted by force: it waits as long as
+/// that may take. Someone who starts a node by hand is told at once.
+async fn open_storage_in_turn(config: &Config) -> Result<Opened, StartError> {
+    let patience = if config.name.is_some() { config.shutdown_grace + PREDECESSOR_SPARE } else { Duration::ZERO };
+    let deadline = Instant::now() + patience;
+    loop {
+        match tokio::task::block_in_place(|| open_storage(config)) {
+            Err(StartError::Storage(error @ StoreError::InUse { .. })) if Instant::now() < deadline => {
+                tracing::warn!(%error, "waiting for the process that uses it to end");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// The layout that storage had, or that of a cluster of one.
 fn first_layout(config: &Config, store: &dyn Store, me: &NodeName, ports: &Listeners) -> Result<Option<Layout>, StartError> {
     let stored = store.meta(meta::LAYOUT);
@@ -161,7 +182,7 @@ impl Node {
         let api_tokens = config.api_token_file.as_deref().map(ApiTokens::open).transpose();
         let api_tokens = api_tokens.map_err(|error| StartError::ApiToken(error.to_string()))?;
         let ports = Listeners::bind(&config).await?;
-        let opened = tokio::task::block_in_place(|| open_storage(&config))?;
+        let opened = open_storage_in_turn(&config).await?;
         let me = config.name.clone().unwrap_or_else(|| ALONE.into());
         let layout = first_layout(&config, &*opened.store, &me, &ports)?;
         let parts = assemble(&config, opened, &me, layout)?;
@@ -251,7 +272,7 @@ impl Node {
         let grace = self.config.shutdown_grace;
         // The rest of the time is for what the siblings still lack.
         let public = Stop { begin: self.admin.drain.clone(), grace: grace - grace / 5 };
-        let internal = Stop { begin: stopped.clone(), grace: std::time::Duration::from_secs(1) };
+        let internal = Stop { begin: stopped.clone(), grace: Duration::from_secs(1) };
         let port = |(listener, metrics), connections| Port { listener, limits: Limits::new(connections), metrics };
         let clients =
             tokio::spawn(server::serve(port(self.ports.http, self.config.connections_max), self.api.into_service(), public));

@@ -2,7 +2,7 @@
 
 use counter_tests::count::{Counting, Ledger};
 use counter_tests::http::{Http, was_not_sent};
-use counter_tests::node::TestNode;
+use counter_tests::node::{Cluster, TestNode};
 use counter_tests::wait::until;
 use hyper::{Method, StatusCode};
 
@@ -83,5 +83,26 @@ async fn a_drained_node_takes_no_new_clients_and_lives_until_it_is_stopped() -> 
     let tally: i128 = node.status().await?.slots.iter().map(|range| range.tally).sum();
     assert_eq!(tally, i128::from(told.acknowledged), "{told:?}");
     assert!(node.stop().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_s_node_waits_for_its_predecessor_to_leave_the_data_folder() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(1, 1, &[]).await?;
+    let node = &mut cluster.nodes[0];
+    let counted = Http::default().send(Method::PUT, &format!("{}/{PAGE}/counter", node.http()), None).await?;
+    assert_eq!(counted.status, StatusCode::OK);
+    node.kill().await?;
+    let predecessor = std::fs::File::options().read(true).write(true).open(node.data().join("LOCK"))?;
+    predecessor.lock()?;
+    node.start()?;
+    until("the node says what it waits for", async || {
+        anyhow::ensure!(node.log_tail().contains("waiting for the process that uses it to end"), "{}", node.log_tail());
+        Ok(())
+    })
+    .await?;
+    drop(predecessor);
+    node.ready().await?;
+    assert_eq!(Http::default().count(&node.http(), PAGE).await?, 1);
     Ok(())
 }
