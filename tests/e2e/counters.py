@@ -17,6 +17,12 @@ def condition(counter: dict, kind: str) -> str:
     return "absent"
 
 
+def serves(pod: dict) -> bool:
+    """Whether the kubelet says that the Pod is ready, and nobody has asked for its end."""
+    conditions = {item["type"]: item["status"] for item in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
 class Counter:
     """One DistributedCounter."""
 
@@ -34,7 +40,8 @@ class Counter:
         return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in self.pods()}
 
     def wait_settled(self, shards: int, replicas: int, seconds: float = 240):
-        """Until the status says, of the newest spec, that all of it is there and nothing is on the move."""
+        """Until the status says, of the newest spec, that all of it is there and nothing is on the move, and the kubelet
+        says so of every Pod: the status follows what happens to Pods by a moment."""
 
         def settled():
             counter = self.get()
@@ -47,6 +54,7 @@ class Counter:
                 "shards": (status.get("shards"), status.get("readyShards")) == (shards, shards),
                 "nodes": (status.get("nodes"), status.get("readyNodes")) == (shards * replicas, shards * replicas),
                 "move": not status.get("move"),
+                "Pods": sum(serves(pod) for pod in self.pods()) == shards * replicas,
             }
             wrong = [name for name, right in seen.items() if not right]
             if wrong:
