@@ -227,8 +227,8 @@ fn uri(address: &Address, path: &str) -> String {
     }
 }
 
-/// An error with its causes, which hyper's own text leaves out.
-fn causes(error: &dyn std::error::Error) -> String {
+/// An error with its causes, which many an error's own text leaves out.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -17,7 +17,7 @@ use super::view::{ClusterView, NodeState, PortsView};
 use crate::controller::plan::{Addresses, Eviction, Observed, ObservedShard, Pin, Plan, Step, Summary, plan};
 use crate::controller::validate::ClusterSpec;
 use crate::crd::Retain;
-use crate::nodes::{Address, Target};
+use crate::nodes::{Address, Target, causes};
 
 /// What all clusters share.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Cluster {
         let decided = plan(&self.spec, &self.observed());
         self.tell(&decided);
         if let Err(error) = self.act(decided, host, now) {
-            self.notices.push(format!("Stalled: {}", with_causes(&error)));
+            self.notices.push(format!("Stalled: {}", causes(&error)));
         }
     }
 
@@ -349,16 +349,6 @@ fn shard_uid(shard: ShardId) -> String {
 
 fn count(nodes: usize) -> u16 {
     u16::try_from(nodes).unwrap_or(u16::MAX)
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
