@@ -108,7 +108,13 @@ impl Listeners {
         let text = |listener: &TcpListener| {
             listener.local_addr().map_or_else(|_| "localhost:0".to_owned(), |address| address.to_string())
         };
-        layout::Node { name: name.clone(), http: text(&self.http.0), admin: text(&self.admin.0), peer: text(&self.peer.0) }
+        layout::Node {
+            name: name.clone(),
+            http: text(&self.http.0),
+            admin: text(&self.admin.0),
+            peer: text(&self.peer.0),
+            resp: None,
+        }
     }
 }
 

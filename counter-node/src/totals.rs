@@ -137,7 +137,7 @@ mod tests {
     fn layout() -> Layout {
         let shard = |number: u16, slots: &str| {
             let name = NodeName::of("c", ShardId(number), 0);
-            let node = Node { name, http: "h:1".into(), admin: "h:2".into(), peer: "h:3".into() };
+            let node = Node { name, http: "h:1".into(), admin: "h:2".into(), peer: "h:3".into(), resp: None };
             Shard { shard: ShardId(number), slots: vec![slots.parse().unwrap()], nodes: vec![node] }
         };
         let shards = vec![shard(0, "0-8191"), shard(1, "8192-16383")];

@@ -55,7 +55,7 @@ impl TestNode {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
         let [http, admin, peer] = addresses()?;
-        let entry = Entry { name: name.into(), http, admin, peer };
+        let entry = Entry { name: name.into(), http, admin, peer, resp: None };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let mut node = Self { entry, folder, flags, token: TOKEN.to_owned(), process: None };
         node.set_token(TOKEN)?;

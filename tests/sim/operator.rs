@@ -38,7 +38,7 @@ pub(crate) struct Operator {
 pub(crate) fn node(shard: ShardId, replica: u16) -> Node {
     let name = NodeName::of("c", shard, replica);
     let address = |port: u16| format!("{name}:{port}");
-    Node { http: address(8080), admin: address(8081), peer: address(8082), name }
+    Node { http: address(8080), admin: address(8081), peer: address(8082), resp: None, name }
 }
 
 impl Operator {

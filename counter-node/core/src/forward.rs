@@ -79,6 +79,7 @@ pub struct ForwardReply {
     /// The request's id.
     pub message: MessageId,
     /// The replica's layout, when it is newer than the request's.
+    #[serde(with = "crate::layout::document")]
     pub layout: Option<Box<Layout>>,
     pub answer: Answer,
 }

@@ -12,6 +12,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::id::{ClusterId, NodeName, ShardId};
 use crate::slot::{SLOTS, Slot, SlotRange, to_ranges};
 
+pub mod document;
+
 /// The newest format of the document that this release reads and writes.
 pub const LAYOUT_FORMAT: u32 = 1;
 /// The most shards of a cluster.
@@ -69,6 +71,9 @@ pub struct Node {
     pub http: String,
     pub admin: String,
     pub peer: String,
+    /// Where it speaks the Redis protocol, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resp: Option<String>,
 }
 
 /// Slots on their way from one shard to another.
@@ -248,7 +253,8 @@ impl Layout {
 
 impl Node {
     fn validate(&self) -> Result<(), LayoutError> {
-        for (port, address) in [("http", &self.http), ("admin", &self.admin), ("peer", &self.peer)] {
+        let resp = self.resp.iter().map(|address| ("resp", address));
+        for (port, address) in [("http", &self.http), ("admin", &self.admin), ("peer", &self.peer)].into_iter().chain(resp) {
             let valid = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
             if !valid {
                 return Err(LayoutError::Address { node: self.name.clone(), port, address: address.clone() });

@@ -13,7 +13,9 @@ use crate::slot::{Slot, SlotRange};
 use crate::vector::{Generation, SlotDelta};
 
 /// The newest format of the envelope and its messages that this release reads and writes.
-pub const MESSAGE_FORMAT: u16 = 1;
+pub const MESSAGE_FORMAT: u16 = 2;
+/// The oldest one that it reads: no release has ever written another.
+const MESSAGE_FORMAT_OLDEST: u16 = 2;
 
 /// The longest encoded envelope that a node takes, in bytes. Messages are cut at about 256 KiB; only the retirement
 /// record of a large slot, which must stay whole, comes near this.
@@ -63,6 +65,8 @@ pub struct Envelope<Body = Vec<Message>> {
 pub enum EnvelopeError {
     #[error("peer messages of format {found} are newer than {MESSAGE_FORMAT}, the newest that this release knows")]
     NewerFormat { found: u16 },
+    #[error("peer messages of format {found} are older than {MESSAGE_FORMAT_OLDEST}, the oldest that this release knows")]
+    OlderFormat { found: u16 },
     #[error("this is no peer message: {0}")]
     Malformed(#[from] postcard::Error),
 }
@@ -84,8 +88,9 @@ impl<Body: DeserializeOwned> Envelope<Body> {
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let (found, rest) = postcard::take_from_bytes::<u16>(bytes)?;
         match found {
-            1..=MESSAGE_FORMAT => Ok(postcard::from_bytes(rest)?),
+            MESSAGE_FORMAT_OLDEST..=MESSAGE_FORMAT => Ok(postcard::from_bytes(rest)?),
             0 => Err(EnvelopeError::Malformed(postcard::Error::SerdeDeCustom)),
+            found if found < MESSAGE_FORMAT_OLDEST => Err(EnvelopeError::OlderFormat { found }),
             found => Err(EnvelopeError::NewerFormat { found }),
         }
     }
@@ -230,12 +235,14 @@ mod tests {
     fn a_newer_format_is_refused_by_name() {
         let bytes = postcard::to_stdvec(&(MESSAGE_FORMAT + 1, "whatever it holds")).unwrap();
         let refused = Envelope::<Vec<Message>>::decode(&bytes).unwrap_err();
-        assert_eq!(refused.to_string(), "peer messages of format 2 are newer than 1, the newest that this release knows");
+        assert_eq!(refused.to_string(), "peer messages of format 3 are newer than 2, the newest that this release knows");
     }
 
     #[test]
     fn garbage_is_refused() {
-        for bytes in [&b""[..], &[0], &[1], &[1, 255, 255, 255]] {
+        let older = Envelope::<Vec<Message>>::decode(&[1]).unwrap_err();
+        assert_eq!(older, EnvelopeError::OlderFormat { found: 1 });
+        for bytes in [&b""[..], &[0], &[2], &[2, 255, 255, 255]] {
             assert!(matches!(Envelope::<Vec<Message>>::decode(bytes), Err(EnvelopeError::Malformed(_))), "{bytes:?}");
         }
     }

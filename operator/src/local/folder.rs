@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     fn layout() -> Layout {
-        let node = Node { name: "a-0-0".into(), http: "h:1".into(), admin: "h:2".into(), peer: "h:3".into() };
+        let node = Node { name: "a-0-0".into(), http: "h:1".into(), admin: "h:2".into(), peer: "h:3".into(), resp: None };
         Layout::single(ClusterId(7), node)
     }
 

@@ -187,7 +187,13 @@ impl Member {
     /// Its entry in a layout.
     pub(super) fn node(&self) -> Node {
         let ports = self.process.ports();
-        Node { name: self.name.clone(), http: address(ports.http), admin: address(ports.admin), peer: address(ports.peer) }
+        Node {
+            name: self.name.clone(),
+            http: address(ports.http),
+            admin: address(ports.admin),
+            peer: address(ports.peer),
+            resp: None,
+        }
     }
 }
 

@@ -61,7 +61,10 @@ fn target(address: &str, tokens: &[&str]) -> Target {
 
 fn layout() -> Layout {
     let address = |port| format!("a-0-0.a-nodes.x.svc:{port}");
-    Layout::single(ClusterId(7), Node { name: "a-0-0".into(), http: address(8080), admin: address(8081), peer: address(8082) })
+    Layout::single(
+        ClusterId(7),
+        Node { name: "a-0-0".into(), http: address(8080), admin: address(8081), peer: address(8082), resp: None },
+    )
 }
 
 fn client() -> NodeClient {

@@ -9,7 +9,7 @@ const READING: Reading = Reading { tally: 1, updated_at: Some(Hlc(9)) };
 
 fn node(name: &str) -> Node {
     let address = format!("{name}:1");
-    Node { name: name.into(), http: address.clone(), admin: address.clone(), peer: address }
+    Node { name: name.into(), http: address.clone(), admin: address.clone(), peer: address, resp: None }
 }
 
 /// Shard 0 is the gateway `g` with no slots, shard 1 owns them all.

@@ -1,7 +1,7 @@
 use super::*;
 
 fn node(name: &str) -> Node {
-    Node { name: name.into(), http: "h:1".into(), admin: "h:2".into(), peer: "h:3".into() }
+    Node { name: name.into(), http: "h:1".into(), admin: "h:2".into(), peer: "h:3".into(), resp: None }
 }
 
 fn shard(number: u16, slots: &[&str]) -> Shard {
@@ -39,6 +39,17 @@ fn a_layout_reads_back_from_its_json() {
     assert_eq!(back, layout);
     assert_eq!(back.hash(), layout.hash());
     assert_eq!(back.validate(), Ok(()));
+}
+
+#[test]
+fn an_address_for_redis_clients_is_optional_and_absent_from_a_document_without_it() {
+    let mut layout = two_shards();
+    assert!(!serde_json::to_string(&layout).unwrap().contains("resp"));
+    layout.shards[0].nodes[0].resp = Some("h:6379".into());
+    let back: Layout = serde_json::from_str(&serde_json::to_string(&layout).unwrap()).unwrap();
+    assert_eq!((&back, back.validate()), (&layout, Ok(())));
+    layout.shards[0].nodes[0].resp = Some("h".into());
+    assert_eq!(layout.validate().unwrap_err().to_string(), "node c-0-0 has no resp address of the form host:port: `h`");
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Addresses {
             Self::Table(table) => table.get(name).cloned(),
             Self::Dns { cluster, namespace } => {
                 let address = |port: u16| format!("{name}.{cluster}-nodes.{namespace}.svc:{port}");
-                Some(Node { name: name.clone(), http: address(8080), admin: address(8081), peer: address(8082) })
+                Some(Node { name: name.clone(), http: address(8080), admin: address(8081), peer: address(8082), resp: None })
             }
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn layout(version: u64, shards: &[(&str, u16)], moving: Option<(u16, 
 }
 
 fn node(name: NodeName) -> Node {
-    Node { http: format!("{name}:8080"), admin: format!("{name}:8081"), peer: format!("{name}:8082"), name }
+    Node { http: format!("{name}:8080"), admin: format!("{name}:8081"), peer: format!("{name}:8082"), resp: None, name }
 }
 
 fn range(text: &str) -> SlotRange {
