@@ -43,6 +43,9 @@ impl StatusSource {
         tracing::warn!("cannot force received slots to the disk; they do not count as received");
         for slot_move in &mut status.moves {
             slot_move.slots_left = slot_move.slots_left.max(1);
+            for source in &mut slot_move.sources {
+                source.slots_left = source.slots_left.max(1);
+            }
         }
         status
     }

@@ -141,7 +141,14 @@ mod tests {
             Shard { shard: ShardId(number), slots: vec![slots.parse().unwrap()], nodes: vec![node] }
         };
         let shards = vec![shard(0, "0-8191"), shard(1, "8192-16383")];
-        Layout { format: LAYOUT_FORMAT, cluster: ClusterId(1), version: LayoutVersion(1), shards, moves: Vec::new() }
+        Layout {
+            format: LAYOUT_FORMAT,
+            cluster: ClusterId(1),
+            version: LayoutVersion(1),
+            shards,
+            moves: Vec::new(),
+            virtual_shards: Vec::new(),
+        }
     }
 
     fn said(owned: &str, slot: u16, tally: i128) -> SlotTotals {

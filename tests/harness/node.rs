@@ -264,8 +264,14 @@ impl Cluster {
             parts.push(Shard { shard: ShardId(shard), slots: vec![part(shard, shards)?], nodes: entries });
             nodes.extend(of_shard);
         }
-        let layout =
-            Layout { format: LAYOUT_FORMAT, cluster: CLUSTER, version: LayoutVersion(1), shards: parts, moves: Vec::new() };
+        let layout = Layout {
+            format: LAYOUT_FORMAT,
+            cluster: CLUSTER,
+            version: LayoutVersion(1),
+            shards: parts,
+            moves: Vec::new(),
+            virtual_shards: Vec::new(),
+        };
         Ok(Self { nodes, layout, _folder: folder })
     }
 

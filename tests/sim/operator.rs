@@ -49,6 +49,7 @@ impl Operator {
             version: LayoutVersion(1),
             shards: Vec::new(),
             moves: Vec::new(),
+            virtual_shards: Vec::new(),
         };
         let all: Vec<Slot> = Slot::all().collect();
         for (number, part) in (0..shards).zip(all.chunks(all.len().div_ceil(usize::from(shards)))) {

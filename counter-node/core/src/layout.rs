@@ -12,7 +12,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::id::{ClusterId, NodeName, ShardId};
 use crate::slot::{SLOTS, Slot, SlotRange, to_ranges};
 
+pub use virtual_shards::{Spread, VirtualShards, VirtualShardsError};
+
 pub mod document;
+pub mod virtual_shards;
 
 /// The newest format of the document that this release reads and writes.
 pub const LAYOUT_FORMAT: u32 = 1;
@@ -52,6 +55,9 @@ pub struct Layout {
     pub shards: Vec<Shard>,
     #[serde(default)]
     pub moves: Vec<Move>,
+    /// Pages that are counted under several sub-keys, the first pattern that is in force first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_shards: Vec<VirtualShards>,
 }
 
 /// A replica group and the slots that it owns.
@@ -126,6 +132,8 @@ pub enum LayoutError {
     EmptyMove(ShardId),
     #[error("slot {slot} is on the move and must stand under shard {expected}, not {found}")]
     MoveOwner { slot: Slot, expected: ShardId, found: ShardId },
+    #[error(transparent)]
+    VirtualShards(#[from] VirtualShardsError),
 }
 
 impl Layout {
@@ -141,7 +149,8 @@ impl Layout {
         }
         self.validate_shards()?;
         let owners = self.validate_slots()?;
-        self.validate_moves(&owners)
+        self.validate_moves(&owners)?;
+        Ok(virtual_shards::validate(&self.virtual_shards)?)
     }
 
     fn validate_shards(&self) -> Result<(), LayoutError> {
@@ -238,6 +247,12 @@ impl Layout {
         self.moves.iter().find(|slot_move| slot_move.slots.iter().any(|range| range.contains(slot)))
     }
 
+    /// Over how many sub-keys a page is spread.
+    #[must_use]
+    pub fn spread(&self, page: &[u8]) -> Spread {
+        Spread::of(&self.virtual_shards, page)
+    }
+
     /// The one-node cluster that a node started without flags is.
     #[must_use]
     pub fn single(cluster: ClusterId, node: Node) -> Self {
@@ -247,6 +262,7 @@ impl Layout {
             version: LayoutVersion(1),
             shards: vec![Shard { shard: ShardId(0), slots: vec![SlotRange::ALL], nodes: vec![node] }],
             moves: Vec::new(),
+            virtual_shards: Vec::new(),
         }
     }
 }

@@ -89,7 +89,7 @@ pub struct PeerStatus {
 }
 
 /// How far a receiving node is with one move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MoveStatus {
     pub from: ShardId,
@@ -99,5 +99,16 @@ pub struct MoveStatus {
     pub layout_version: LayoutVersion,
     /// Slots of which this node does not yet durably hold what every old replica reported (Copying), or what every old
     /// replica had last (Flipped).
+    pub slots_left: u64,
+    /// The same per old replica. Empty where a node of an older release says nothing of it.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
+}
+
+/// How far a receiving node is with one old replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceStatus {
+    pub node: NodeName,
     pub slots_left: u64,
 }

@@ -20,7 +20,14 @@ fn layout(version: u64, owners: &[&str]) -> Layout {
         nodes: nodes.iter().map(|name| node(name)).collect(),
     };
     let shards = vec![shard(0, &[], &["g"]), shard(1, &["0-16383"], owners)];
-    Layout { format: LAYOUT_FORMAT, cluster: ClusterId(1), version: LayoutVersion(version), shards, moves: vec![] }
+    Layout {
+        format: LAYOUT_FORMAT,
+        cluster: ClusterId(1),
+        version: LayoutVersion(version),
+        shards,
+        moves: vec![],
+        virtual_shards: vec![],
+    }
 }
 
 fn forwarder(owners: &[&str]) -> Forwarder {

@@ -16,6 +16,7 @@ fn two_shards() -> Layout {
         version: LayoutVersion(3),
         shards: vec![shard(0, &["0-8191"]), shard(1, &["8192-16383"])],
         moves: Vec::new(),
+        virtual_shards: Vec::new(),
     }
 }
 
@@ -107,4 +108,19 @@ fn owners_agree_with_the_document() {
     for slot in Slot::all() {
         assert_eq!(layout.shards[owners.index(slot)].shard, layout.owner(slot).unwrap().shard);
     }
+}
+
+#[test]
+fn virtual_shards_are_part_of_the_document_only_where_there_are_some() {
+    let mut layout = two_shards();
+    let (plain, hash) = (serde_json::to_string(&layout).unwrap(), layout.hash());
+    assert!(!plain.contains("virtualShards"), "{plain}");
+    layout.virtual_shards.push(VirtualShards { pages: "front*".to_owned(), count: 4, ever_count: 10 });
+    assert_ne!(layout.hash(), hash);
+    let json = serde_json::to_string(&layout).unwrap();
+    assert!(json.contains(r#""virtualShards":[{"pages":"front*","count":4,"everCount":10}]"#), "{json}");
+    assert_eq!(serde_json::from_str::<Layout>(&json).unwrap(), layout);
+    assert_eq!(layout.spread(b"front-page"), Spread { count: 4, ever_count: 10 });
+    let refused = refusal(|layout| layout.virtual_shards.push(VirtualShards { pages: String::new(), count: 1, ever_count: 1 }));
+    assert_eq!(refused, "a pattern of virtual shards has 1 to 512 bytes, `` has not");
 }

@@ -13,7 +13,7 @@ use super::{Effect, Replica, Step};
 use crate::id::NodeName;
 use crate::layout::MovePhase;
 use crate::slot::Slot;
-use crate::status::MoveStatus;
+use crate::status::{MoveStatus, SourceStatus};
 
 /// One move in which this node receives.
 #[derive(Debug)]
@@ -74,12 +74,14 @@ impl Replica {
         let status = |arrival: &Arrival| {
             let slot_move = layout.moves.get(arrival.index)?;
             let left: SlotSet = arrival.left.values().flat_map(SlotSet::iter).collect();
+            let source = |(node, left): (&NodeName, &SlotSet)| SourceStatus { node: node.clone(), slots_left: count(left) };
             Some(MoveStatus {
                 from: slot_move.from,
                 to: slot_move.to,
                 phase: slot_move.phase,
                 layout_version: layout.version,
-                slots_left: u64::try_from(left.len()).unwrap_or(u64::MAX),
+                slots_left: count(&left),
+                sources: arrival.left.iter().map(source).collect(),
             })
         };
         self.arrivals.iter().filter_map(status).collect()
@@ -113,4 +115,8 @@ impl Replica {
             step.effects.0.push(Effect::Forget { slots, keys });
         }
     }
+}
+
+fn count(slots: &SlotSet) -> u64 {
+    u64::try_from(slots.len()).unwrap_or(u64::MAX)
 }

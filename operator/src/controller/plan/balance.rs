@@ -151,6 +151,7 @@ mod tests {
             version: LayoutVersion(1),
             shards: shards.collect(),
             moves: Vec::new(),
+            virtual_shards: Vec::new(),
         }
     }
 

@@ -138,7 +138,11 @@ fn first(spec: &ClusterSpec, observed: &Observed) -> Due {
         shards.push(Shard { shard: ShardId(number), slots: vec![range], nodes });
     }
     let (cluster, version) = (observed.fresh_cluster, LayoutVersion(0));
-    next(Change::First, Layout { format: LAYOUT_FORMAT, cluster, version, shards, moves: Vec::new() }, observed)
+    next(
+        Change::First,
+        Layout { format: LAYOUT_FORMAT, cluster, version, shards, moves: Vec::new(), virtual_shards: Vec::new() },
+        observed,
+    )
 }
 
 fn continued(slot_move: &Move, layout: &Layout, observed: &Observed, size: &Size) -> Due {

@@ -38,6 +38,7 @@ pub(super) fn layout(version: u64, shards: &[(&str, u16)], moving: Option<(u16, 
         version: LayoutVersion(version),
         shards: (0..).zip(shards).map(shard).collect(),
         moves: moving.map(to_move).into_iter().collect(),
+        virtual_shards: Vec::new(),
     };
     layout.validate().unwrap();
     layout

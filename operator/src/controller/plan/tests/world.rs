@@ -334,6 +334,7 @@ fn status(name: &NodeName, volume: &Volume) -> NodeStatus {
                 phase: slot_move.phase,
                 layout_version: layout.version,
                 slots_left: volume.left,
+                sources: Vec::new(),
             })
             .collect(),
     }
