@@ -34,6 +34,8 @@ pub struct Reading {
     pub updated_at: Option<Hlc>,
     /// How old the least fresh part of the answer may be.
     pub staleness_ms: u64,
+    /// Whether anything counts in it: not when nobody has updated it, nor when it was reset and not updated since.
+    pub exists: bool,
 }
 
 /// What a client asks of a counter.
@@ -43,6 +45,8 @@ pub enum Action {
     Decrement(u64),
     /// Clears what was observed.
     Reset,
+    /// Clears what was observed and counts to this number. The reading is what it replaced.
+    Set(i64),
 }
 
 /// Why a client gets no reading.
@@ -209,7 +213,7 @@ impl From<vector::Reading> for Reading {
     fn from(reading: vector::Reading) -> Self {
         let count = reading.count();
         let clamped = i128::from(count) != reading.tally;
-        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, staleness_ms: 0 }
+        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, staleness_ms: 0, exists: reading.exists }
     }
 }
 
@@ -219,6 +223,7 @@ impl From<Action> for Update {
             Action::Increment(by) => Self::Increment(by),
             Action::Decrement(by) => Self::Decrement(by),
             Action::Reset => Self::Reset,
+            Action::Set(to) => Self::Set(to),
         }
     }
 }
@@ -229,6 +234,7 @@ impl From<Update> for Action {
             Update::Increment(by) => Self::Increment(by),
             Update::Decrement(by) => Self::Decrement(by),
             Update::Reset => Self::Reset,
+            Update::Set(to) => Self::Set(to),
         }
     }
 }

@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn said(owned: &str, slot: u16, tally: i128) -> SlotTotals {
-        let reading = Reading { tally, updated_at: Some(Hlc(1)) };
+        let reading = Reading { tally, updated_at: Some(Hlc(1)), exists: true };
         SlotTotals { owned: vec![owned.parse().unwrap()], totals: vec![(Slot::new(slot).unwrap(), reading)] }
     }
 

@@ -35,12 +35,12 @@ pub(crate) struct Ledger {
     lost: Vec<Vec<i64>>,
 }
 
-/// What an update adds; none for a reset.
+/// What an update adds; none for a reset, nor for a set, which the simulation does not make.
 pub(crate) fn amount(update: Update) -> Option<i64> {
     match update {
         Update::Increment(by) => Some(i64::try_from(by).unwrap()),
         Update::Decrement(by) => Some(-i64::try_from(by).unwrap()),
-        Update::Reset => None,
+        Update::Reset | Update::Set(_) => None,
     }
 }
 

@@ -171,6 +171,9 @@ pub enum Update {
     Decrement(u64),
     /// Clears what this replica has observed; what others add at the same time survives.
     Reset,
+    /// A reset and, in the same step, an update to this number. It is answered with what it replaced: so whoever sets a
+    /// counter to 0 knows exactly what it took away.
+    Set(i64),
 }
 
 /// The update would take the counter, or what one actor can record, past its range. Nothing changed.
@@ -217,6 +220,7 @@ impl Counter {
             Update::Increment(by) => self.add(actor, Entry { increments: by, decrements: 0 })?,
             Update::Decrement(by) => self.add(actor, Entry { increments: 0, decrements: by })?,
             Update::Reset => self.reset(),
+            Update::Set(to) => self.set(actor, to)?,
         }
         self.updated_at = self.updated_at.max(now);
         Ok(())
@@ -241,6 +245,37 @@ impl Counter {
             Err(index) => self.entries.insert(index, (actor, entry)),
         }
         Ok(())
+    }
+
+    /// Whether anything counts here: not when nobody has updated the counter, nor when it was reset and not updated since.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        let Some(rest) = &self.rest else { return !self.entries.is_empty() };
+        let cleared = |actor: &ActorId, entry: &Entry| {
+            let baseline = rest.baselines.binary_search_by_key(actor, |(actor, _)| *actor);
+            baseline.is_ok_and(|index| rest.baselines[index].1.max(*entry) == rest.baselines[index].1)
+        };
+        rest.base.total != rest.base.cleared || !self.entries.iter().all(|(actor, entry)| cleared(actor, entry))
+    }
+
+    fn set(&mut self, actor: ActorId, to: i64) -> Result<(), OutOfRange> {
+        let before = self.clone();
+        // Equal counters are equal in memory, too: what has nothing to clear gets no baselines.
+        if self.exists() {
+            self.reset();
+        }
+        let by = to.unsigned_abs();
+        // 0 leaves a trace, too, by which a counter that was set to it is told from one that was reset.
+        let change = match to.signum() {
+            1 => Entry { increments: by, decrements: 0 },
+            -1 => Entry { increments: 0, decrements: by },
+            _ => Entry { increments: 1, decrements: 1 },
+        };
+        self.add(actor, change).map_err(|_| {
+            let refused = OutOfRange { tally: before.tally() };
+            *self = before;
+            refused
+        })
     }
 
     fn reset(&mut self) {
@@ -409,6 +444,34 @@ mod tests {
         ours.merge(&theirs, &[], Bases::Same);
         theirs.merge(&ours, &[], Bases::Same);
         assert_eq!((ours.tally(), theirs.tally()), (2, 2));
+    }
+
+    #[test]
+    fn what_was_set_is_there_and_what_was_reset_is_not_until_it_is_updated() {
+        let mut counter = counter(&[(A, Update::Increment(5)), (B, Update::Decrement(7))]);
+        assert!(counter.exists() && !Counter::default().exists());
+        for to in [0, 12, -12, i64::MAX, i64::MIN + 1] {
+            counter.apply(A, Update::Set(to), Hlc(2)).unwrap();
+            assert_eq!((counter.tally(), counter.exists()), (to.into(), true));
+            counter.apply(B, Update::Reset, Hlc(3)).unwrap();
+            assert_eq!((counter.tally(), counter.exists()), (0, false));
+        }
+        counter.fold(&[A]);
+        assert!(!counter.exists());
+        let replica = counter.clone();
+        counter.apply(A, Update::Increment(1), Hlc(4)).unwrap();
+        counter.apply(A, Update::Decrement(1), Hlc(4)).unwrap();
+        assert_eq!((counter.tally(), counter.exists()), (0, true));
+        counter.merge(&replica, &[], Bases::Same);
+        assert!(counter.exists());
+    }
+
+    #[test]
+    fn a_set_that_an_entry_has_no_room_for_changes_nothing() {
+        let mut full = counter(&[(A, Update::Set(i64::MAX)), (A, Update::Set(i64::MAX)), (A, Update::Set(1))]);
+        let before = full.clone();
+        assert_eq!(full.apply(A, Update::Set(1), Hlc(2)), Err(OutOfRange { tally: 1 }));
+        assert_eq!(full, before);
     }
 
     #[test]

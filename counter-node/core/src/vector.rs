@@ -31,6 +31,8 @@ pub struct SlotVector {
     retired: Vec<ActorId>,
     counters: HashMap<Key, Counter, FixedState>,
     tally: i128,
+    /// How many of the counters exist, see [`Counter::exists`].
+    existing: usize,
     /// The latest change of any counter.
     updated_at: Hlc,
     /// None after a change.
@@ -46,11 +48,13 @@ pub struct Reading {
     pub tally: i128,
     /// None for a counter that nobody has updated.
     pub updated_at: Option<Hlc>,
+    /// See [`Counter::exists`].
+    pub exists: bool,
 }
 
 impl Reading {
     /// A counter that nobody has updated.
-    pub const UNKNOWN: Self = Self { tally: 0, updated_at: None };
+    pub const UNKNOWN: Self = Self { tally: 0, updated_at: None, exists: false };
 
     /// The sum as clients get it: clamped to a signed 64-bit number.
     #[must_use]
@@ -60,7 +64,7 @@ impl Reading {
     }
 
     fn of(counter: &Counter) -> Self {
-        Self { tally: counter.tally(), updated_at: counter.updated_at() }
+        Self { tally: counter.tally(), updated_at: counter.updated_at(), exists: counter.exists() }
     }
 }
 
@@ -114,6 +118,7 @@ impl SlotVector {
             retired: Vec::new(),
             counters: HashMap::with_hasher(FixedState::with_seed(seed)),
             tally: 0,
+            existing: 0,
             updated_at: Hlc::default(),
             digest: None,
             unsaved_generation: false,
@@ -146,13 +151,20 @@ impl SlotVector {
     /// The slot's total as a reading: Σ of its tallies, and its latest change.
     #[must_use]
     pub fn total(&self) -> Reading {
-        Reading { tally: self.tally, updated_at: (self.updated_at > Hlc::default()).then_some(self.updated_at) }
+        let updated_at = (self.updated_at > Hlc::default()).then_some(self.updated_at);
+        Reading { tally: self.tally, updated_at, exists: self.existing > 0 }
     }
 
     /// How many counters the slot holds.
     #[must_use]
     pub fn len(&self) -> usize {
         self.counters.len()
+    }
+
+    /// How many of the slot's counters exist, see [`Counter::exists`].
+    #[must_use]
+    pub fn existing(&self) -> usize {
+        self.existing
     }
 
     /// Whether the slot holds no counter.
@@ -193,11 +205,11 @@ impl SlotVector {
         let Some(counter) = self.counters.get_mut(key) else {
             return self.apply_to_new(key, update, now, actor, admit);
         };
-        let before = counter.tally();
+        let before = Reading::of(counter);
         counter.apply(actor, update, now)?;
-        let reading = Reading::of(counter);
-        self.changed(before, reading);
-        Ok(Applied { reading, changed: true })
+        let after = Reading::of(counter);
+        self.changed(before, after);
+        Ok(Applied { reading: answer(update, before, after), changed: true })
     }
 
     fn apply_to_new(
@@ -214,10 +226,10 @@ impl SlotVector {
         let mut counter = Counter::default();
         counter.apply(actor, update, now)?;
         admit()?;
-        let reading = Reading::of(&counter);
+        let after = Reading::of(&counter);
         self.counters.insert(key.clone(), counter);
-        self.changed(0, reading);
-        Ok(Applied { reading, changed: true })
+        self.changed(Reading::UNKNOWN, after);
+        Ok(Applied { reading: answer(update, Reading::UNKNOWN, after), changed: true })
     }
 
     /// Takes over what `delta` knows and this replica does not. Returns the keys of what changed.
@@ -284,12 +296,13 @@ impl SlotVector {
 
     fn replace(&mut self, key: &Key, counter: Counter) {
         let after = Reading::of(&counter);
-        let before = self.counters.insert(key.clone(), counter).map_or(0, |counter| counter.tally());
-        self.changed(before, after);
+        let before = self.counters.insert(key.clone(), counter);
+        self.changed(before.as_ref().map_or(Reading::UNKNOWN, Reading::of), after);
     }
 
-    fn changed(&mut self, before: i128, after: Reading) {
-        self.tally = self.tally.saturating_sub(before).saturating_add(after.tally);
+    fn changed(&mut self, before: Reading, after: Reading) {
+        self.tally = self.tally.saturating_sub(before.tally).saturating_add(after.tally);
+        self.existing = self.existing.saturating_sub(usize::from(before.exists)).saturating_add(usize::from(after.exists));
         self.updated_at = self.updated_at.max(after.updated_at.unwrap_or_default());
         self.digest = None;
     }
@@ -385,6 +398,7 @@ impl SlotVector {
         self.retired.clear();
         self.generation = Generation::default();
         self.tally = 0;
+        self.existing = 0;
         self.updated_at = Hlc::default();
         self.digest = None;
         self.unsaved_generation = false;
@@ -422,6 +436,14 @@ pub struct Applied {
     pub reading: Reading,
     /// False when there is nothing to make durable: the reset of a counter that nobody has updated.
     pub changed: bool,
+}
+
+/// What an update is answered with: what the counter came to; a set, whose outcome is known, with what it replaced.
+fn answer(update: Update, before: Reading, after: Reading) -> Reading {
+    match update {
+        Update::Increment(_) | Update::Decrement(_) | Update::Reset => after,
+        Update::Set(_) => before,
+    }
 }
 
 /// The hash of a key, by which a pull goes through a slot in parts.

@@ -58,7 +58,7 @@ impl Backend for Arc<OneTable> {
     async fn site(&self) -> Result<Reading, Failure> {
         self.fails()?;
         let tally = Slot::all().map(|slot| self.table.slot(slot).tally()).sum();
-        Ok(counter_core::vector::Reading { tally, updated_at: Some(NOW) }.into())
+        Ok(counter_core::vector::Reading { tally, updated_at: Some(NOW), exists: true }.into())
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {

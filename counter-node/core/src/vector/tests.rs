@@ -39,7 +39,7 @@ enum Step {
 fn steps(resets: bool) -> impl Strategy<Value = Vec<Step>> {
     let replica = 0..REPLICAS;
     let update = if resets {
-        prop_oneof![4 => (1_u64..9).prop_map(Update::Increment), 2 => (1_u64..9).prop_map(Update::Decrement), 1 => Just(Update::Reset)]
+        prop_oneof![4 => (1_u64..9).prop_map(Update::Increment), 2 => (1_u64..9).prop_map(Update::Decrement), 1 => Just(Update::Reset), 1 => (-3_i64..9).prop_map(Update::Set)]
             .boxed()
     } else {
         prop_oneof![(1_u64..9).prop_map(Update::Increment), (1_u64..9).prop_map(Update::Decrement)].boxed()
@@ -109,16 +109,20 @@ impl World {
         let before = self.replicas[replica].read(&key_of(key)).tally;
         self.replicas[replica].apply(&key_of(key), update, Hlc(self.clock), || Ok(())).unwrap();
         let after = self.replicas[replica].read(&key_of(key)).tally;
-        if update == Update::Reset {
-            assert_eq!(after, 0, "a reset clears what the replica knows");
+        let exists = self.replicas[replica].read(&key_of(key)).exists;
+        assert_eq!(exists, update != Update::Reset, "what was updated exists, and what was reset does not");
+        if matches!(update, Update::Reset | Update::Set(_)) {
             for observed in self.known[replica][key].clone() {
                 self.updates[observed].cleared = true;
             }
-        } else {
-            self.known[replica][key].insert(self.updates.len());
-            let made = Made { key, actor: self.actors[replica], effect: after - before, cleared: false };
-            self.updates.push(made);
         }
+        let effect = match update {
+            Update::Reset => return assert_eq!(after, 0, "a reset clears what the replica knows"),
+            Update::Set(to) => i128::from(to),
+            Update::Increment(_) | Update::Decrement(_) => after - before,
+        };
+        self.known[replica][key].insert(self.updates.len());
+        self.updates.push(Made { key, actor: self.actors[replica], effect, cleared: false });
     }
 
     fn exchange(&mut self, from: usize, to: usize, keys: &[usize]) {
