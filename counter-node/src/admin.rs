@@ -25,6 +25,8 @@ use crate::tokens::ClusterTokens;
 const BODY_BYTES_MAX: usize = 4 << 20;
 /// How long it may take to come: until it is whole, nothing proves whom it is from.
 const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long a layout may take to become durable before the caller is told that it is not: less than callers wait.
+const LAYOUT_TIME: Duration = Duration::from_secs(2);
 
 /// What the admin port shows and changes.
 pub struct Admin {
@@ -84,17 +86,29 @@ async fn layout(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
         Err(error) => return problem(StatusCode::BAD_REQUEST, "bad-layout", &format!("the body is no layout: {error}")),
     };
     let version = layout.version;
-    match admin.protocol.offer_layout(layout) {
+    let offered = admin.protocol.offer_layout(layout);
+    admin.protocol.settles(LAYOUT_TIME).await;
+    match offered {
+        Ok(_) if admin.protocol.durable_layout().is_none_or(|durable| durable.version < version) => {
+            let detail = format!("the node acts by layout {version}, and cannot store it yet: offer it again");
+            problem(StatusCode::SERVICE_UNAVAILABLE, "not-durable", &detail)
+        }
         Ok(_) => Json(json!({ "version": version })).into_response(),
         Err(refused @ LayoutRefused::Invalid(_)) => problem(StatusCode::BAD_REQUEST, "bad-layout", &refused.to_string()),
         Err(refused) => problem(StatusCode::CONFLICT, "layout-refused", &refused.to_string()),
     }
 }
 
-async fn drain(State(admin): State<Arc<Admin>>) -> StatusCode {
+async fn drain(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    let Claim { node, proof, .. } = Claim::of(&headers);
+    if node.is_empty() && proof.is_empty() {
+        // Any web page can have a browser post to a development node, but not with a header of ours.
+        let detail = format!("a drain names its node in the header `{NODE_HEADER}`: this is {}", admin.protocol.me());
+        return problem(StatusCode::FORBIDDEN, "no-node", &detail);
+    }
     admin.protocol.drain();
     admin.drain.cancel();
-    StatusCode::ACCEPTED
+    StatusCode::ACCEPTED.into_response()
 }
 
 /// Lets through only who knows the cluster's token, and means this node of this cluster.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::lock::lock;
 use crate::owner::Owner;
 use crate::peers::{FORWARD_PATH, PeerClient, PostError};
 use crate::protocol::Protocol;
@@ -227,8 +228,4 @@ impl Forwarding {
         })?;
         Envelope::<ForwardReply>::decode(&answer).map(|envelope| envelope.body).map_err(|_| Failure::Lost)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

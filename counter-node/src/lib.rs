@@ -10,6 +10,7 @@ pub mod commit;
 pub mod forwarding;
 pub mod hosts;
 pub mod http;
+mod lock;
 pub mod node;
 pub mod owner;
 pub mod peers;

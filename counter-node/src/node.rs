@@ -45,6 +45,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Connections to the admin and the peer port: every node of the largest cluster, and some more.
 const INTERNAL_CONNECTIONS: usize = 4_096;
 
+/// How long a node that is a cluster of its own waits for its layout to become durable before it serves.
+const FIRST_LAYOUT: Duration = Duration::from_secs(2);
+
 /// Why a node does not start; nothing of its data has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -272,6 +275,9 @@ impl Node {
         let stopped = CancellationToken::new();
         let background = TaskTracker::new();
         background.spawn(self.protocol.clone().run(stopped.clone()));
+        background.spawn(self.protocol.clone().save_layouts(stopped.clone()));
+        // A cluster of one has just made its layout: its first client should not have to wait for that.
+        self.protocol.settles(FIRST_LAYOUT).await;
         background.spawn(self.forwarding.clone().run(stopped.clone()));
         background.spawn(deliver(self.sending.clone(), self.announced, stopped.clone()));
         background.spawn(ask_seeds(self.sending, self.config.seeds, stopped.clone()));

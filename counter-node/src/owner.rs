@@ -52,12 +52,6 @@ impl Owner {
         let mut changed = Vec::with_capacity(updates.len());
         let mut results = Vec::with_capacity(updates.len());
         for (key, update) in updates {
-            // The table has the writer of a new layout a moment before that is durable; who forwards may know it earlier
-            // still. A crash in between would bring back a layout by which the slot is to be forgotten.
-            if !self.protocol.serves(key.slot()) {
-                results.push(ItemResult::NotApplied(NotApplied::NotOwner));
-                continue;
-            }
             results.push(match self.table.apply(&key, update, self.clock.tick()) {
                 Ok(Applied { reading, changed: false }) => ItemResult::Done(reading),
                 Ok(Applied { reading, changed: true }) => {

@@ -1,26 +1,28 @@
 //! Drives the protocol: tells [`Replica`] messages, ticks and what became durable, and performs its effects in order.
 //!
 //! Effects are performed while the replica is locked, so their order is that of the steps. None of them waits for the
-//! network or for a commit: what is to be sent goes to an outbox, and a write reports back by itself. Only a new
-//! layout, which is rare, is made durable on the spot, since nothing may be said under it before.
+//! network, a commit or a disk: what is to be sent goes to an outbox, a write reports back by itself, and new layouts
+//! are stored by a task of their own, in their order. Until one is durable, the replica gives the slots that it brings no writer,
+//! and neither says nor claims anything that a crash could take back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
 use counter_core::layout::{Adoption, Layout, LayoutRefused, Owners};
-use counter_core::message::{Envelope, Header, Message};
+use counter_core::message::{Envelope, Header, LayoutId, Message};
 use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, ReplicaStatus, Report};
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::Table;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::commit::{CommitError, Committer};
+use crate::lock::lock;
 use crate::peers::Outboxes;
 use crate::storage::{Change, Identity, Store, StoreError, meta};
 
@@ -100,8 +102,10 @@ pub struct Protocol {
     /// Own changes that are durable and not handed to the replica yet.
     own: Mutex<Vec<Key>>,
     acknowledged: watch::Sender<CommitMark>,
-    /// A layout that storage could not take; tried again at ticks.
+    /// The newest layout that storage has not taken yet.
     unsaved_layout: Mutex<Option<Arc<Layout>>>,
+    layout_came: Notify,
+    durable_layout: watch::Sender<Option<LayoutId>>,
 }
 
 impl Protocol {
@@ -115,6 +119,8 @@ impl Protocol {
             own: Mutex::default(),
             acknowledged: watch::Sender::new(CommitMark::default()),
             unsaved_layout: Mutex::default(),
+            layout_came: Notify::new(),
+            durable_layout: watch::Sender::new(None),
         });
         drop(protocol.drive(None, |_, _, _| effects));
         protocol
@@ -144,7 +150,6 @@ impl Protocol {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stopped.run_until_cancelled(interval.tick()).await.is_some() {
-            self.save_layout();
             drop(self.drive(None, |replica, table, now| {
                 // Under the replica's lock, so that changes are always seen here or there.
                 let own = std::mem::take(&mut *lock(&self.own));
@@ -179,6 +184,62 @@ impl Protocol {
             }
         }));
         offered
+    }
+
+    /// Stores new layouts, in their order, until the node has stopped. Of several that came meanwhile, the newest does.
+    pub async fn save_layouts(self: Arc<Self>, stopped: CancellationToken) {
+        while stopped.run_until_cancelled(self.layout_came.notified()).await.is_some() {
+            while let Some(layout) = self.unsaved_layout() {
+                let version = layout.version;
+                match self.store_layout(layout.clone()).await {
+                    Ok(()) => drop(self.drive(None, |replica, table, _| {
+                        // Under the replica's lock, where newer ones come.
+                        lock(&self.unsaved_layout).take_if(|unsaved| unsaved.version == version);
+                        replica.layout_persisted(table, version);
+                        Vec::new()
+                    })),
+                    Err(error) => {
+                        tracing::error!(%error, version = version.0, "cannot store the layout; trying again");
+                        if stopped.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn unsaved_layout(&self) -> Option<Arc<Layout>> {
+        lock(&self.unsaved_layout).clone()
+    }
+
+    /// Not under any lock: it waits for the disk.
+    async fn store_layout(&self, layout: Arc<Layout>) -> Result<(), StoreError> {
+        let document = serde_json::to_vec(&*layout).unwrap_or_default();
+        let cluster = layout.cluster.to_string();
+        let store = self.parts.store.clone();
+        let put = move || store.put_meta(&[(meta::LAYOUT, Some(&document)), (meta::CLUSTER, Some(cluster.as_bytes()))]);
+        let cut_off = |error: tokio::task::JoinError| Err(StoreError::Engine(error.to_string()));
+        tokio::task::spawn_blocking(put).await.unwrap_or_else(cut_off)
+    }
+
+    /// The newest layout that a crash would not take back.
+    #[must_use]
+    pub fn durable_layout(&self) -> Option<LayoutId> {
+        *self.durable_layout.borrow()
+    }
+
+    /// Waits until the layout that this node acts by is durable. False: it was all the time, or is not in time.
+    pub async fn settles(&self, timeout: Duration) -> bool {
+        let mut durable = self.durable_layout.subscribe();
+        let is_settled = |durable: &Option<LayoutId>| {
+            let acts_by = self.view.load().routes.as_ref().map(|routes| routes.layout.version);
+            acts_by <= durable.map(|id| id.version)
+        };
+        if is_settled(&durable.borrow_and_update()) {
+            return false;
+        }
+        tokio::time::timeout(timeout, durable.wait_for(is_settled)).await.is_ok_and(|settled| settled.is_ok())
     }
 
     /// A further incarnation is durable.
@@ -272,7 +333,7 @@ impl Protocol {
                 Effect::Send { to, message } if Some(&to) == direct => replies.push(message),
                 Effect::Send { to, message } => self.parts.outboxes.push(&to, message),
                 Effect::Persist { id, keys, slots } => self.persist(id, &keys, &slots),
-                Effect::AdoptLayout(layout) => self.adopt(&mut replica, layout),
+                Effect::AdoptLayout(layout) => self.adopt(layout),
                 Effect::RenewActor => self.renew_actor(),
                 Effect::Forget { slots, keys } => self.forget(&slots, &keys),
                 Effect::Report(report) => self.report(&report),
@@ -286,7 +347,11 @@ impl Protocol {
     fn publish(&self, replica: &Replica) {
         // A clock too far ahead was refused by the replica already.
         let _ = self.parts.clock.hear(replica.clock());
-        self.acknowledged.send_if_modified(|held| std::mem::replace(held, replica.acknowledged()) != replica.acknowledged());
+        // What a majority held stays acknowledged when a layout brings siblings that have to pull it first.
+        let acknowledged = replica.acknowledged();
+        self.acknowledged.send_if_modified(|held| acknowledged > std::mem::replace(held, acknowledged.max(*held)));
+        let durable = replica.durable_layout();
+        self.durable_layout.send_if_modified(|held| durable.is_some() && std::mem::replace(held, durable) != durable);
         let view = self.view.load();
         let held = view.routes.as_ref().map(|routes| &routes.layout);
         let current = replica.layout();
@@ -300,36 +365,10 @@ impl Protocol {
         self.view.store(Arc::new(View { routes, readiness }));
     }
 
-    fn adopt(&self, replica: &mut Replica, layout: Arc<Layout>) {
+    fn adopt(&self, layout: Arc<Layout>) {
         self.parts.outboxes.retain(&layout);
-        match self.store_layout(&layout) {
-            Ok(()) => {
-                *lock(&self.unsaved_layout) = None;
-                replica.layout_persisted(layout.version);
-            }
-            Err(error) => {
-                tracing::error!(%error, version = layout.version.0, "cannot store the layout; trying again");
-                *lock(&self.unsaved_layout) = Some(layout);
-            }
-        }
-    }
-
-    fn save_layout(&self) {
-        if lock(&self.unsaved_layout).is_none() {
-            return;
-        }
-        drop(self.drive(None, |replica, _, _| {
-            // Looked at again under the replica's lock: a newer layout must not be overwritten by this one.
-            let unsaved = lock(&self.unsaved_layout).clone();
-            unsaved.into_iter().for_each(|layout| self.adopt(replica, layout));
-            Vec::new()
-        }));
-    }
-
-    fn store_layout(&self, layout: &Layout) -> Result<(), StoreError> {
-        let document = serde_json::to_vec(layout).unwrap_or_default();
-        let cluster = layout.cluster.to_string();
-        self.parts.store.put_meta(&[(meta::LAYOUT, Some(&document)), (meta::CLUSTER, Some(cluster.as_bytes()))])
+        *lock(&self.unsaved_layout) = Some(layout);
+        self.layout_came.notify_one();
     }
 
     fn persist(&self, id: PersistId, keys: &[Key], slots: &[Slot]) {
@@ -402,8 +441,4 @@ async fn commit(committer: &Committer, changes: &[Change]) -> Result<(), CommitE
 
 fn changes_of(slots: &[Slot], keys: &[Key]) -> Vec<Change> {
     slots.iter().copied().map(Change::Slot).chain(keys.iter().map(Change::of)).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

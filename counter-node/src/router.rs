@@ -1,6 +1,7 @@
 //! From a client's request to whoever owns the counter: this replica's own table, or a node that the layout names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{ItemResult, NotApplied, Operation, Outcome};
@@ -16,6 +17,8 @@ use crate::site::Site;
 
 /// How often something is tried here when it keeps moving between being ours and not.
 const LOCAL_TRIES: usize = 3;
+/// How long an update waits for a layout to become durable before it goes to a sibling.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// What clients are told to wait before they try again, in seconds.
 const RETRY_S: u32 = 1;
 /// What the queues before storage and before other nodes hold; for the message that says that they are full.
@@ -84,6 +87,8 @@ impl Router {
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {
                 match self.owner.update(key.clone(), update).await {
+                    // The slot has just come, and counts here as soon as the layout that brings it is durable.
+                    ItemResult::NotApplied(NotApplied::NotOwner) if self.protocol.settles(SETTLE_TIME).await => continue,
                     // A sibling's storage may be able to, and the slot may just have moved.
                     ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {}
                     result => return answer(result),

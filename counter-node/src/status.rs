@@ -62,7 +62,8 @@ impl StatusSource {
             cluster: layout.map(|layout| layout.cluster),
             actor,
             readiness: view.readiness,
-            layout: layout.map(LayoutId::of).map(|LayoutId { version, hash }| LayoutStatus { version, hash }),
+            // What is said to be acted by must not be taken back by a crash: moves go on on the strength of it.
+            layout: self.protocol.durable_layout().map(|LayoutId { version, hash }| LayoutStatus { version, hash }),
             storage: self.storage(),
             slots: layout.map(|layout| self.slots(layout)).unwrap_or_default(),
             peers: replica.peers,

@@ -227,7 +227,7 @@ impl World {
             disk.layout = Some(layout);
         }
         self.step(node, |process, _| {
-            process.replica.layout_persisted(version);
+            process.replica.layout_persisted(&process.table, version);
             Vec::new()
         });
     }

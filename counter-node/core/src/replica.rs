@@ -4,7 +4,8 @@
 //! **Invariants.**
 //! - This node applies updates in exactly the slots that its shard owns under the newest layout it knows; once
 //!   [`Replica::handle_message`] or [`Replica::offer_layout`] has returned, no update is applied under an older one.
-//! - A slot that this process gave away and gets back has no writer until the process has a new actor.
+//! - A slot that this process gave away and gets back has no writer until the process has a new actor; a slot that comes
+//!   to it has none until the layout that brings it is durable.
 //! - Nothing is acknowledged or claimed to a peer before it is durable here; no slot is said to be given away for good
 //!   before the layout that says so is.
 //! - An actor is retired once, by one node, after all holders have agreed to what it came to.
@@ -167,8 +168,9 @@ impl Replica {
         let mut step = Step::on(table);
         if let Some(layout) = layout {
             let version = layout.version;
+            replica.durable_layout = version;
             replica.act_by(&mut step, layout);
-            replica.layout_persisted(version);
+            replica.layout_persisted(table, version);
         }
         (replica, step.effects.0)
     }

@@ -35,7 +35,8 @@ pub enum Effect {
     /// [`super::Replica::persisted`] or [`super::Replica::persist_failed`]. The committer finds a slot's record and the counters that
     /// go with it by [`crate::vector::SlotVector::take_unsaved_generation`].
     Persist { id: PersistId, keys: Vec<Key>, slots: Vec<Slot> },
-    /// Route by this layout, make it durable, then call [`super::Replica::layout_persisted`].
+    /// Route by this layout and make it durable, in the order of versions, then call
+    /// [`super::Replica::layout_persisted`]. Of several that wait, the newest is enough.
     AdoptLayout(Arc<Layout>),
     /// Make a new incarnation durable, then call [`super::Replica::actor_renewed`].
     RenewActor,

@@ -67,10 +67,22 @@ impl Replica {
         self.begin_arrivals();
     }
 
-    /// The layout of this version is durable.
-    pub fn layout_persisted(&mut self, version: LayoutVersion) {
+    /// The layout of this version is durable. If it is the one that this node acts by, the slots that it brought get
+    /// their writer, and those that it took are forgotten from now on.
+    pub fn layout_persisted(&mut self, table: &Table, version: LayoutVersion) {
         self.durable_layout = self.durable_layout.max(version);
-        self.forget_due = self.is_layout_durable() && self.parts.named;
+        if !self.is_layout_durable() {
+            // A newer one has come meanwhile, which may take away again what this one brought.
+            return;
+        }
+        self.forget_due = self.parts.named;
+        self.assign_writers(&mut Step::on(table));
+    }
+
+    /// The layout that this node acts by, unless a crash would bring an older one back.
+    #[must_use]
+    pub fn durable_layout(&self) -> Option<LayoutId> {
+        self.layout_id.filter(|_| self.is_layout_durable())
     }
 
     /// Whether a crash would not bring an older layout back than the one that this node acts by.
@@ -80,13 +92,18 @@ impl Replica {
 
     /// Gives each slot its writer. A slot that the current actor has written and now loses, it must never write again:
     /// what others know of it there might be more than this node will then hold.
+    ///
+    /// Slots are given up at once. One that has no writer yet gets one when the layout is durable: a crash would bring
+    /// back a layout by which the slot is another's, and by which what was counted in it is to be forgotten.
     pub(super) fn assign_writers(&mut self, step: &mut Step<'_>) {
+        let begins = self.is_layout_durable();
         for slot in Slot::all() {
-            let writes = self.parts.part(slot).writes() && !self.superseded;
+            let owns = self.parts.part(slot).writes() && !self.superseded;
             let mut vector = step.table.slot(slot);
+            let goes_on = vector.writer().is_some();
             let barred = &mut self.barred[slot.index()];
-            *barred |= vector.writer() == Some(self.actor) && !writes;
-            vector.set_writer((writes && !*barred).then_some(self.actor));
+            *barred |= vector.writer() == Some(self.actor) && !owns;
+            vector.set_writer((owns && !*barred && (begins || goes_on)).then_some(self.actor));
         }
     }
 

@@ -71,14 +71,21 @@ pub(super) struct Member {
     /// While true, a new actor is not given.
     pub(super) holds_actor: bool,
     pub(super) actor_wanted: bool,
-    /// While true, layouts do not become durable.
+    /// While true, layouts do not become durable; the newest of them stays in `held_layout`.
     pub(super) holds_layout: bool,
+    held_layout: Option<Arc<Layout>>,
     pub(super) reports: Vec<Report>,
     pub(super) forgotten: usize,
     origin: u64,
 }
 
 impl Member {
+    fn store_layout(&mut self, layout: Arc<Layout>) {
+        let version = layout.version;
+        self.storage.layout = Some(layout);
+        self.replica.layout_persisted(&self.table, version);
+    }
+
     /// Writes counters and, where a slot's generation has changed, all of the slot: as the contract with storage says.
     fn write(&mut self, keys: &[Key], slots: &[Slot]) {
         let touched: BTreeSet<Slot> = keys.iter().map(Key::slot).chain(slots.iter().copied()).collect();
@@ -183,6 +190,7 @@ impl Cluster {
             holds_actor: false,
             actor_wanted: false,
             holds_layout: false,
+            held_layout: None,
             reports: Vec::new(),
             forgotten: 0,
             origin,
@@ -270,11 +278,8 @@ impl Cluster {
                     member.write(&keys, &slots);
                     more.extend(member.replica.persisted(id));
                 }
-                Effect::AdoptLayout(layout) if !member.holds_layout => {
-                    member.replica.layout_persisted(layout.version);
-                    member.storage.layout = Some(layout);
-                }
-                Effect::AdoptLayout(_) => {}
+                Effect::AdoptLayout(layout) if !member.holds_layout => member.store_layout(layout),
+                Effect::AdoptLayout(layout) => member.held_layout = Some(layout),
                 Effect::RenewActor => {
                     member.actor_wanted = true;
                     if !member.holds_actor {
@@ -304,6 +309,15 @@ impl Cluster {
             effects.extend(member.replica.persisted(id));
         }
         self.perform(&name.into(), effects);
+    }
+
+    /// Lets the newest layout that has been held back become durable.
+    pub(super) fn release_layout(&mut self, name: &str) {
+        let member = self.member(name);
+        member.holds_layout = false;
+        if let Some(layout) = member.held_layout.take() {
+            member.store_layout(layout);
+        }
     }
 
     pub(super) fn release_actor(&mut self, name: &str) {

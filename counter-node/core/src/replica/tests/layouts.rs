@@ -1,4 +1,5 @@
 use super::cluster::{Cluster, layout};
+use crate::layout::LayoutVersion;
 use crate::layout::MovePhase::{Copying, Flipped};
 use crate::message::Message;
 use crate::replica::{ReplicaConfig, Report};
@@ -101,6 +102,101 @@ fn a_slot_that_comes_back_has_no_writer_until_the_process_has_a_new_actor() {
     cluster.count("c-0-0", LOW, 1).unwrap();
     cluster.run(500);
     assert_eq!(cluster.read("c-0-0", LOW), 5);
+}
+
+const BOTH: [(&str, u16); 2] = [("0-16383", 1), ("", 1)];
+const MOVED: [(&str, u16); 2] = [("0-8191", 1), ("8192-16383", 1)];
+const MOVING: &str = "8192-16383";
+
+/// Two shards of one node; the upper half has been copied to the second, whose layouts do not become durable any more.
+fn about_to_flip() -> Cluster {
+    let mut cluster = Cluster::of(&layout(1, &BOTH, None));
+    cluster.count("c-0-0", HIGH, 3).unwrap();
+    cluster.offer_all(&layout(2, &BOTH, Some((0, 1, MOVING, Copying))));
+    cluster.run(500);
+    cluster.member("c-1-0").holds_layout = true;
+    cluster
+}
+
+#[test]
+fn what_a_layout_brings_is_written_when_it_is_durable_and_what_it_takes_is_given_up_at_once() {
+    let mut cluster = about_to_flip();
+    cluster.member("c-0-0").holds_layout = true;
+    cluster.offer_all(&layout(3, &MOVED, Some((0, 1, MOVING, Flipped))));
+    assert!(cluster.count("c-0-0", HIGH, 1).is_none(), "given up");
+    assert!(cluster.count("c-0-0", LOW, 1).is_some(), "goes on");
+    assert!(cluster.count("c-1-0", HIGH, 1).is_none(), "a crash would bring back a layout by which it is not its own");
+    cluster.release_layout("c-1-0");
+    assert!(cluster.count("c-1-0", HIGH, 1).is_some());
+    cluster.release_layout("c-0-0");
+    cluster.run(500);
+    assert_eq!(cluster.read("c-1-0", HIGH), 4);
+}
+
+#[test]
+fn of_two_layouts_in_quick_succession_only_the_later_brings_writers() {
+    let mut cluster = about_to_flip();
+    cluster.offer_all(&layout(3, &MOVED, Some((0, 1, MOVING, Flipped))));
+    cluster.offer_all(&layout(4, &MOVED, Some((1, 0, "12000-12999", Copying))));
+    cluster.offer_all(&layout(
+        5,
+        &[("0-8191,12000-12999", 1), ("8192-11999,13000-16383", 1)],
+        Some((1, 0, "12000-12999", Flipped)),
+    ));
+    let persisted = |cluster: &mut Cluster, version| {
+        let member = cluster.member("c-1-0");
+        member.replica.layout_persisted(&member.table, LayoutVersion(version));
+    };
+    for version in [3, 4] {
+        persisted(&mut cluster, version);
+        // Slot 12182 was brought by 3 and is taken by 5; slot 9995 stays.
+        assert!(cluster.count("c-1-0", HIGH, 1).is_none() && cluster.count("c-1-0", "qux", 1).is_none(), "after {version}");
+    }
+    persisted(&mut cluster, 5);
+    assert!(cluster.count("c-1-0", HIGH, 1).is_none() && cluster.count("c-1-0", "qux", 1).is_some());
+}
+
+#[test]
+fn a_crash_before_the_flip_is_durable_brings_back_a_layout_under_which_nothing_was_counted() {
+    let mut cluster = about_to_flip();
+    let flipped = layout(3, &MOVED, Some((0, 1, MOVING, Flipped)));
+    cluster.offer_all(&flipped);
+    assert!(cluster.count("c-1-0", HIGH, 1).is_none());
+    cluster.crash("c-1-0");
+    cluster.start("c-1-0");
+    assert_eq!(cluster.member("c-1-0").replica.layout().map(|layout| layout.version), Some(LayoutVersion(2)));
+    assert!(cluster.count("c-1-0", HIGH, 1).is_none());
+    // It hears of the newer one by itself.
+    cluster.until("the flip has come back", |cluster| cluster.slots_left("c-1-0") == Some(0));
+    cluster.count("c-1-0", HIGH, 1).unwrap();
+    assert_eq!(cluster.read("c-1-0", HIGH), 4);
+}
+
+#[test]
+fn a_slot_that_comes_back_needs_the_new_actor_and_the_durable_layout_in_either_order() {
+    for actor_first in [true, false] {
+        let mut cluster = Cluster::of(&layout(1, &BOTH, None));
+        cluster.count("c-0-0", HIGH, 1).unwrap();
+        cluster.offer_all(&layout(2, &MOVED, Some((0, 1, MOVING, Flipped))));
+        cluster.offer_all(&layout(3, &MOVED, None));
+        let owner = cluster.member("c-0-0");
+        (owner.holds_actor, owner.holds_layout) = (true, true);
+        cluster.offer_all(&layout(4, &BOTH, Some((1, 0, MOVING, Flipped))));
+        assert!(cluster.member("c-0-0").actor_wanted);
+        if actor_first {
+            cluster.release_actor("c-0-0")
+        } else {
+            cluster.release_layout("c-0-0")
+        }
+        assert!(cluster.count("c-0-0", HIGH, 1).is_none(), "actor first: {actor_first}");
+        assert!(cluster.count("c-0-0", LOW, 1).is_some(), "actor first: {actor_first}");
+        if actor_first {
+            cluster.release_layout("c-0-0")
+        } else {
+            cluster.release_actor("c-0-0")
+        }
+        assert!(cluster.count("c-0-0", HIGH, 1).is_some(), "actor first: {actor_first}");
+    }
 }
 
 #[test]
