@@ -19,6 +19,9 @@ pub const EXIT_DATA: u8 = 65;
 /// The exit code when the data folder is in use by another process (EX_TEMPFAIL).
 pub const EXIT_IN_USE: u8 = 75;
 
+/// The exit code when a file that a flag names cannot be used (EX_CONFIG).
+pub const EXIT_CONFIG: u8 = 78;
+
 /// The storage engine's own lines tell of its files, at every start.
 const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use counter_node::args::{Command, Config, EXIT_DATA, EXIT_IN_USE, EXIT_USAGE, UsageError};
+use counter_node::args::{Command, Config, EXIT_CONFIG, EXIT_DATA, EXIT_IN_USE, EXIT_USAGE, UsageError};
 use counter_node::node::{Ended, Node, StartError};
 use counter_node::storage::StoreError;
 use counter_node::{http, signals, telemetry};
@@ -60,7 +60,8 @@ fn exit_code(error: &StartError) -> ExitCode {
         StartError::Storage(StoreError::NewerFormat { .. } | StoreError::Corrupt { .. }) | StartError::Layout(_) => {
             EXIT_DATA.into()
         }
-        _ => ExitCode::FAILURE,
+        StartError::Token(_) | StartError::ApiToken(_) => EXIT_CONFIG.into(),
+        StartError::Storage(_) | StartError::Listen { .. } | StartError::Thread(_) => ExitCode::FAILURE,
     }
 }
 

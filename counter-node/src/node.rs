@@ -24,7 +24,7 @@ use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
 use crate::http::{self, Api, RequestLimits};
 use crate::owner::Owner;
-use crate::peers::{Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
+use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
 use crate::protocol::{self, Protocol};
 use crate::records::{self, NoSink, Records};
 use crate::router::Router;
@@ -255,7 +255,13 @@ impl Node {
         let limits = RequestLimits { body_bytes: config.body_bytes_max, in_flight: config.in_flight_max };
         Self {
             api: Api::new(router, api_tokens, limits, http_metrics),
-            peers: PeerService { protocol: protocol.clone(), forwarding: forwarding.clone(), table, tokens: tokens.clone() },
+            peers: PeerService {
+                protocol: protocol.clone(),
+                forwarding: forwarding.clone(),
+                table,
+                tokens: tokens.clone(),
+                bodies: Bodies::default(),
+            },
             sending: Sending { protocol: protocol.clone(), client, tokens },
             config,
             ports,

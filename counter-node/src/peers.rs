@@ -1,4 +1,7 @@
 //! Node to node: HTTP/2 on the peer port, postcard in an envelope, each request and answer with its proof.
+//!
+//! A request announces its body by length and hash, and its proof covers the announcement: nothing is read from whoever
+//! does not know the token. The `v2` in the paths is of this; `v1` proved bodies, which had to be taken in first.
 
 mod client;
 mod outbox;
@@ -6,18 +9,18 @@ mod server;
 
 pub use client::{PeerClient, PostError};
 pub use outbox::{Outbox, Outboxes, Sending, ask_seeds, deliver};
-pub use server::PeerService;
+pub use server::{Bodies, PeerService};
 
 use counter_core::message::ENVELOPE_BYTES_MAX;
 
 /// The longest body that is read from a peer, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
 /// One-way messages; the answer carries what the receiver has to say at once.
-pub const MESSAGES_PATH: &str = "/peer/v1/messages";
+pub const MESSAGES_PATH: &str = "/peer/v2/messages";
 /// One request of the forwarding protocol; the answer carries its reply.
-pub const FORWARD_PATH: &str = "/peer/v1/forward";
+pub const FORWARD_PATH: &str = "/peer/v2/forward";
 /// The totals of the slots that the receiver owns.
-pub const TOTALS_PATH: &str = "/peer/v1/totals";
+pub const TOTALS_PATH: &str = "/peer/v2/totals";
 
 /// Whom the proof of an answer names: the request, by its proof. So an answer is none to another request, and no request.
 fn answer_to(request_proof: &str) -> String {

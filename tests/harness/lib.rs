@@ -12,4 +12,5 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod site;
+pub mod sockets;
 pub mod wait;

@@ -79,6 +79,23 @@ impl TestNode {
         Ok(std::fs::write(self.folder.join("token"), token)?)
     }
 
+    /// Gives it another cluster token and, beside it, the one that it had, as a rotated Secret does.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn rotate_token(&mut self, token: &str) -> anyhow::Result<()> {
+        std::fs::write(self.folder.join("previous"), &self.token)?;
+        self.set_token(token)
+    }
+
+    /// Takes the previous token away.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn end_rotation(&self) -> anyhow::Result<()> {
+        Ok(std::fs::remove_file(self.folder.join("previous"))?)
+    }
+
     /// Starts a process for it.
     ///
     /// # Errors

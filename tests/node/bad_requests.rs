@@ -196,3 +196,20 @@ async fn an_update_without_the_api_token_is_refused_and_changes_nothing() -> any
     assert_eq!(send(Method::PUT, &url, Some("Bearer open-sesame")).await?.json_of(StatusCode::OK)?["count"], 1);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_token_file_that_cannot_be_used_is_named_and_the_node_does_not_start() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (missing, empty) = (folder.path().join("missing").display().to_string(), folder.path().join("empty"));
+    std::fs::write(&empty, "\n")?;
+    let empty = empty.display().to_string();
+    for flag in ["--api-token-file", "--cluster-token-file"] {
+        for (path, says) in [(&missing, "cannot read"), (&empty, "empty")] {
+            let (code, said) = TestNode::alone(folder.path(), &[flag, path])?.refused().await?;
+            assert_eq!(code, Some(78), "{flag} {path}: {said}");
+            assert!(said.contains(path), "{flag} {path}: {said}");
+            assert!(said.contains(says) || said.contains("has no token in it"), "{flag} {path}: {said}");
+        }
+    }
+    Ok(())
+}

@@ -1,10 +1,11 @@
 //! Ends of processes, wanted and unwanted, while clients count.
 
+use bytes::Bytes;
 use counter_tests::count::{Counting, Ledger};
 use counter_tests::http::{Http, was_not_sent};
 use counter_tests::node::{Cluster, TestNode};
 use counter_tests::wait::until;
-use hyper::{Method, StatusCode};
+use hyper::{Method, Request, StatusCode};
 
 const PAGE: &str = "front-page";
 
@@ -69,8 +70,17 @@ async fn a_drained_node_takes_no_new_clients_and_lives_until_it_is_stopped() -> 
     node.start_ready().await?;
     let counting = count(&node, 50).await?;
     let (http, admin) = (Http::default(), node.admin());
-    let drained = http.send(Method::POST, &format!("{admin}/drain"), None).await?;
-    assert_eq!(drained.status, StatusCode::ACCEPTED);
+    // What a web page can have a browser send to a development node drains nothing.
+    for content_type in [None, Some("text/plain"), Some("application/x-www-form-urlencoded")] {
+        let request = Request::post(format!("{admin}/drain")).header("origin", "https://elsewhere.example");
+        let request = content_type.into_iter().fold(request, |request, value| request.header("content-type", value));
+        let refused = http.request(request.body(Bytes::new())?).await?;
+        let problem = refused.json_of(StatusCode::FORBIDDEN)?;
+        assert_eq!(problem["detail"], "a drain names its node in the header `counter-node`: this is local", "{content_type:?}");
+    }
+    assert_eq!(http.send(Method::GET, &format!("{admin}/readyz"), None).await?.status, StatusCode::OK);
+    let drain = Request::post(format!("{admin}/drain")).header("counter-node", "local");
+    assert_eq!(http.request(drain.body(Bytes::new())?).await?.status, StatusCode::ACCEPTED);
     until("no client is served any more", async || match Http::default().count(&node.http(), PAGE).await {
         Err(error) if was_not_sent(&error) => Ok(()),
         other => anyhow::bail!("{other:?}"),

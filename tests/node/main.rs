@@ -10,6 +10,8 @@ mod bad_requests;
 mod crashes;
 mod forwarding;
 mod full_disk;
+mod hostile_peers;
 mod limits;
 mod replicas;
+mod rotation;
 mod seen;

@@ -1,9 +1,10 @@
 //! Proof of the cluster token: whoever knows it can say so for one request without sending it.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
 
 use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 /// The header that carries a proof, as 64 hexadecimal digits.
 pub const PROOF_HEADER: &str = "counter-proof";
@@ -13,6 +14,51 @@ pub const CLUSTER_HEADER: &str = "counter-cluster";
 pub const NODE_HEADER: &str = "counter-node";
 /// The admin request's header that names the Pod it is meant for, by UID.
 pub const POD_UID_HEADER: &str = "counter-pod-uid";
+
+/// The peer request's header that announces its body, as [`BodyDigest`] writes it. The proof covers what is announced, so that
+/// it can be checked before anything of the body is read.
+pub const BODY_HEADER: &str = "counter-body";
+
+/// What a body is announced by: its length, and its SHA-256. As text: `LENGTH-DIGITS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyDigest {
+    bytes: usize,
+    sha256: [u8; 32],
+}
+
+impl BodyDigest {
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        Self { bytes: body.len(), sha256: Sha256::digest(body).into() }
+    }
+
+    /// The body's length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl fmt::Display for BodyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.bytes, hex(&self.sha256))
+    }
+}
+
+/// Not what [`BodyDigest`] writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no announcement of a body")]
+pub struct NoDigest;
+
+impl FromStr for BodyDigest {
+    type Err = NoDigest;
+
+    fn from_str(text: &str) -> Result<Self, NoDigest> {
+        let (bytes, digits) = text.split_once('-').ok_or(NoDigest)?;
+        let sha256 = unhex(digits).and_then(|bytes| bytes.try_into().ok()).ok_or(NoDigest)?;
+        Ok(Self { bytes: bytes.parse().map_err(|_| NoDigest)?, sha256 })
+    }
+}
 
 /// The parts of an admin request that its proof covers; absent headers are empty.
 #[derive(Debug, Clone, Copy)]
@@ -62,13 +108,13 @@ impl ClusterToken {
 
     /// Proof for a peer message to node `to`, or for the answer to one.
     #[must_use]
-    pub fn prove_peer(&self, path: &str, to: &str, body: &[u8]) -> String {
+    pub fn prove_peer(&self, path: &str, to: &str, body: &BodyDigest) -> String {
         hex(&self.peer(path, to, body).finalize().into_bytes())
     }
 
     /// Whether `proof` is this token's for the peer message. Takes the same time whatever differs.
     #[must_use]
-    pub fn admits_peer(&self, path: &str, to: &str, body: &[u8], proof: &str) -> bool {
+    pub fn admits_peer(&self, path: &str, to: &str, body: &BodyDigest, proof: &str) -> bool {
         unhex(proof).is_some_and(|bytes| self.peer(path, to, body).verify_slice(&bytes).is_ok())
     }
 
@@ -77,8 +123,9 @@ impl ClusterToken {
         self.mac(&[b"admin", method.as_bytes(), path.as_bytes(), cluster.as_bytes(), node.as_bytes(), pod_uid.as_bytes(), body])
     }
 
-    fn peer(&self, path: &str, to: &str, body: &[u8]) -> Hmac<Sha256> {
-        self.mac(&[b"peer", path.as_bytes(), to.as_bytes(), body])
+    fn peer(&self, path: &str, to: &str, body: &BodyDigest) -> Hmac<Sha256> {
+        let bytes = u64::try_from(body.bytes).unwrap_or(u64::MAX).to_be_bytes();
+        self.mac(&[b"peer", path.as_bytes(), to.as_bytes(), &bytes, &body.sha256])
     }
 
     /// Every part goes in with its length, so that no two requests share their bytes.
@@ -128,9 +175,22 @@ mod tests {
     #[test]
     fn a_peer_proof_names_the_receiver() {
         let token = ClusterToken::new(b"secret");
-        let proof = token.prove_peer("/peer/v1/forward", "a-0-0", b"x");
-        assert!(token.admits_peer("/peer/v1/forward", "a-0-0", b"x", &proof));
-        assert!(!token.admits_peer("/peer/v1/forward", "a-0-1", b"x", &proof));
+        let body = BodyDigest::of(b"x");
+        let proof = token.prove_peer("/peer/v2/forward", "a-0-0", &body);
+        assert!(token.admits_peer("/peer/v2/forward", "a-0-0", &body, &proof));
+        assert!(!token.admits_peer("/peer/v2/forward", "a-0-1", &body, &proof));
+        assert!(!token.admits_peer("/peer/v2/forward", "a-0-0", &BodyDigest { bytes: 2, ..body }, &proof));
+        assert!(!token.admits_peer("/peer/v2/forward", "a-0-0", &BodyDigest::of(b"y"), &proof));
+    }
+
+    #[test]
+    fn an_announcement_reads_back() {
+        let body = BodyDigest::of(b"hello");
+        assert_eq!(body.to_string().parse(), Ok(body));
+        assert_eq!(body.bytes(), 5);
+        for wrong in ["", "5", "5-", "-5", "5-00", "x-00", &body.to_string().replacen('5', "-5", 1)] {
+            assert_eq!(wrong.parse::<BodyDigest>(), Err(NoDigest), "{wrong}");
+        }
     }
 
     #[test]

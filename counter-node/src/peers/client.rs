@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use counter_core::proof::PROOF_HEADER;
+use counter_core::proof::{BODY_HEADER, BodyDigest, PROOF_HEADER};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
@@ -75,12 +75,15 @@ impl PeerClient {
         body: Bytes,
     ) -> Result<Bytes, PostError> {
         let mut refused = PostError::Refused(StatusCode::UNAUTHORIZED);
+        let announced = BodyDigest::of(&body);
         for token in tokens.to_prove_with() {
-            let proof = token.prove_peer(path, to, &body);
-            match self.attempt(address, path, &proof, body.clone()).await {
+            let proof = token.prove_peer(path, to, &announced);
+            match self.attempt(&format!("http://{address}{path}"), announced, &proof, body.clone()).await {
                 Err(PostError::Refused(StatusCode::UNAUTHORIZED)) => refused = PostError::Refused(StatusCode::UNAUTHORIZED),
                 Err(error) => return Err(error),
-                Ok((answer_proof, answer)) if token.admits_peer(path, &answer_to(&proof), &answer, &answer_proof) => {
+                Ok((answer_proof, answer))
+                    if token.admits_peer(path, &answer_to(&proof), &BodyDigest::of(&answer), &answer_proof) =>
+                {
                     return Ok(answer);
                 }
                 Ok(_) => return Err(PostError::Lost("the answer carries no valid proof".to_owned())),
@@ -89,8 +92,9 @@ impl PeerClient {
         Err(refused)
     }
 
-    async fn attempt(&self, address: &str, path: &str, proof: &str, body: Bytes) -> Result<(String, Bytes), PostError> {
-        let request = Request::post(format!("http://{address}{path}"))
+    async fn attempt(&self, url: &str, announced: BodyDigest, proof: &str, body: Bytes) -> Result<(String, Bytes), PostError> {
+        let request = Request::post(url)
+            .header(BODY_HEADER, announced.to_string())
             .header(PROOF_HEADER, proof)
             .body(Full::new(body))
             .map_err(|error| PostError::NotSent(error.to_string()))?;

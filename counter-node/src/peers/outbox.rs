@@ -1,7 +1,7 @@
 //! What is to be sent to each peer, and its sending: one envelope at a time, with all that gathered meanwhile.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{MESSAGE_BYTES_MAX, MESSAGES_PATH, PeerClient, PostError};
+use crate::lock::lock;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 
@@ -55,7 +56,7 @@ impl Outboxes {
     /// Puts a message into the peer's outbox; drops it when that is full.
     pub fn push(&self, to: &NodeName, message: Message) {
         let outbox = self.outbox(to);
-        let mut waiting = outbox.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&outbox.waiting);
         if waiting.len() < WAITING_MAX {
             waiting.push_back(message);
             outbox.filled.notify_one();
@@ -63,7 +64,7 @@ impl Outboxes {
     }
 
     fn outbox(&self, to: &NodeName) -> Arc<Outbox> {
-        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boxes = lock(&self.boxes);
         if let Some(outbox) = boxes.get(to) {
             return outbox.clone();
         }
@@ -81,7 +82,7 @@ impl Outboxes {
 
     /// Ends the outboxes of nodes that the layout does not name.
     pub fn retain(&self, layout: &Layout) {
-        let mut boxes = self.boxes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boxes = lock(&self.boxes);
         boxes.retain(|name, outbox| {
             let stays = layout.node(name).is_some();
             if !stays {
@@ -154,7 +155,7 @@ impl Sending {
 
 impl Outbox {
     fn take(&self) -> Vec<Message> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         let count = fitting(&*waiting);
         waiting.drain(..count).collect()
     }

@@ -1,4 +1,5 @@
-//! Requests from other nodes: checked for size, proof, format and cluster before anything looks into them.
+//! Requests from other nodes: checked for proof and size before anything is read, for format and cluster before anything
+//! looks into them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,14 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use counter_core::forward::ForwardRequest;
 use counter_core::message::{Envelope, EnvelopeError, Header, Message};
-use counter_core::proof::PROOF_HEADER;
+use counter_core::proof::{BODY_HEADER, BodyDigest, ClusterToken, PROOF_HEADER};
 use counter_core::table::Table;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use super::outbox::fitting;
 use super::{FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH, answer_to};
@@ -23,8 +25,11 @@ use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 use crate::totals::SlotTotals;
 
-/// How long a peer may take to send a body: until it is whole, nothing proves that it comes from one.
+/// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
+/// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
+/// again: this bounds what that makes the node hold. Bodies are mostly below 300 KiB, and are read in milliseconds.
+const BODIES_KIB: usize = 128 << 10;
 
 /// Answers on the peer port.
 #[derive(Clone)]
@@ -33,6 +38,17 @@ pub struct PeerService {
     pub forwarding: Arc<Forwarding>,
     pub table: Arc<Table>,
     pub tokens: Arc<ClusterTokens>,
+    pub bodies: Bodies,
+}
+
+/// The memory that bodies may take while they are read.
+#[derive(Clone, Debug)]
+pub struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(BODIES_KIB)))
+    }
 }
 
 /// Why a request from a peer is refused; nothing has changed.
@@ -40,10 +56,16 @@ pub struct PeerService {
 enum Refused {
     #[error("there is nothing at {0}")]
     NotFound(String),
-    #[error("the body is longer than {MESSAGE_BYTES_MAX} bytes, was cut off, or came too slowly")]
-    Body,
     #[error("the request carries no valid proof of the cluster token")]
     Proof,
+    #[error("the body is announced with {0} bytes, more than {MESSAGE_BYTES_MAX}")]
+    TooLong(usize),
+    #[error("as many bodies are being read as this node has memory for")]
+    Busy,
+    #[error("the body was cut off, or came too slowly")]
+    CutOff,
+    #[error("the body is not the one that was announced")]
+    OtherBody,
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
     #[error("this is {here}, and the request is meant for {to}")]
@@ -56,9 +78,11 @@ impl Refused {
     fn status(&self) -> StatusCode {
         match self {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Proof => StatusCode::UNAUTHORIZED,
-            Self::Envelope(_) => StatusCode::BAD_REQUEST,
+            Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CutOff => StatusCode::REQUEST_TIMEOUT,
+            Self::OtherBody | Self::Envelope(_) => StatusCode::BAD_REQUEST,
             Self::OtherNode { .. } | Self::OtherCluster => StatusCode::MISDIRECTED_REQUEST,
         }
     }
@@ -90,19 +114,26 @@ impl PeerService {
         if request.method() != Method::POST || ![MESSAGES_PATH, FORWARD_PATH, TOTALS_PATH].contains(&path.as_str()) {
             return Err(Refused::NotFound(path));
         }
-        let proof = request.headers().get(PROOF_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let body = tokio::time::timeout(BODY_TIME, Limited::new(request.into_body(), MESSAGE_BYTES_MAX).collect()).await;
-        let body = body.map_err(|_| Refused::Body)?.map_err(|_| Refused::Body)?.to_bytes();
-        // A seed is asked before its name is known.
-        let mut meant = [self.protocol.me().0.as_str(), ""].into_iter();
-        let token = meant.find_map(|to| self.tokens.admitting_peer(&path, to, &body, &proof)).ok_or(Refused::Proof)?;
+        let Proved { token, proof, announced } = self.prove(&path, request.headers())?;
+        let body = self.bodies.read(request.into_body(), announced).await?;
         let answer = match path.as_str() {
             MESSAGES_PATH => self.messages(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
             _ => self.totals(&body)?,
         };
-        let answer_proof = token.prove_peer(&path, &answer_to(&proof), &answer);
-        Ok(proved(answer, &answer_proof))
+        let answer_proof = token.prove_peer(&path, &answer_to(&proof), &BodyDigest::of(&answer));
+        Ok(with_proof(answer, &answer_proof))
+    }
+
+    /// Finds out whom a request is from by its head alone.
+    fn prove(&self, path: &str, headers: &HeaderMap) -> Result<Proved, Refused> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let proof = text(PROOF_HEADER).to_owned();
+        let announced: BodyDigest = text(BODY_HEADER).parse().map_err(|_| Refused::Proof)?;
+        // A seed is asked before its name is known.
+        let mut meant = [self.protocol.me().0.as_str(), ""].into_iter();
+        let token = meant.find_map(|to| self.tokens.admitting_peer(path, to, &announced, &proof)).ok_or(Refused::Proof)?;
+        Ok(Proved { token, proof, announced })
     }
 
     fn messages(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
@@ -148,7 +179,34 @@ impl PeerService {
     }
 }
 
-fn proved(body: Vec<u8>, proof: &str) -> Response<Full<Bytes>> {
+/// A head whose proof holds.
+struct Proved {
+    /// The answer is proved with it, too: the peer may not have read a newer one yet.
+    token: ClusterToken,
+    proof: String,
+    announced: BodyDigest,
+}
+
+impl Bodies {
+    /// Reads the body that was announced, and no other.
+    async fn read(&self, body: Incoming, announced: BodyDigest) -> Result<Bytes, Refused> {
+        let bytes = announced.bytes();
+        if bytes > MESSAGE_BYTES_MAX {
+            return Err(Refused::TooLong(bytes));
+        }
+        let kib = u32::try_from(bytes.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let _place = self.0.try_acquire_many(kib).map_err(|_| Refused::Busy)?;
+        let body = tokio::time::timeout(BODY_TIME, Limited::new(body, bytes).collect()).await.map_err(|_| Refused::CutOff)?;
+        let body = match body {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return Err(Refused::OtherBody),
+            Err(_) => return Err(Refused::CutOff),
+        };
+        if BodyDigest::of(&body) == announced { Ok(body) } else { Err(Refused::OtherBody) }
+    }
+}
+
+fn with_proof(body: Vec<u8>, proof: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(body));
     if let Ok(value) = proof.parse() {
         response.headers_mut().insert(PROOF_HEADER, value);
