@@ -103,7 +103,9 @@ async fn a_body_other_than_the_one_that_was_announced_is_refused() -> anyhow::Re
     let cluster = Cluster::start(1, 1, &[]).await?;
     let node = &cluster.nodes[0];
     let before = Seen::of(node, &[PAGE]).await?;
-    for (body, says) in [("hello", "peer messages of format 104"), ("hallo", "announced"), ("hello!", "announced"), ("hell", "announced")] {
+    for (body, says) in
+        [("hello", "peer messages of format 104"), ("hallo", "announced"), ("hello!", "announced"), ("hell", "announced")]
+    {
         let request = Request::post(format!("http://{}{MESSAGES_PATH}", node.entry.peer));
         let request = heads(TOKEN, node, b"hello").iter().fold(request, |request, (name, value)| request.header(*name, value));
         let answer = Http::default().request(request.body(Bytes::from(body))?).await?;
