@@ -22,7 +22,7 @@ pub fn restore(table: &Table, loaded: Loaded<'_>) -> Result<(), String> {
             table.restore_slot(slot, record);
         }
         Loaded::Counter { slot, key, bytes } => {
-            let key = Key::new(key).map_err(|error| format!("a key {error}"))?;
+            let key = Key::from_bytes(key).map_err(|error| format!("a key {error}"))?;
             if key.slot() != slot {
                 return Err(format!("key {key:?} stands under slot {slot}, but belongs to {}", key.slot()));
             }

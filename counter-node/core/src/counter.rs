@@ -3,91 +3,12 @@
 //! Every part only grows, and merging takes the maximum of each: so loss, repetition and reordering of messages change
 //! nothing. **Tally = Σ entries + base − Σ baselines.**
 
-use std::sync::Arc;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::hlc::Hlc;
 use crate::id::ActorId;
-use crate::slot::Slot;
 
-/// The longest key, in bytes.
-pub const KEY_BYTES_MAX: usize = 512;
-
-/// A counter's key, a page in the public API: 1 to [`KEY_BYTES_MAX`] bytes. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<[u8]>);
-
-/// Why some bytes are no key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    #[error("must not be empty")]
-    Empty,
-    #[error("must be at most {KEY_BYTES_MAX} bytes long, and is {bytes}")]
-    TooLong { bytes: usize },
-}
-
-impl Key {
-    /// A key of these bytes.
-    ///
-    /// # Errors
-    /// [`KeyError`] when there are none or too many.
-    pub fn new(bytes: &[u8]) -> Result<Self, KeyError> {
-        match bytes.len() {
-            0 => Err(KeyError::Empty),
-            1..=KEY_BYTES_MAX => Ok(Self(bytes.into())),
-            bytes => Err(KeyError::TooLong { bytes }),
-        }
-    }
-
-    /// The key's bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The slot that the key lies in.
-    #[must_use]
-    pub fn slot(&self) -> Slot {
-        Slot::of(&self.0)
-    }
-}
-
-impl std::fmt::Debug for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Key({})", self.0.escape_ascii())
-    }
-}
-
-impl std::borrow::Borrow<[u8]> for Key {
-    fn borrow(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Serialize for Key {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl serde::de::Visitor<'_> for Bytes {
-            type Value = Key;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "1 to {KEY_BYTES_MAX} bytes")
-            }
-
-            fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Key, E> {
-                Key::new(bytes).map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
-}
+pub use crate::key::{KEY_BYTES_MAX, Key, KeyError};
 
 /// What one actor has added and taken away since it began. Only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -392,14 +313,6 @@ mod tests {
             counter.apply(*actor, *update, Hlc(1)).unwrap();
         }
         counter
-    }
-
-    #[test]
-    fn keys_have_1_to_512_bytes() {
-        assert_eq!(Key::new(b""), Err(KeyError::Empty));
-        assert!(Key::new(&[b'a'; 512]).is_ok());
-        let refused = Key::new(&[b'a'; 513]).unwrap_err();
-        assert_eq!(refused.to_string(), "must be at most 512 bytes long, and is 513");
     }
 
     #[test]

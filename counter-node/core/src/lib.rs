@@ -10,6 +10,7 @@ pub mod counter;
 pub mod forward;
 pub mod hlc;
 pub mod id;
+pub mod key;
 pub mod layout;
 pub mod message;
 pub mod proof;

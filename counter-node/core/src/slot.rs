@@ -26,6 +26,12 @@ impl Slot {
         Self(crc16(hash_tag(key)) % SLOTS)
     }
 
+    /// The slot of a key that is spread whatever it has in braces.
+    #[must_use]
+    pub fn of_whole(key: &[u8]) -> Self {
+        Self(crc16(key) % SLOTS)
+    }
+
     /// The slot's number.
     #[must_use]
     pub fn number(self) -> u16 {
