@@ -9,6 +9,7 @@ mod backend;
 mod batch;
 mod body;
 mod counter;
+mod etag;
 mod html;
 mod negotiate;
 pub mod openapi;

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod args;
 pub mod clock;
 pub mod commit;
+pub mod details;
 pub mod forwarding;
 pub mod hosts;
 pub mod http;

@@ -19,6 +19,7 @@ use crate::admin::{self, Admin};
 use crate::args::{self, Config};
 use crate::clock::Clock;
 use crate::commit::{CommitConfig, CommitError, Committer};
+use crate::details::Details;
 use crate::forwarding::{self, Forwarding};
 use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
@@ -231,7 +232,19 @@ impl Node {
             tokens: tokens.clone(),
             totals: Totals::default(),
         };
-        let router = Arc::new(Router { protocol: protocol.clone(), owner, forwarding: forwarding.clone(), site });
+        let details = Arc::new(Details {
+            protocol: protocol.clone(),
+            table: table.clone(),
+            client: client.clone(),
+            tokens: tokens.clone(),
+        });
+        let router = Arc::new(Router {
+            details: details.clone(),
+            protocol: protocol.clone(),
+            owner,
+            forwarding: forwarding.clone(),
+            site,
+        });
         let status = StatusSource {
             protocol: protocol.clone(),
             table: table.clone(),
@@ -258,6 +271,7 @@ impl Node {
             peers: PeerService {
                 protocol: protocol.clone(),
                 forwarding: forwarding.clone(),
+                details,
                 table,
                 tokens: tokens.clone(),
                 bodies: Bodies::default(),

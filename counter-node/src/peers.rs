@@ -19,6 +19,8 @@ pub const MESSAGE_BYTES_MAX: usize = ENVELOPE_BYTES_MAX;
 pub const MESSAGES_PATH: &str = "/peer/v2/messages";
 /// One request of the forwarding protocol; the answer carries its reply.
 pub const FORWARD_PATH: &str = "/peer/v2/forward";
+/// What the receiver, an owner, says of one counter.
+pub const DETAIL_PATH: &str = "/peer/v2/detail";
 /// The totals of the slots that the receiver owns.
 pub const TOTALS_PATH: &str = "/peer/v2/totals";
 

@@ -13,7 +13,7 @@ use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
 use counter_core::layout::{Adoption, Layout, LayoutRefused, Owners};
 use counter_core::message::{Envelope, Header, LayoutId, Message};
-use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, ReplicaStatus, Report};
+use counter_core::replica::{CommitMark, Effect, Freshness, Now, PersistId, Replica, ReplicaStatus, Report};
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::Table;
@@ -293,6 +293,12 @@ impl Protocol {
     pub fn status(&self) -> (ActorId, ReplicaStatus) {
         let replica = self.replica();
         (replica.actor(), replica.status(self.parts.clock.now()))
+    }
+
+    /// How fresh what this replica knows is.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        self.replica().freshness(self.parts.clock.now())
     }
 
     /// The actor as whom updates are applied.

@@ -6,14 +6,17 @@ use std::time::Duration;
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{ItemResult, NotApplied, Operation, Outcome};
 use counter_core::hlc::Hlc;
+use counter_core::replica::Freshness;
 use counter_core::slot::Slot;
 use counter_core::vector::{self, Refusal};
 use futures::future::join_all;
 
+use crate::details::{Detail, Details};
 use crate::forwarding::{Forwarded, Forwarding};
 use crate::owner::Owner;
 use crate::protocol::Protocol;
 use crate::site::Site;
+use crate::totals::SiteTotal;
 
 /// How often something is tried here when it keeps moving between being ours and not.
 const LOCAL_TRIES: usize = 3;
@@ -35,10 +38,20 @@ pub struct Reading {
     pub tally: i128,
     /// When the counter last changed; none when never.
     pub updated_at: Option<Hlc>,
-    /// How old the least fresh part of the answer may be.
-    pub staleness_ms: u64,
     /// Whether anything counts in it: not when nobody has updated it, nor when it was reset and not updated since.
     pub exists: bool,
+}
+
+/// What a client learns of a counter, and of what stands behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Detailed {
+    pub reading: Reading,
+    /// Since when something may have been counted elsewhere that is missing here, in milliseconds.
+    pub staleness_ms: u64,
+    /// How many replicas stand behind it: those that were heard from just now, the answering ones included.
+    pub replicas: u32,
+    /// Nobody else counts: nothing can be missing.
+    pub alone: bool,
 }
 
 /// What a client asks of a counter.
@@ -75,6 +88,7 @@ pub struct Router {
     pub owner: Arc<Owner>,
     pub forwarding: Arc<Forwarding>,
     pub site: Site,
+    pub details: Arc<Details>,
 }
 
 impl Router {
@@ -162,15 +176,28 @@ impl Router {
         join_all(keys.into_iter().map(|key| self.read(key))).await
     }
 
-    /// The sum over all counters of the cluster.
+    /// Reads one counter, and how fresh that is.
+    ///
+    /// # Errors
+    /// [`Failure`] when no owner answers.
+    pub async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+        let Some(Detail { reading, freshness }) = self.details.read(&key).await else {
+            return Err(not_applied(NotApplied::Unreachable));
+        };
+        let Freshness { replicas, silent_ms, alone } = freshness;
+        Ok(Detailed { reading: Reading::from(reading), staleness_ms: silent_ms, replicas, alone })
+    }
+
+    /// The sum over all counters of the cluster, and how fresh that is.
     ///
     /// # Errors
     /// [`Failure`] when no total can be given.
-    pub async fn site(&self) -> Result<Reading, Failure> {
-        let total =
-            self.site.total().await.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })?;
-        let staleness_ms = u64::try_from(total.staleness.as_millis()).unwrap_or(u64::MAX);
-        Ok(Reading { staleness_ms, ..Reading::from(total.reading) })
+    pub async fn site(&self) -> Result<Detailed, Failure> {
+        let total = self.site.total().await;
+        let SiteTotal { reading, staleness, replicas, alone } =
+            total.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })?;
+        let staleness_ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
+        Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, alone })
     }
 
     /// Some of the pages that this node holds, at most `limit`.
@@ -218,7 +245,7 @@ impl From<vector::Reading> for Reading {
     fn from(reading: vector::Reading) -> Self {
         let count = reading.count();
         let clamped = i128::from(count) != reading.tally;
-        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, staleness_ms: 0, exists: reading.exists }
+        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, exists: reading.exists }
     }
 }
 

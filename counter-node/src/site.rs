@@ -48,6 +48,7 @@ impl Site {
         }
         let view = self.protocol.view();
         let routes = view.routes.as_ref().ok_or(SiteError::NoLayout)?;
+        self.totals.begin();
         join_all((0..routes.layout.shards.len()).map(|shard| self.gather(routes, shard))).await;
         Ok(self.totals.gathered(Instant::now())?)
     }
@@ -55,7 +56,7 @@ impl Site {
     /// Asks one shard, replica after replica until one answers.
     async fn gather(&self, routes: &Routes, shard: usize) {
         let said = if routes.mine() == Some(shard) && self.protocol.is_serving() {
-            Some(SlotTotals::of(&self.table))
+            Some(SlotTotals::of(&self.table, self.protocol.freshness()))
         } else {
             tokio::time::timeout(GATHER_TIMEOUT, self.ask(&routes.layout.shards[shard].nodes)).await.ok().flatten()
         };

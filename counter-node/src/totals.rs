@@ -2,10 +2,12 @@
 //!
 //! A shard that does not answer contributes what it said last, and the answer says how old that is.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use counter_core::layout::{Layout, Owners};
+use counter_core::replica::Freshness;
 use counter_core::slot::{SLOTS, Slot};
 use counter_core::table::Table;
 use counter_core::vector::Reading;
@@ -21,12 +23,13 @@ pub const GATHER_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct SlotTotals {
     pub owned: Vec<counter_core::slot::SlotRange>,
     pub totals: Vec<(Slot, Reading)>,
+    pub freshness: Freshness,
 }
 
 impl SlotTotals {
     /// This node's own.
     #[must_use]
-    pub fn of(table: &Table) -> Self {
+    pub fn of(table: &Table, freshness: Freshness) -> Self {
         let mut owned = Vec::new();
         let mut totals = Vec::new();
         for slot in Slot::all() {
@@ -36,7 +39,7 @@ impl SlotTotals {
                 totals.extend((!vector.is_empty()).then(|| (slot, vector.total())));
             }
         }
-        Self { owned: counter_core::slot::to_ranges(owned), totals }
+        Self { owned: counter_core::slot::to_ranges(owned), totals, freshness }
     }
 }
 
@@ -50,16 +53,23 @@ pub struct Totals {
 
 #[derive(Debug)]
 struct Known {
+    /// With the moment since when something may be missing.
     slots: Vec<(Reading, Option<Instant>)>,
     gathered: Option<Instant>,
+    /// By shard: what it said of itself in the last round, if it said anything.
+    freshness: BTreeMap<usize, Freshness>,
 }
 
 /// The sum over all slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SiteTotal {
     pub reading: Reading,
-    /// The age of its oldest part.
+    /// The age of its oldest part: since when something may have been counted that is missing.
     pub staleness: Duration,
+    /// How many replicas stand behind it: over all shards that answered, those that the answering one had heard from.
+    pub replicas: u32,
+    /// Nobody else counts than the only replica of the only shard.
+    pub alone: bool,
 }
 
 /// Some slot's owner has never answered: there is no number to give.
@@ -72,7 +82,10 @@ pub struct NeverHeard {
 impl Default for Totals {
     fn default() -> Self {
         let slots = vec![(Reading::UNKNOWN, None); usize::from(SLOTS)];
-        Self { known: Mutex::new(Known { slots, gathered: None }), gathering: tokio::sync::Mutex::default() }
+        Self {
+            known: Mutex::new(Known { slots, gathered: None, freshness: BTreeMap::new() }),
+            gathering: tokio::sync::Mutex::default(),
+        }
     }
 }
 
@@ -89,12 +102,19 @@ impl Totals {
         fresh.then(|| known.sum(now))
     }
 
+    /// Begins a round of gathering.
+    pub fn begin(&self) {
+        self.lock().freshness.clear();
+    }
+
     /// Takes over what a shard said: of the slots that are the shard's by `layout`, those that the answerer owns.
     pub fn take(&self, layout: &Layout, owners: &Owners, shard: usize, said: &SlotTotals, now: Instant) {
         let mut known = self.lock();
+        known.freshness.insert(shard, said.freshness);
+        let since = now.checked_sub(Duration::from_millis(said.freshness.silent_ms)).unwrap_or(now);
         let counts = |slot: Slot| layout.shards.get(shard).is_some() && owners.index(slot) == shard;
         for slot in said.owned.iter().flat_map(|range| range.iter()).filter(|slot| counts(*slot)) {
-            known.slots[slot.index()] = (Reading::UNKNOWN, Some(now));
+            known.slots[slot.index()] = (Reading::UNKNOWN, Some(since));
         }
         for (slot, reading) in said.totals.iter().filter(|(slot, _)| counts(*slot)) {
             known.slots[slot.index()].0 = *reading;
@@ -115,7 +135,10 @@ impl Totals {
 
 impl Known {
     fn sum(&self, now: Instant) -> Result<SiteTotal, NeverHeard> {
-        let mut total = SiteTotal { reading: Reading::UNKNOWN, staleness: Duration::ZERO };
+        let mut shards = self.freshness.values();
+        let replicas = shards.clone().map(|shard| shard.replicas).fold(0, u32::saturating_add);
+        let alone = shards.len() == 1 && shards.all(|shard| shard.alone);
+        let mut total = SiteTotal { reading: Reading::UNKNOWN, staleness: Duration::ZERO, replicas, alone };
         for (slot, (reading, heard)) in Slot::all().zip(&self.slots) {
             let heard = heard.ok_or(NeverHeard { slot })?;
             total.reading.tally = total.reading.tally.saturating_add(reading.tally);
@@ -133,6 +156,8 @@ mod tests {
     use counter_core::layout::{LAYOUT_FORMAT, LayoutVersion, Node, Shard};
 
     use super::*;
+
+    const FRESHNESS: Freshness = Freshness { replicas: 2, silent_ms: 40, alone: false };
 
     fn layout() -> Layout {
         let shard = |number: u16, slots: &str| {
@@ -153,7 +178,11 @@ mod tests {
 
     fn said(owned: &str, slot: u16, tally: i128) -> SlotTotals {
         let reading = Reading { tally, updated_at: Some(Hlc(1)), exists: true };
-        SlotTotals { owned: vec![owned.parse().unwrap()], totals: vec![(Slot::new(slot).unwrap(), reading)] }
+        SlotTotals {
+            owned: vec![owned.parse().unwrap()],
+            totals: vec![(Slot::new(slot).unwrap(), reading)],
+            freshness: FRESHNESS,
+        }
     }
 
     #[test]
@@ -178,7 +207,11 @@ mod tests {
         let later = then + Duration::from_secs(3);
         totals.take(&layout, &owners, 0, &said("0-8191", 5, 12), later);
         let total = totals.gathered(later).unwrap();
-        assert_eq!((total.reading.tally, total.staleness), (13, Duration::from_secs(3)));
+        assert_eq!((total.reading.tally, total.staleness), (13, Duration::from_millis(3_040)));
+        assert_eq!((total.replicas, total.alone), (4, false), "both answered");
+        totals.begin();
+        totals.take(&layout, &owners, 0, &said("0-8191", 5, 12), later);
+        assert_eq!(totals.gathered(later).unwrap().replicas, 2, "those of the silent shard do not count");
         assert!(totals.fresh(later).is_some());
         assert!(totals.fresh(later + FRESH).is_none());
     }

@@ -8,6 +8,7 @@ mod bad_layouts;
 mod bad_peers;
 mod bad_requests;
 mod crashes;
+mod details;
 mod forwarding;
 mod full_disk;
 mod hostile_peers;

@@ -24,7 +24,12 @@ impl Seen {
         let (status, http) = (node.status().await?, Http::default());
         let mut read = BTreeMap::new();
         for page in pages {
-            read.insert((*page).to_owned(), http.get_json(&format!("{}/{page}/counter?detail=true", node.http())).await?);
+            let mut detail = http.get_json(&format!("{}/{page}/counter?detail=true", node.http())).await?;
+            // How fresh it is differs from one look to the next.
+            for fresh in ["staleness_ms", "replicas"] {
+                detail.as_object_mut().and_then(|detail| detail.remove(fresh));
+            }
+            read.insert((*page).to_owned(), detail);
         }
         Ok(Self {
             counters: status.storage.counters,

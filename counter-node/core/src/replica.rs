@@ -42,6 +42,7 @@ use self::effects::{Effects, Step};
 use self::links::Link;
 use self::moves::Arrival;
 use self::parts::Parts;
+pub use self::peers::Freshness;
 use self::peers::Peer;
 use self::pull::Pulled;
 use self::random::Random;

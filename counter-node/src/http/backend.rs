@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use counter_core::counter::Key;
 
-use crate::router::{Action, Failure, Reading, Router};
+use crate::router::{Action, Detailed, Failure, Reading, Router};
 
 /// What the API needs of the node: the router's methods, see there.
 pub trait Backend: Send + Sync + 'static {
@@ -13,12 +13,14 @@ pub trait Backend: Send + Sync + 'static {
     fn update(&self, key: Key, action: Action) -> impl Future<Output = Result<Reading, Failure>> + Send;
     /// [`Router::read`]
     fn read(&self, key: Key) -> impl Future<Output = Result<Reading, Failure>> + Send;
+    /// [`Router::read_detailed`]
+    fn read_detailed(&self, key: Key) -> impl Future<Output = Result<Detailed, Failure>> + Send;
     /// [`Router::update_many`]
     fn update_many(&self, updates: Vec<(Key, Action)>) -> impl Future<Output = Vec<Result<Reading, Failure>>> + Send;
     /// [`Router::read_many`]
     fn read_many(&self, keys: Vec<Key>) -> impl Future<Output = Vec<Result<Reading, Failure>>> + Send;
     /// [`Router::site`]
-    fn site(&self) -> impl Future<Output = Result<Reading, Failure>> + Send;
+    fn site(&self) -> impl Future<Output = Result<Detailed, Failure>> + Send;
     /// [`Router::pages`]
     fn pages(&self, limit: usize) -> Vec<Key>;
 }
@@ -40,7 +42,11 @@ impl Backend for Arc<Router> {
         Router::read_many(self, keys).await
     }
 
-    async fn site(&self) -> Result<Reading, Failure> {
+    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+        Router::read_detailed(self, key).await
+    }
+
+    async fn site(&self) -> Result<Detailed, Failure> {
         Router::site(self).await
     }
 

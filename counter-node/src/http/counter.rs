@@ -90,13 +90,15 @@ impl Direction {
     params(
         ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
         ("detail" = Option<bool>, Query, description = "With all that is known of the counter; JSON only"),
+        ("If-None-Match" = Option<String>, Header, description = "Tags of answers that the client has; not with `detail`"),
     ),
     responses(
         (status = 200, description = "The counter", content(
             (super::openapi::CounterAnswer = "application/json"),
             (String = "text/plain", example = "715"),
             (String = "text/html"),
-        )),
+        ), headers(("ETag" = String, description = "Stands for this answer in `If-None-Match`; none with `detail`"))),
+        (status = 304, description = "The client has it already"),
         (status = 400, description = "A bad page or parameter", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "No owner answers", body = Problem, content_type = "application/problem+json"),
     ),
@@ -104,10 +106,12 @@ impl Direction {
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
     let key = page::key(segment)?;
     let detail = query::detail(head.uri.query())?;
-    let reading = shared.backend.read(key.clone()).await?;
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
-        Form::Json if detail => reply::detailed(&reading),
-        form => Ok(reply::counter(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())))),
+        Form::Json if detail => reply::detailed(&shared.backend.read_detailed(key).await?),
+        form => {
+            let reading = shared.backend.read(key.clone()).await?;
+            Ok(reply::read(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())), &head.headers))
+        }
     }
 }
 

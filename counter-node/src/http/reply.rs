@@ -1,15 +1,15 @@
 //! The words of an answer: the two fields of every counter, written by hand because nearly all requests end here.
 
 use counter_core::hlc::Hlc;
-use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, VARY};
+use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, VARY};
+use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::negotiate::Form;
 use super::problem::Problem;
-use super::{Reply, html, reply};
-use crate::router::Reading;
+use super::{Reply, etag, html, reply};
+use crate::router::{Detailed, Reading};
 
 /// Set where concurrent updates have taken the sum past the range of `count`.
 const CLAMPED: HeaderName = HeaderName::from_static("counter-clamped");
@@ -33,14 +33,19 @@ pub(super) struct DetailedCounter {
     /// The number without viewers. It can be past the range of `count`, where many updates came at the same time.
     #[schema(value_type = i64)]
     tally: i128,
-    /// Those who look at the page now.
-    viewers: u64,
-    /// The number is at least this, as of `staleness_ms` ago; equal to `max` when every part of it was reached.
-    min: i64,
-    /// The number is at most this, as of `staleness_ms` ago.
-    max: i64,
-    /// How old the least fresh part of the answer may be, in milliseconds.
+    /// The number is at least this. Absent where another replica may have counted, or not, what is not known here yet:
+    /// then there is no bound to give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<i64>,
+    /// The number is at most this. Absent together with `min`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<i64>,
+    /// For how long the replica that has been silent longest has been so, in milliseconds: what it has counted since is
+    /// missing. What the others count is missing for a replication tick, 50 ms, at most while they keep up.
     staleness_ms: u64,
+    /// How many replicas stand behind the number: heard from in the last seconds, the answering ones included. Of a
+    /// page, at most as many as its shard has; of the site, as the cluster has.
+    replicas: u32,
     /// What the cluster promises of a read.
     consistency: Consistency,
     /// True when `count` is not the sum because that is past its range.
@@ -72,24 +77,42 @@ pub(super) fn counter(reading: &Reading, form: Form, page: Option<&str>) -> Repl
         Form::Text => reply(StatusCode::OK, "text/plain; charset=utf-8", format!("{}\n", reading.count)),
         Form::Html => html::counter(page, &Counter::from(reading).updated_at.unwrap_or_default(), reading.count),
     };
-    finish(&mut answer, reading);
+    finish(&mut answer, reading, NO_STORE);
+    answer
+}
+
+/// The answer to a read: with a tag, or short where the client has the number already.
+pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &HeaderMap) -> Reply {
+    let tag = etag::of(reading, form);
+    let mut answer = if etag::matches(headers, &tag) {
+        let mut answer = Reply::default();
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        finish(&mut answer, reading, NO_CACHE);
+        answer
+    } else {
+        counter(reading, form, page)
+    };
+    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
+    answer.headers_mut().insert(ETAG, tag);
     answer
 }
 
 /// A counter's answer with all that is known of it.
-pub(super) fn detailed(reading: &Reading) -> Result<Reply, Problem> {
-    let detailed = DetailedCounter {
+pub(super) fn detailed(detailed: &Detailed) -> Result<Reply, Problem> {
+    let Detailed { reading, staleness_ms, replicas, alone } = detailed;
+    let bound = alone.then_some(reading.count);
+    let document = DetailedCounter {
         counter: Counter::from(reading),
         tally: reading.tally,
-        viewers: 0,
-        min: reading.count,
-        max: reading.count,
-        staleness_ms: reading.staleness_ms,
+        min: bound,
+        max: bound,
+        staleness_ms: *staleness_ms,
+        replicas: *replicas,
         consistency: Consistency::Eventual,
         clamped: reading.clamped,
     };
-    let mut answer = reply(StatusCode::OK, "application/json", to_json(&detailed)?);
-    finish(&mut answer, reading);
+    let mut answer = reply(StatusCode::OK, "application/json", to_json(&document)?);
+    finish(&mut answer, reading, NO_STORE);
     Ok(answer)
 }
 
@@ -98,10 +121,14 @@ pub(super) fn to_json<T: Serialize>(document: &T) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(document).map_err(|error| Problem::internal(&error))
 }
 
-fn finish(answer: &mut Reply, reading: &Reading) {
+/// May be kept, and asked about with its tag; never used without asking.
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+fn finish(answer: &mut Reply, reading: &Reading, cache_control: HeaderValue) {
     let headers = answer.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, cache_control);
     if reading.clamped {
         headers.insert(CLAMPED, HeaderValue::from_static("true"));
     }
@@ -184,7 +211,7 @@ mod tests {
     fn the_two_fields_are_what_a_json_library_writes() {
         for count in [0, 7, -7, i64::MAX, i64::MIN] {
             for updated_at in [None, Some(Hlc::from_wall_ms(1_917_864_702_000))] {
-                let reading = Reading { count, clamped: false, tally: count.into(), updated_at, staleness_ms: 0, exists: true };
+                let reading = Reading { count, clamped: false, tally: count.into(), updated_at, exists: true };
                 let mut room = [0; JSON_BYTES_MAX];
                 let length = write_json(&reading, &mut room);
                 let expected = serde_json::to_string(&Counter::from(&reading)).unwrap();

@@ -12,23 +12,27 @@ const LISTED_MAX: usize = 100;
 /// Read the sum of all pages.
 #[utoipa::path(
     get, path = "/counter", tag = "counters", operation_id = "getSite",
-    params(("detail" = Option<bool>, Query, description = "With all that is known of the total; JSON only")),
+    params(
+        ("detail" = Option<bool>, Query, description = "With all that is known of the total; JSON only"),
+        ("If-None-Match" = Option<String>, Header, description = "Tags of answers that the client has; not with `detail`"),
+    ),
     responses(
         (status = 200, description = "The total", content(
             (super::openapi::CounterAnswer = "application/json"),
             (String = "text/plain", example = "90210"),
             (String = "text/html"),
-        )),
+        ), headers(("ETag" = String, description = "Stands for this answer in `If-None-Match`; none with `detail`"))),
+        (status = 304, description = "The client has it already"),
         (status = 400, description = "A bad parameter", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "No total can be given", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {
     let detail = query::detail(head.uri.query())?;
-    let reading = shared.backend.site().await?;
+    let site = shared.backend.site().await?;
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
-        Form::Json if detail => reply::detailed(&reading),
-        form => Ok(reply::counter(&reading, form, None)),
+        Form::Json if detail => reply::detailed(&site),
+        form => Ok(reply::read(&site.reading, form, None, &head.headers)),
     }
 }
 

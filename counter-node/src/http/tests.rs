@@ -4,6 +4,7 @@ mod bad_input;
 mod failures;
 mod forms;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use counter_core::counter::{Key, Update};
@@ -15,7 +16,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::router::{Action, Failure, Reading};
+use crate::router::{Action, Detailed, Failure, Reading};
 
 /// 2030-10-10T12:11:42Z
 const NOW: Hlc = Hlc(1_917_864_702_000 << 16);
@@ -27,9 +28,15 @@ const LIMITS: RequestLimits = RequestLimits { body_bytes: 1 << 20, in_flight: 8 
 struct OneTable {
     table: Table,
     failure: Mutex<Option<Failure>>,
+    siblings: AtomicU32,
 }
 
 impl OneTable {
+    fn detailed(&self, reading: Reading) -> Detailed {
+        let siblings = self.siblings.load(Ordering::Relaxed);
+        Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, alone: siblings == 0 }
+    }
+
     fn fails(&self) -> Result<(), Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
     }
@@ -55,10 +62,14 @@ impl Backend for Arc<OneTable> {
         keys.iter().map(|key| self.fails().map(|()| self.table.read(key).into())).collect()
     }
 
-    async fn site(&self) -> Result<Reading, Failure> {
+    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+        Ok(self.detailed(self.read(key).await?))
+    }
+
+    async fn site(&self) -> Result<Detailed, Failure> {
         self.fails()?;
         let tally = Slot::all().map(|slot| self.table.slot(slot).tally()).sum();
-        Ok(counter_core::vector::Reading { tally, updated_at: Some(NOW), exists: true }.into())
+        Ok(self.detailed(counter_core::vector::Reading { tally, updated_at: Some(NOW), exists: true }.into()))
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {
@@ -101,7 +112,7 @@ impl Client {
     fn with(tokens: Option<ApiTokens>, limits: RequestLimits, counters: u64) -> Self {
         let table = Table::new(7, TableLimits { counters, memory_bytes: u64::MAX });
         table.set_writer(Slot::all(), Some(ACTOR));
-        let backend = Arc::new(OneTable { table, failure: Mutex::new(None) });
+        let backend = Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0) });
         let metrics = super::metrics();
         let api = Api::new(Arc::clone(&backend), tokens, limits, Arc::clone(&metrics));
         Self { backend, api, metrics }

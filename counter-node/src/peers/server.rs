@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use counter_core::counter::Key;
 use counter_core::forward::ForwardRequest;
 use counter_core::message::{Envelope, EnvelopeError, Header, Message};
 use counter_core::proof::{BODY_HEADER, BodyDigest, ClusterToken, PROOF_HEADER};
@@ -19,12 +20,14 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::outbox::fitting;
-use super::{FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH, answer_to};
+use super::{DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH, answer_to};
+use crate::details::Details;
 use crate::forwarding::Forwarding;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 use crate::totals::SlotTotals;
 
+const PATHS: [&str; 4] = [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH];
 /// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
@@ -36,6 +39,7 @@ const BODIES_KIB: usize = 128 << 10;
 pub struct PeerService {
     pub protocol: Arc<Protocol>,
     pub forwarding: Arc<Forwarding>,
+    pub details: Arc<Details>,
     pub table: Arc<Table>,
     pub tokens: Arc<ClusterTokens>,
     pub bodies: Bodies,
@@ -111,7 +115,7 @@ impl PeerService {
 
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Refused> {
         let path = request.uri().path().to_owned();
-        if request.method() != Method::POST || ![MESSAGES_PATH, FORWARD_PATH, TOTALS_PATH].contains(&path.as_str()) {
+        if request.method() != Method::POST || !PATHS.contains(&path.as_str()) {
             return Err(Refused::NotFound(path));
         }
         let Proved { token, proof, announced } = self.prove(&path, request.headers())?;
@@ -119,6 +123,7 @@ impl PeerService {
         let answer = match path.as_str() {
             MESSAGES_PATH => self.messages(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
+            DETAIL_PATH => self.detail(&body)?,
             _ => self.totals(&body)?,
         };
         let answer_proof = token.prove_peer(&path, &answer_to(&proof), &BodyDigest::of(&answer));
@@ -152,11 +157,17 @@ impl PeerService {
         Ok(self.reply(envelope.header, reply))
     }
 
+    fn detail(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<Key> = self.open(body, Strictness::SameCluster)?;
+        Ok(self.reply(envelope.header, self.details.here(&envelope.body)))
+    }
+
     fn totals(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<()> = self.open(body, Strictness::SameCluster)?;
         // While it still merges what its siblings hold, its totals are of the past, or of nothing at all.
-        let nothing = || SlotTotals { owned: Vec::new(), totals: Vec::new() };
-        let totals = if self.protocol.is_serving() { SlotTotals::of(&self.table) } else { nothing() };
+        let freshness = self.protocol.freshness();
+        let nothing = || SlotTotals { owned: Vec::new(), totals: Vec::new(), freshness };
+        let totals = if self.protocol.is_serving() { SlotTotals::of(&self.table, freshness) } else { nothing() };
         Ok(self.reply(envelope.header, totals))
     }
 

@@ -2,15 +2,19 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::links::Link;
 use super::pull::Puller;
 use super::slots::SlotSet;
-use super::{Replica, Report, Step};
+use super::{Now, Replica, Report, Step};
 use crate::id::{ActorId, NodeName};
 use crate::layout::LayoutVersion;
 use crate::message::{Header, LayoutId, Message};
 use crate::slot::Slot;
 
+/// So many greetings may be missing before a replica counts as silent.
+const GREETINGS_MISSED: u64 = 3;
 /// Between two reports of one kind about one peer, and two gifts of a layout to it.
 const REPORT_MS: u64 = 10_000;
 const LAYOUT_MS: u64 = 200;
@@ -107,7 +111,39 @@ impl Peer {
     }
 }
 
+/// How fresh what a replica knows of the slots that it owns is, as far as it can tell by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freshness {
+    /// The replicas of the shard that were heard from just now, this one included.
+    pub replicas: u32,
+    /// How long the one has been silent, in milliseconds, that has been so longest: what it has counted since is not known
+    /// here. Of those that speak, what they count follows within a tick.
+    pub silent_ms: u64,
+    /// Nobody else counts in these slots.
+    pub alone: bool,
+}
+
 impl Replica {
+    /// How fresh this replica is.
+    #[must_use]
+    pub fn freshness(&self, now: Now) -> Freshness {
+        // Until a move has ended, the shard that the slots come from may have changes that have not arrived.
+        let sources = self.parts.moves.iter().filter(|slot_move| slot_move.incoming).flat_map(|slot_move| &slot_move.others);
+        let silent_ms = |name: &NodeName| {
+            // One that was never heard has been silent since this process started.
+            let heard_ms = self.peers.get(name).and_then(|peer| peer.heard_ms).unwrap_or_default();
+            now.monotonic_ms.saturating_sub(heard_ms)
+        };
+        let lately_ms = self.config.hello_ms.saturating_mul(GREETINGS_MISSED);
+        let heard = self.parts.siblings.iter().filter(|name| silent_ms(name) <= lately_ms).count();
+        let others = self.parts.siblings.iter().chain(sources);
+        Freshness {
+            replicas: u32::try_from(heard).unwrap_or(u32::MAX).saturating_add(1),
+            silent_ms: others.clone().map(silent_ms).max().unwrap_or(0),
+            alone: others.count() == 0,
+        }
+    }
+
     /// Takes in what a header says. Returns whether its messages may be taken in at all.
     pub(super) fn admit(&mut self, step: &mut Step<'_>, header: &Header) -> bool {
         let peer = &header.from;

@@ -13,7 +13,7 @@ async fn a_counter_comes_in_the_form_that_the_client_likes_best() {
     ] {
         let answer = client.get_as("/p/counter", accept).await;
         assert_eq!((answer.header("content-type"), answer.text()), (content_type, body), "{accept}");
-        assert_eq!((answer.header("vary"), answer.header("cache-control")), ("accept", "no-store"));
+        assert_eq!((answer.header("vary"), answer.header("cache-control")), ("accept", "no-cache"));
     }
     let html = client.get_as("/p/counter", "text/html,application/xhtml+xml,*/*;q=0.8").await;
     assert_eq!(html.header("content-type"), "text/html; charset=utf-8");
@@ -27,15 +27,53 @@ async fn a_counter_comes_in_the_form_that_the_client_likes_best() {
 async fn detail_adds_what_is_known_and_without_it_there_are_two_fields() {
     let client = Client::new();
     client.put("/p/counter").await;
-    let expected = json!({
-        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1, "viewers": 0, "min": 1, "max": 1,
-        "staleness_ms": 0, "consistency": "Eventual", "clamped": false,
+    let alone = json!({
+        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1, "min": 1, "max": 1,
+        "staleness_ms": 0, "replicas": 1, "consistency": "Eventual", "clamped": false,
     });
-    for path in ["/p/counter?detail=true", "/counter?detail=true"] {
-        assert_eq!(client.get(path).await.json(), expected, "{path}");
+    let replicated = json!({
+        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1,
+        "staleness_ms": 80, "replicas": 3, "consistency": "Eventual", "clamped": false,
+    });
+    for (siblings, expected) in [(0, alone), (2, replicated)] {
+        client.backend.siblings.store(siblings, Ordering::Relaxed);
+        for path in ["/p/counter?detail=true", "/counter?detail=true"] {
+            let answer = client.get(path).await;
+            assert_eq!(answer.json(), expected, "{path}");
+            assert_eq!((answer.header("etag"), answer.header("cache-control")), ("", "no-store"));
+        }
     }
     let plain = client.get("/p/counter?detail=false").await.json();
     assert_eq!(plain.as_object().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_has_the_number_is_told_so_until_it_changes() {
+    let client = Client::new();
+    client.put("/p/counter").await;
+    let ask = async |path: &str, accept: &str, tag: &str| {
+        let request = Request::get(path).header("accept", accept).header("if-none-match", tag);
+        client.send(request.body(Full::default()).unwrap()).await
+    };
+    for path in ["/p/counter", "/counter"] {
+        for accept in ["application/json", "text/plain", "text/html"] {
+            let whole = client.get_as(path, accept).await;
+            let tag = whole.header("etag");
+            assert!(tag.ends_with('"') && tag.starts_with("W/") == (accept == "text/html"), "{tag}");
+            let short = ask(path, accept, tag).await;
+            assert_eq!((short.status, short.text()), (304, ""), "{path} as {accept}");
+            for header in ["etag", "vary", "cache-control"] {
+                assert_eq!(short.header(header), whole.header(header), "{header}");
+            }
+            let other = if accept == "text/plain" { "application/json" } else { "text/plain" };
+            assert_eq!(ask(path, other, tag).await.status, 200, "a tag stands for one form");
+        }
+    }
+    let before = client.get("/p/counter").await;
+    let updated = client.put("/p/counter").await;
+    assert_eq!((updated.header("etag"), updated.header("cache-control")), ("", "no-store"));
+    let after = ask("/p/counter", "*/*", before.header("etag")).await;
+    assert_eq!((after.status, after.json()["count"].clone()), (200, json!(2)));
 }
 
 #[tokio::test]

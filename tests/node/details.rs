@@ -1,0 +1,107 @@
+//! Reads that say how fresh they are, and reads of what the client has already, through any node.
+
+use bytes::Bytes;
+use counter_tests::count::{Ledger, agreed};
+use counter_tests::http::Http;
+use counter_tests::node::{Cluster, TestNode};
+use counter_tests::wait::until;
+use hyper::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+
+async fn detail(base: &str, path: &str) -> anyhow::Result<Value> {
+    Http::default().get_json(&format!("{base}{path}?detail=true")).await
+}
+
+#[tokio::test]
+async fn a_replica_that_stands_still_is_missing_from_the_details_everywhere_until_it_goes_on() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 2, &[]).await?;
+    let (http, bases, page) = (Http::default(), cluster.bases(), cluster.page_of(1)?);
+    http.send(Method::PUT, &format!("{}/{page}/counter", bases[0]), None).await?.json_of(StatusCode::OK)?;
+    agreed(&http, &bases, &page, &Ledger { acknowledged: 1, ..Ledger::default() }).await?;
+    let path = format!("/{page}/counter");
+    let heard = async |base: &str, path: &str, replicas: u64| {
+        until("so many replicas are heard", async || {
+            let detail = detail(base, path).await?;
+            anyhow::ensure!(detail["replicas"] == replicas, "{replicas} instead of {detail}");
+            Ok(detail)
+        })
+        .await
+    };
+    for base in &bases {
+        let page = heard(base, &path, 2).await?;
+        assert_eq!((&page["count"], &page["tally"], &page["consistency"]), (&json!(1), &json!(1), &json!("Eventual")));
+        assert!(page.get("min").is_none() && page.get("max").is_none(), "another replica may know more: {page}");
+        assert!(page.get("viewers").is_none(), "nobody counts viewers yet: {page}");
+        heard(base, "/counter", 4).await?;
+    }
+
+    cluster.nodes[3].pause().await?;
+    for base in &bases[..3] {
+        let alone = heard(base, &path, 1).await?;
+        let before_ms = alone["staleness_ms"].as_u64().unwrap();
+        assert!(before_ms > 3_000, "it counts as silent after three greetings: {alone}");
+        until("the number has grown older", async || {
+            let now = detail(base, &path).await?;
+            anyhow::ensure!(now["staleness_ms"].as_u64() > Some(before_ms), "{now} after {before_ms} ms");
+            Ok(())
+        })
+        .await?;
+        heard(base, "/counter", 3).await?;
+    }
+    cluster.nodes[3].resume().await?;
+    for base in &bases {
+        let again = heard(base, &path, 2).await?;
+        assert!(again["staleness_ms"].as_u64() < Some(3_000), "{again}");
+        heard(base, "/counter", 4).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_nobody_else_counts_the_bounds_are_the_number_itself() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = TestNode::alone(folder.path(), &[])?;
+    node.start_ready().await?;
+    Http::default().send(Method::PUT, &format!("{}/p/counter", node.http()), Some(json!({"by": 7}))).await?;
+    for path in ["/p/counter", "/counter"] {
+        let detail = detail(&node.http(), path).await?;
+        assert_eq!((&detail["min"], &detail["max"], &detail["replicas"]), (&json!(7), &json!(7), &json!(1)), "{path}: {detail}");
+    }
+    // One replica a shard: a page's number is bounded, through any node; the site's is put together over time.
+    let cluster = Cluster::start(2, 1, &[]).await?;
+    let page = cluster.page_of(1)?;
+    for base in cluster.bases() {
+        let page = detail(&base, &format!("/{page}/counter")).await?;
+        assert_eq!((&page["min"], &page["max"]), (&json!(0), &json!(0)), "{page}");
+        let site = detail(&base, "/counter").await?;
+        assert!(site.get("min").is_none() && site["replicas"] == 2, "{site}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_tag_from_one_node_is_good_at_every_other_until_the_number_changes() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 2, &[]).await?;
+    let (http, bases, page) = (Http::default(), cluster.bases(), cluster.page_of(1)?);
+    let mut told = Ledger::default();
+    let count = async |told: &mut Ledger| {
+        http.send(Method::PUT, &format!("{}/{page}/counter", bases[0]), None).await?.json_of(StatusCode::OK)?;
+        told.acknowledged += 1;
+        agreed(&http, &bases, &page, told).await
+    };
+    let ask = async |base: &str, tag: &str| {
+        let request = Request::get(format!("{base}/{page}/counter")).header("if-none-match", tag);
+        anyhow::Ok(http.request(request.body(Bytes::new())?).await?)
+    };
+    count(&mut told).await?;
+    let tag = ask(&bases[0], "").await?.headers["etag"].to_str()?.to_owned();
+    for base in &bases {
+        let answer = ask(base, &tag).await?;
+        assert_eq!((answer.status, answer.body.len()), (StatusCode::NOT_MODIFIED, 0), "{base}");
+    }
+    count(&mut told).await?;
+    for base in &bases {
+        assert_eq!(ask(base, &tag).await?.json_of(StatusCode::OK)?["count"], 2, "{base}");
+    }
+    Ok(())
+}
