@@ -14,6 +14,7 @@ pub mod http;
 mod lock;
 pub mod node;
 pub mod owner;
+pub mod pages;
 pub mod peers;
 pub mod protocol;
 pub mod records;

@@ -25,6 +25,7 @@ use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
 use crate::http::{self, Api, RequestLimits};
 use crate::owner::Owner;
+use crate::pages::Pages;
 use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
 use crate::protocol::{self, Protocol};
 use crate::records::{self, NoSink, Records};
@@ -86,7 +87,7 @@ pub struct Node {
     forwarding: Arc<Forwarding>,
     sending: Sending,
     announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
-    api: Api<Arc<Router>>,
+    api: Api<Arc<Pages<Arc<Router>, Arc<Protocol>>>>,
     admin: Arc<Admin>,
     peers: PeerService,
     superseded: CancellationToken,
@@ -245,6 +246,7 @@ impl Node {
             forwarding: forwarding.clone(),
             site,
         });
+        let pages = Arc::new(Pages::new(router, protocol.clone()));
         let status = StatusSource {
             protocol: protocol.clone(),
             table: table.clone(),
@@ -267,7 +269,7 @@ impl Node {
         });
         let limits = RequestLimits { body_bytes: config.body_bytes_max, in_flight: config.in_flight_max };
         Self {
-            api: Api::new(router, api_tokens, limits, http_metrics),
+            api: Api::new(pages, api_tokens, limits, http_metrics),
             peers: PeerService {
                 protocol: protocol.clone(),
                 forwarding: forwarding.clone(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
-use counter_core::layout::{Adoption, Layout, LayoutRefused, Owners};
+use counter_core::layout::{Adoption, Layout, LayoutRefused, Owners, Spread};
 use counter_core::message::{Envelope, Header, LayoutId, Message};
 use counter_core::replica::{CommitMark, Effect, Freshness, Now, PersistId, Replica, ReplicaStatus, Report};
 use counter_core::slot::Slot;
@@ -143,6 +143,13 @@ impl Protocol {
     pub fn serves(&self, slot: Slot) -> bool {
         let view = self.view.load();
         view.is_serving() && view.routes.as_ref().is_some_and(|routes| routes.is_mine(slot))
+    }
+
+    /// Over how many virtual shards the layout spreads a page.
+    #[must_use]
+    pub fn spread(&self, page: &Key) -> Spread {
+        let view = self.view.load();
+        view.routes.as_ref().map_or_else(Spread::default, |routes| routes.layout.spread(page.as_bytes()))
     }
 
     /// Tells the replica the time until the node has stopped.

@@ -1,5 +1,6 @@
 //! From a client's request to whoever owns the counter: this replica's own table, or a node that the layout names.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,17 +201,22 @@ impl Router {
         Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, alone })
     }
 
-    /// Some of the pages that this node holds, at most `limit`.
+    /// Some of the pages that this node holds, at most `limit`. One that only virtual shards of it are here is a page too.
     #[must_use]
     pub fn pages(&self, limit: usize) -> Vec<Key> {
-        let mut pages = Vec::new();
+        let mut pages = BTreeSet::new();
         for slot in Slot::all() {
-            pages.extend(self.owner.table.slot(slot).keys().take(limit.saturating_sub(pages.len())).cloned());
+            let vector = self.owner.table.slot(slot);
+            for page in vector.keys().filter_map(|key| Key::new(key.page()).ok()) {
+                if pages.len() < limit {
+                    pages.insert(page);
+                }
+            }
             if pages.len() >= limit {
                 break;
             }
         }
-        pages
+        pages.into_iter().collect()
     }
 }
 

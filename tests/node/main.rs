@@ -16,3 +16,4 @@ mod limits;
 mod replicas;
 mod rotation;
 mod seen;
+mod virtual_shards;

@@ -1,0 +1,278 @@
+//! What clients know as one page: its own key and, where the layout spreads it, its virtual shards. An update goes to one
+//! of them, a read sums them all, and nobody outside need know.
+//!
+//! **Invariants.**
+//! - A read sums the page's own key and as many virtual shards as ever were written to, whatever the count is now.
+//! - An update is applied under one key; it is tried under another only after it was certainly not applied.
+//! - A part that does not answer contributes what it said last, and the answer says how old that is; one that was never
+//!   heard makes the read fail, and an update too, before it is applied.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use counter_core::key::Key;
+use counter_core::layout::Spread;
+use counter_core::vector;
+use futures::future::join_all;
+use rand::seq::IndexedRandom as _;
+
+use crate::http::Backend;
+use crate::lock::lock;
+use crate::protocol::Protocol;
+use crate::router::{Action, Detailed, Failure, Reading};
+
+/// Under how many keys an update is tried.
+const TRIES: usize = 3;
+/// Parts remembered; more than the hottest pages have. Above that all are forgotten, and heard again with the next read.
+const REMEMBERED_MAX: usize = 16_384;
+
+/// Which pages are spread, and what of them is here.
+pub trait Placement: Send + Sync + 'static {
+    /// Over how many virtual shards the page is spread.
+    fn spread(&self, page: &Key) -> Spread;
+    /// Whether this node serves the key itself.
+    fn is_here(&self, key: &Key) -> bool;
+}
+
+impl Placement for Arc<Protocol> {
+    fn spread(&self, page: &Key) -> Spread {
+        Protocol::spread(self, page)
+    }
+
+    fn is_here(&self, key: &Key) -> bool {
+        self.serves(key.slot())
+    }
+}
+
+/// Pages over the counters that they are kept in.
+#[derive(Debug)]
+pub struct Pages<B, P> {
+    counters: B,
+    placement: P,
+    /// What the parts that are elsewhere said last.
+    remembered: Mutex<HashMap<Key, (Reading, Instant)>>,
+}
+
+impl<B: Backend, P: Placement> Pages<B, P> {
+    /// Pages that are kept in `counters`, spread as `placement` says.
+    #[must_use]
+    pub fn new(counters: B, placement: P) -> Self {
+        Self { counters, placement, remembered: Mutex::default() }
+    }
+
+    async fn update_spread(&self, page: &Key, action: Action, spread: Spread) -> Result<Reading, Failure> {
+        match action {
+            Action::Increment(_) | Action::Decrement(_) => self.update_one(page, action, spread).await,
+            Action::Reset => self.update_all(parts(page, spread), |_| action).await,
+            // Each part is set, and answers with what that replaced; so the sum is exact.
+            Action::Set(_) => {
+                let of_part = |key: &Key| if key.is_virtual_shard() { Action::Set(0) } else { action };
+                self.update_all(parts(page, spread), of_part).await
+            }
+        }
+    }
+
+    /// Applies the update under one key, and sums what that came to with all others.
+    async fn update_one(&self, page: &Key, action: Action, spread: Spread) -> Result<Reading, Failure> {
+        let known = self.know_all(page, spread).await.map_err(not_applied)?;
+        let mut candidates = candidates(page, spread);
+        let mut failed = None;
+        for _ in 0..TRIES {
+            let Some(key) = self.pick(&mut candidates) else { break };
+            let others = parts(page, spread).filter(|part| *part != key).map(async |part| {
+                let last = known.get(&part).copied();
+                self.read_part(part).await.or_else(|failure| last.ok_or(failure))
+            });
+            let (updated, others) = futures::join!(self.counters.update(key.clone(), action), join_all(others));
+            match updated {
+                Ok(updated) => return Ok(sum(others.into_iter().flatten().chain([updated]))),
+                Err(failure @ Failure::NotApplied { .. }) => failed = Some(failure),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(failed
+            .unwrap_or_else(|| Failure::NotApplied { reason: "no virtual shard takes updates".to_owned(), retry_after_s: 1 }))
+    }
+
+    /// A reading of every part that is elsewhere: remembered, or else asked for now.
+    async fn know_all(&self, page: &Key, spread: Spread) -> Result<HashMap<Key, Reading>, Failure> {
+        let elsewhere: Vec<Key> = parts(page, spread).filter(|key| !self.placement.is_here(key)).collect();
+        let readings = join_all(elsewhere.into_iter().map(async |key| {
+            let reading = match self.recall(&key) {
+                Some((reading, _)) => reading,
+                None => self.read_part(key.clone()).await?,
+            };
+            Ok((key, reading))
+        }));
+        readings.await.into_iter().collect()
+    }
+
+    /// Updates every part. The sum is of what they answered.
+    async fn update_all(&self, keys: impl Iterator<Item = Key>, of: impl Fn(&Key) -> Action) -> Result<Reading, Failure> {
+        let updates = keys.map(|key| {
+            let action = of(&key);
+            self.counters.update(key, action)
+        });
+        let results = join_all(updates).await;
+        let applied = results.iter().filter(|result| result.is_ok()).count();
+        match results.into_iter().collect::<Result<Vec<Reading>, Failure>>() {
+            Ok(readings) => Ok(sum(readings.into_iter())),
+            Err(failure) if applied == 0 => Err(failure),
+            Err(_) => {
+                Err(Failure::OutcomeUnknown { reason: "some virtual shards did not take the update, others did".to_owned() })
+            }
+        }
+    }
+
+    async fn read_page(&self, page: Key) -> Result<Reading, Failure> {
+        let spread = self.placement.spread(&page);
+        if spread.ever_count == 0 {
+            return self.counters.read(page).await;
+        }
+        let readings = join_all(parts(&page, spread).map(|key| self.read_part(key))).await;
+        Ok(sum(readings.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter()))
+    }
+
+    /// What a part says; or what it said last, if it does not answer.
+    async fn read_part(&self, key: Key) -> Result<Reading, Failure> {
+        match self.counters.read(key.clone()).await {
+            Ok(reading) => {
+                if !self.placement.is_here(&key) {
+                    self.remember(key, reading);
+                }
+                Ok(reading)
+            }
+            Err(failure) => self.recall(&key).map(|(reading, _)| reading).ok_or(failure),
+        }
+    }
+
+    async fn read_part_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+        match self.counters.read_detailed(key.clone()).await {
+            Ok(detailed) => {
+                if !self.placement.is_here(&key) {
+                    self.remember(key, detailed.reading);
+                }
+                Ok(detailed)
+            }
+            Err(failure) => {
+                let (reading, staleness_ms) = self.recall(&key).ok_or(failure)?;
+                Ok(Detailed { reading, staleness_ms, replicas: 0, alone: false })
+            }
+        }
+    }
+
+    fn remember(&self, key: Key, reading: Reading) {
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() >= REMEMBERED_MAX && !remembered.contains_key(&key) {
+            remembered.clear();
+        }
+        remembered.insert(key, (reading, Instant::now()));
+    }
+
+    /// What a part said last, and how many milliseconds ago.
+    fn recall(&self, key: &Key) -> Option<(Reading, u64)> {
+        let (reading, heard) = lock(&self.remembered).get(key).copied()?;
+        Some((reading, u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// Takes a candidate: any of those that are here, else any.
+    fn pick(&self, candidates: &mut Vec<Key>) -> Option<Key> {
+        let here: Vec<usize> = (0..candidates.len()).filter(|index| self.placement.is_here(&candidates[*index])).collect();
+        let all: Vec<usize> = (0..candidates.len()).collect();
+        let index = here.choose(&mut rand::rng()).or_else(|| all.choose(&mut rand::rng()))?;
+        Some(candidates.swap_remove(*index))
+    }
+}
+
+impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
+    async fn update(&self, page: Key, action: Action) -> Result<Reading, Failure> {
+        match self.placement.spread(&page) {
+            Spread { ever_count: 0, .. } => self.counters.update(page, action).await,
+            spread => self.update_spread(&page, action, spread).await,
+        }
+    }
+
+    async fn read(&self, page: Key) -> Result<Reading, Failure> {
+        self.read_page(page).await
+    }
+
+    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
+        if updates.iter().all(|(page, _)| self.placement.spread(page).ever_count == 0) {
+            return self.counters.update_many(updates).await;
+        }
+        let is_plain = |(_, (page, _)): &(usize, (Key, Action))| self.placement.spread(page).ever_count == 0;
+        let (plain, spread): (Vec<_>, Vec<_>) = updates.into_iter().enumerate().partition(is_plain);
+        let (places, plain): (Vec<usize>, Vec<(Key, Action)>) = plain.into_iter().unzip();
+        let spread = spread.into_iter().map(async |(place, (page, action))| (place, self.update(page, action).await));
+        let (plain, spread) = futures::join!(self.counters.update_many(plain), join_all(spread));
+        let mut results: Vec<_> = places.into_iter().zip(plain).chain(spread).collect();
+        results.sort_unstable_by_key(|(place, _)| *place);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+
+    async fn read_many(&self, pages: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+        if pages.iter().all(|page| self.placement.spread(page).ever_count == 0) {
+            return self.counters.read_many(pages).await;
+        }
+        join_all(pages.into_iter().map(|page| self.read_page(page))).await
+    }
+
+    async fn read_detailed(&self, page: Key) -> Result<Detailed, Failure> {
+        let spread = self.placement.spread(&page);
+        if spread.ever_count == 0 {
+            return self.counters.read_detailed(page).await;
+        }
+        let parts = join_all(parts(&page, spread).map(|key| self.read_part_detailed(key))).await;
+        let parts = parts.into_iter().collect::<Result<Vec<Detailed>, Failure>>()?;
+        // As fresh as its least fresh part, with as many replicas behind it as behind the part that has fewest.
+        Ok(Detailed {
+            reading: sum(parts.iter().map(|part| part.reading)),
+            staleness_ms: parts.iter().map(|part| part.staleness_ms).max().unwrap_or_default(),
+            replicas: parts.iter().map(|part| part.replicas).min().unwrap_or_default(),
+            alone: parts.iter().all(|part| part.alone),
+        })
+    }
+
+    async fn site(&self) -> Result<Detailed, Failure> {
+        self.counters.site().await
+    }
+
+    fn pages(&self, limit: usize) -> Vec<Key> {
+        self.counters.pages(limit)
+    }
+}
+
+/// Every key that a page is counted under.
+fn parts(page: &Key, spread: Spread) -> impl Iterator<Item = Key> {
+    std::iter::once(page.clone()).chain((0..spread.ever_count).map(|index| page.virtual_shard(index)))
+}
+
+/// The keys that an update may go to.
+fn candidates(page: &Key, spread: Spread) -> Vec<Key> {
+    match spread.count {
+        0 => vec![page.clone()],
+        count => (0..count).map(|index| page.virtual_shard(index)).collect(),
+    }
+}
+
+fn sum(parts: impl Iterator<Item = Reading>) -> Reading {
+    let add = |total: vector::Reading, part: Reading| vector::Reading {
+        tally: total.tally.saturating_add(part.tally),
+        updated_at: total.updated_at.max(part.updated_at),
+        exists: total.exists || part.exists,
+    };
+    Reading::from(parts.fold(vector::Reading::UNKNOWN, add))
+}
+
+/// A read that came before an update and failed: so nothing was applied.
+fn not_applied(failure: Failure) -> Failure {
+    match failure {
+        Failure::OutcomeUnknown { reason } => Failure::NotApplied { reason, retry_after_s: 1 },
+        failure => failure,
+    }
+}
+
+#[cfg(test)]
+#[path = "pages/tests.rs"]
+mod tests;

@@ -1,0 +1,224 @@
+//! Pages over a table of their own, some parts of which do not answer.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use counter_core::counter::Update;
+use counter_core::hlc::Hlc;
+use counter_core::id::ActorId;
+use counter_core::slot::Slot;
+use counter_core::table::{Table, TableLimits};
+
+use super::*;
+
+/// Counters that are all on one replica; what is in `down` is out of reach.
+#[derive(Debug)]
+struct Counters {
+    table: Table,
+    down: Mutex<BTreeSet<Key>>,
+    updated: Mutex<Vec<Key>>,
+}
+
+impl Counters {
+    fn reach(&self, key: &Key) -> Result<(), Failure> {
+        match lock(&self.down).contains(key) {
+            true => Err(Failure::NotApplied { reason: "out of reach".to_owned(), retry_after_s: 1 }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Backend for Arc<Counters> {
+    async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
+        self.reach(&key)?;
+        lock(&self.updated).push(key.clone());
+        Ok(self.table.apply(&key, Update::from(action), Hlc(1 << 16))?.reading.into())
+    }
+
+    async fn read(&self, key: Key) -> Result<Reading, Failure> {
+        self.reach(&key)?;
+        Ok(self.table.read(&key).into())
+    }
+
+    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
+        join_all(updates.into_iter().map(|(key, action)| self.update(key, action))).await
+    }
+
+    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+        join_all(keys.into_iter().map(|key| self.read(key))).await
+    }
+
+    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+        Ok(Detailed { reading: self.read(key).await?, staleness_ms: 3, replicas: 2, alone: false })
+    }
+
+    async fn site(&self) -> Result<Detailed, Failure> {
+        self.read_detailed(key("site")).await
+    }
+
+    fn pages(&self, _: usize) -> Vec<Key> {
+        Vec::new()
+    }
+}
+
+/// `front` is spread, the rest is not.
+#[derive(Debug)]
+struct Front {
+    count: AtomicU16,
+    ever_count: AtomicU16,
+    here: Mutex<BTreeSet<Key>>,
+}
+
+impl Placement for Arc<Front> {
+    fn spread(&self, page: &Key) -> Spread {
+        if page.as_bytes() != b"front" {
+            return Spread::default();
+        }
+        Spread { count: self.count.load(Ordering::Relaxed), ever_count: self.ever_count.load(Ordering::Relaxed) }
+    }
+
+    fn is_here(&self, key: &Key) -> bool {
+        lock(&self.here).contains(key)
+    }
+}
+
+struct Setting {
+    pages: Arc<Pages<Arc<Counters>, Arc<Front>>>,
+    counters: Arc<Counters>,
+    front: Arc<Front>,
+}
+
+fn key(page: &str) -> Key {
+    Key::new(page.as_bytes()).unwrap()
+}
+
+fn spread_over(count: u16) -> Setting {
+    let table = Table::new(7, TableLimits { counters: 999, memory_bytes: 1 << 20 });
+    table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
+    let counters = Arc::new(Counters { table, down: Mutex::default(), updated: Mutex::default() });
+    let front = Arc::new(Front { count: count.into(), ever_count: count.into(), here: Mutex::default() });
+    Setting { pages: Arc::new(Pages::new(counters.clone(), front.clone())), counters, front }
+}
+
+impl Setting {
+    async fn add(&self, times: u64) -> i64 {
+        let mut count = 0;
+        for _ in 0..times {
+            count = self.pages.update(key("front"), Action::Increment(1)).await.unwrap().count;
+        }
+        count
+    }
+
+    async fn count(&self) -> i64 {
+        self.pages.read(key("front")).await.unwrap().count
+    }
+
+    fn used(&self) -> BTreeSet<Key> {
+        std::mem::take(&mut *lock(&self.counters.updated)).into_iter().collect()
+    }
+
+    fn cut_off(&self, keys: impl IntoIterator<Item = Key>) {
+        *lock(&self.counters.down) = keys.into_iter().collect();
+    }
+}
+
+#[tokio::test]
+async fn updates_are_spread_and_each_answer_is_the_sum() {
+    let setting = spread_over(4);
+    assert_eq!(setting.add(200).await, 200);
+    assert_eq!(setting.used(), (0..4).map(|index| key("front").virtual_shard(index)).collect());
+    assert_eq!(setting.pages.update(key("front"), Action::Decrement(50)).await.unwrap().count, 150);
+    assert_eq!((setting.count().await, setting.pages.read(key("front#0")).await.unwrap().count), (150, 0));
+}
+
+#[tokio::test]
+async fn raising_lowering_and_taking_back_the_count_changes_no_number() {
+    let setting = spread_over(2);
+    let mut expected = setting.add(100).await;
+    for (count, ever_count) in [(8, 8), (1, 8), (0, 8), (3, 8), (0, 8)] {
+        setting.front.ever_count.store(ever_count, Ordering::Relaxed);
+        setting.front.count.store(count, Ordering::Relaxed);
+        assert_eq!(setting.count().await, expected, "with {count}");
+        setting.used();
+        expected += 50;
+        assert_eq!(setting.add(50).await, expected, "with {count}");
+        let used = setting.used();
+        assert!(used.iter().all(|used| if count == 0 { *used == key("front") } else { used.is_virtual_shard() }), "{used:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_here_is_updated_here() {
+    let setting = spread_over(16);
+    let here = BTreeSet::from([3, 5].map(|index| key("front").virtual_shard(index)));
+    *lock(&setting.front.here) = here.clone();
+    setting.add(64).await;
+    assert_eq!(setting.used(), here);
+}
+
+#[tokio::test]
+async fn an_update_passes_by_what_is_out_of_reach_and_the_sum_says_how_old_that_part_is() {
+    let setting = spread_over(3);
+    setting.add(60).await;
+    setting.count().await;
+    setting.cut_off([0, 1].map(|index| key("front").virtual_shard(index)));
+    assert_eq!(setting.count().await, 60);
+    let told = setting.pages.read_detailed(key("front")).await.unwrap();
+    assert_eq!((told.reading.count, told.replicas, told.alone), (60, 0, false));
+    setting.used();
+    // Three tries are as many as there are shards: none of these may fail.
+    assert_eq!(setting.add(20).await, 80);
+    assert_eq!(setting.used(), BTreeSet::from([key("front").virtual_shard(2)]));
+    let all = (0..3).map(|index| key("front").virtual_shard(index));
+    setting.cut_off(all);
+    let refused = setting.pages.update(key("front"), Action::Increment(1)).await.unwrap_err();
+    assert!(matches!(refused, Failure::NotApplied { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_was_never_heard_fails_an_update_before_it_is_applied() {
+    let setting = spread_over(3);
+    setting.cut_off([key("front").virtual_shard(1)]);
+    assert!(setting.pages.read(key("front")).await.is_err());
+    let refused = setting.pages.update(key("front"), Action::Increment(1)).await.unwrap_err();
+    assert!(matches!(refused, Failure::NotApplied { .. }), "{refused:?}");
+    assert_eq!(setting.used(), BTreeSet::new());
+    setting.cut_off([]);
+    assert_eq!(setting.count().await, 0);
+}
+
+#[tokio::test]
+async fn a_reset_clears_every_part_and_one_that_reached_only_some_has_an_unknown_outcome() {
+    let setting = spread_over(4);
+    setting.add(40).await;
+    assert_eq!(setting.pages.update(key("front"), Action::Reset).await.unwrap().count, 0);
+    assert_eq!(setting.add(40).await, 40);
+    setting.cut_off([key("front").virtual_shard(1)]);
+    let partly = setting.pages.update(key("front"), Action::Reset).await.unwrap_err();
+    assert!(matches!(partly, Failure::OutcomeUnknown { .. }), "{partly:?}");
+    setting.cut_off([]);
+    // A reset may be repeated: it clears what is left.
+    assert_eq!(setting.pages.update(key("front"), Action::Reset).await.unwrap().count, 0);
+}
+
+#[tokio::test]
+async fn a_set_answers_with_what_all_parts_came_to() {
+    let setting = spread_over(4);
+    setting.add(40).await;
+    assert_eq!(setting.pages.update(key("front"), Action::Set(7)).await.unwrap().count, 40);
+    assert_eq!(setting.count().await, 7);
+}
+
+#[tokio::test]
+async fn batches_keep_their_order() {
+    let setting = spread_over(4);
+    setting.add(10).await;
+    let updates = [("a", 1), ("front", 2), ("b", 3), ("front", 4)];
+    let updates = updates.map(|(page, by)| (key(page), Action::Increment(by))).to_vec();
+    let mut counts: Vec<i64> = setting.pages.update_many(updates).await.into_iter().map(|result| result.unwrap().count).collect();
+    // The two of one page are applied at the same time: the first may see the second.
+    counts[1] = counts[1].min(12);
+    assert_eq!(counts, [1, 12, 3, 16]);
+    let read = setting.pages.read_many(["b", "front", "a"].map(key).to_vec()).await;
+    assert_eq!(read.into_iter().map(|result| result.unwrap().count).collect::<Vec<_>>(), [3, 16, 1]);
+}
