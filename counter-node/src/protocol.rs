@@ -347,7 +347,7 @@ impl Protocol {
                 Effect::Send { to, message } => self.parts.outboxes.push(&to, message),
                 Effect::Persist { id, keys, slots } => self.persist(id, &keys, &slots),
                 Effect::AdoptLayout(layout) => self.adopt(layout),
-                Effect::RenewActor => self.renew_actor(),
+                Effect::RenewActor { above } => self.renew_actor(above),
                 Effect::Forget { slots, keys } => self.forget(&slots, &keys),
                 Effect::Report(report) => self.report(&report),
             }
@@ -401,12 +401,13 @@ impl Protocol {
         });
     }
 
-    fn renew_actor(&self) {
+    fn renew_actor(&self, above: Option<ActorId>) {
+        let above = above.map_or(0, ActorId::starts);
         let Some(protocol) = self.myself.upgrade() else { return };
         tokio::spawn(async move {
             loop {
                 let identity = protocol.parts.identity.clone();
-                match tokio::task::spawn_blocking(move || identity.renew()).await {
+                match tokio::task::spawn_blocking(move || identity.renew_above(above)).await {
                     Ok(Ok(actor)) => return protocol.actor_renewed(actor),
                     Ok(Err(error)) => tracing::error!(%error, "cannot store a new incarnation; trying again"),
                     Err(error) => tracing::error!(%error, "storing a new incarnation was cut off; trying again"),

@@ -61,8 +61,14 @@ impl World {
                 let saved_ms = self.now_ms + self.rng.range(0, 30);
                 self.events.at(saved_ms, Event::LayoutSaved { node, process: number, layout });
             }
-            Effect::RenewActor => {
-                self.note("actor renewed for a regained slot");
+            Effect::RenewActor { above } => {
+                self.note(if above.is_some() {
+                    "actor renewed above a later start"
+                } else {
+                    "actor renewed for a regained slot"
+                });
+                let starts = &mut self.nodes[node].disk.starts;
+                *starts = (*starts).max(above.map_or(0, ActorId::starts));
                 let last = self.nodes[node].disk.last_actor;
                 let actor = match (self.bug, last) {
                     (Some(Bug::ResumedActor), Some(last)) => last,

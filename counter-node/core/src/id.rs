@@ -72,6 +72,12 @@ impl ActorId {
     pub fn new(origin: u64, starts: u32, nonce: u32) -> Self {
         Self { origin, incarnation: (u64::from(starts) << 32) | u64::from(nonce) }
     }
+
+    /// Which start on its volume this is.
+    #[must_use]
+    pub fn starts(self) -> u32 {
+        u32::try_from(self.incarnation >> 32).unwrap_or(u32::MAX)
+    }
 }
 
 impl fmt::Display for ActorId {

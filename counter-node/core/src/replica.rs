@@ -16,6 +16,7 @@
 
 mod answer;
 mod config;
+mod contest;
 mod effects;
 mod layouts;
 mod links;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 
 use self::answer::Answering;
 pub use self::config::{Acks, ReplicaConfig};
+use self::contest::Contest;
 pub use self::effects::{CommitMark, Effect, Now, PersistId, Report};
 use self::effects::{Effects, Step};
 use self::links::Link;
@@ -80,6 +82,9 @@ pub struct Replica {
     barred: Box<[bool]>,
     renewing: bool,
     superseded: bool,
+    contest: Option<Contest>,
+    /// When the process was first told the time.
+    began_ms: Option<u64>,
     draining: bool,
     mark: CommitMark,
     peers: BTreeMap<NodeName, Peer>,
@@ -152,6 +157,8 @@ impl Replica {
             barred: vec![false; usize::from(SLOTS)].into_boxed_slice(),
             renewing: false,
             superseded: false,
+            contest: None,
+            began_ms: None,
             draining: false,
             mark: CommitMark::default(),
             peers: BTreeMap::new(),
@@ -202,7 +209,7 @@ impl Replica {
             Message::Hello => {}
             Message::LayoutAsk => step.effects.send_all(from, self.layout.as_deref().map(Message::layout)),
             Message::Layout(json) => self.take_layout(step, from, &json),
-            Message::Superseded { by } => self.superseded(step, from, by),
+            Message::Superseded { by, silent_ms } => self.superseded(step, from, by, silent_ms),
             Message::Delta { sequence, slots } => self.take_delta(step, from, sequence, slots),
             Message::DeltaAck { sequence } => self.take_ack(step, from, sequence),
             Message::DigestAsk { round, digests } => {
@@ -248,6 +255,7 @@ impl Replica {
 
     fn begin(&mut self, now: Now) {
         self.now = Now { monotonic_ms: now.monotonic_ms.max(self.now.monotonic_ms), wall_ms: now.wall_ms };
+        self.began_ms.get_or_insert(now.monotonic_ms);
     }
 
     fn take_detail(&mut self, step: &mut Step<'_>, from: &NodeName, reply: crate::message::DetailReply) {
@@ -338,6 +346,7 @@ impl Replica {
         step.effects.0.extend(self.saves.retry(now_ms));
         self.push(&mut step);
         self.advance_start();
+        self.advance_contest(&mut step);
         if self.sweep.take(now_ms, self.config.sweep_ms).is_some() {
             self.sweep_arrivals();
         }
@@ -346,6 +355,7 @@ impl Replica {
         }
         if self.hello.take(now_ms, self.config.hello_ms).is_some() {
             self.greet(&mut step);
+            self.ask_on(&mut step);
         }
         self.advance_retirement(&mut step);
         self.forget(&mut step);

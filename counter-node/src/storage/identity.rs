@@ -39,9 +39,17 @@ impl Identity {
     /// # Errors
     /// When the store cannot keep it. The old actor must not be used again all the same if the reason for renewal stands.
     pub fn renew(&self) -> Result<ActorId, StoreError> {
+        self.renew_above(0)
+    }
+
+    /// A further actor, of a start above `above`: where this volume was restored from a time before that.
+    ///
+    /// # Errors
+    /// As [`Self::renew`].
+    pub fn renew_above(&self, above: u32) -> Result<ActorId, StoreError> {
         let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         // Counted even if the write fails: it may have reached the disk, and a number must not be used twice.
-        *starts = starts.checked_add(1).ok_or(StoreError::StartsUsedUp)?;
+        *starts = (*starts).max(above).checked_add(1).ok_or(StoreError::StartsUsedUp)?;
         self.store.put_meta(&[
             (meta::ORIGIN, Some(&self.origin.to_le_bytes())),
             (meta::STARTS, Some(&starts.to_le_bytes())),
@@ -83,9 +91,12 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (identity, first) = Identity::open(store.clone()).unwrap();
         let second = identity.renew().unwrap();
-        let (_, third) = Identity::open(store).unwrap();
-        assert_eq!((first.origin, second.origin), (second.origin, third.origin));
-        assert_eq!([first, second, third].map(|actor| actor.incarnation >> 32), [1, 2, 3]);
+        let (identity, third) = Identity::open(store.clone()).unwrap();
+        let (fourth, fifth) = (identity.renew_above(8).unwrap(), identity.renew_above(4).unwrap());
+        let (_, sixth) = Identity::open(store).unwrap();
+        let actors = [first, second, third, fourth, fifth, sixth];
+        assert!(actors.iter().all(|actor| actor.origin == first.origin));
+        assert_eq!(actors.map(ActorId::starts), [1, 2, 3, 9, 10, 11]);
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub enum Effect {
     /// Route by this layout and make it durable, in the order of versions, then call
     /// [`super::Replica::layout_persisted`]. Of several that wait, the newest is enough.
     AdoptLayout(Arc<Layout>),
-    /// Make a new incarnation durable, then call [`super::Replica::actor_renewed`].
-    RenewActor,
+    /// Make a new incarnation durable, one above `above` if that is given, then call [`super::Replica::actor_renewed`].
+    RenewActor { above: Option<ActorId> },
     /// These slots have moved away and the table has forgotten them: delete the keys and the slots' records from storage.
     Forget { slots: Vec<Slot>, keys: Vec<Key> },
     /// Tell a person or a metric.

@@ -98,7 +98,7 @@ impl Replica {
     pub(super) fn assign_writers(&mut self, step: &mut Step<'_>) {
         let begins = self.is_layout_durable();
         for slot in Slot::all() {
-            let owns = self.parts.part(slot).writes() && !self.superseded;
+            let owns = self.parts.part(slot).writes() && !self.superseded && self.contest.is_none();
             let mut vector = step.table.slot(slot);
             let goes_on = vector.writer().is_some();
             let barred = &mut self.barred[slot.index()];
@@ -117,9 +117,9 @@ impl Replica {
     /// Asks for a new actor when the current one must not write a slot that this node owns.
     fn renew_if_barred(&mut self, step: &mut Step<'_>) {
         let needed = self.parts.slots(|part| part.writes()).any(|slot| self.barred[slot.index()]);
-        if needed && !self.renewing && !self.superseded {
+        if needed && !self.renewing && !self.superseded && self.contest.is_none() {
             self.renewing = true;
-            step.effects.0.push(Effect::RenewActor);
+            step.effects.0.push(Effect::RenewActor { above: None });
         }
     }
 
@@ -135,6 +135,7 @@ impl Replica {
         // Slots keep the old actor until the next line but one; nothing else may take them for the new one's.
         self.barred.fill(false);
         self.actor = actor;
+        self.end_contest();
         self.assign_writers(&mut step);
         self.retiring.stir();
         for partner in self.parts.partners() {

@@ -28,6 +28,8 @@ const ERRANDS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) actor: Option<ActorId>,
+    /// When that actor itself was heard last.
+    actor_heard_ms: u64,
     past: VecDeque<ActorId>,
     pub(super) heard_ms: Option<u64>,
     pub(super) layout: Option<LayoutId>,
@@ -52,6 +54,7 @@ impl Peer {
     pub(super) fn new(name: NodeName, first_round: u64) -> Self {
         Self {
             actor: None,
+            actor_heard_ms: 0,
             past: VecDeque::new(),
             heard_ms: None,
             layout: None,
@@ -185,7 +188,8 @@ impl Replica {
             let report = Report::NameContested { peer: me.clone(), one: self.actor, other };
             self.report(step, &me, report);
         } else if other > self.actor {
-            self.superseded(step, &me, other);
+            // It speaks now.
+            self.give_way(step, &me, other);
         }
     }
 
@@ -198,12 +202,17 @@ impl Replica {
         if let Some(link) = &mut peer.link {
             link.heard();
         }
-        let Some(known) = peer.actor.replace(header.actor).filter(|known| *known != header.actor) else { return };
+        let Some(known) = peer.actor.replace(header.actor).filter(|known| *known != header.actor) else {
+            peer.actor_heard_ms = now_ms;
+            return;
+        };
         if known.origin == header.actor.origin && known > header.actor {
             peer.actor = Some(known);
-            step.effects.send(&header.from, Message::Superseded { by: known });
+            let silent_ms = now_ms.saturating_sub(peer.actor_heard_ms);
+            step.effects.send(&header.from, Message::Superseded { by: known, silent_ms });
             return;
         }
+        peer.actor_heard_ms = now_ms;
         let contested = peer.past.contains(&header.actor);
         peer.past.push_back(known);
         if peer.past.len() > PAST_MAX {
@@ -232,18 +241,6 @@ impl Replica {
             Some(layout) if ours > theirs => step.effects.send(&header.from, Message::layout(layout)),
             _ => step.effects.send(&header.from, Message::LayoutAsk),
         }
-    }
-
-    /// `peer` says that `by` speaks in this node's name: unless that is an earlier start, this process must stop writing.
-    pub(super) fn superseded(&mut self, step: &mut Step<'_>, peer: &NodeName, by: ActorId) {
-        // One of another origin has no order to this one: it is of an earlier process whose memory is gone, or of a name that
-        // is contested, and that is reported.
-        if by.origin != self.actor.origin || by <= self.actor {
-            return;
-        }
-        self.superseded = true;
-        self.assign_writers(step);
-        self.report(step, peer, Report::Superseded { peer: peer.clone(), by });
     }
 
     /// Reports, unless the same was reported of the same peer just now.

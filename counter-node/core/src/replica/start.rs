@@ -85,6 +85,7 @@ impl Replica {
         match (&self.layout, &self.start) {
             (None, _) => Readiness::WaitingForLayout,
             (Some(_), _) if !self.parts.named => Readiness::NotInLayout,
+            (Some(_), _) if self.contest.is_some() => Readiness::MergingSiblings,
             (Some(_), Start::Merging { .. } | Start::Unnamed) => Readiness::MergingSiblings,
             (Some(_), Start::Done) => Readiness::Ready,
         }

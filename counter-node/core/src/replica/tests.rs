@@ -1,6 +1,7 @@
 //! Scripted clusters: a deterministic network and storage in memory, and one file of stories per rule.
 
 mod cluster;
+mod contests;
 mod headers;
 mod layouts;
 mod moves;

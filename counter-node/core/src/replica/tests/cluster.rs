@@ -52,7 +52,7 @@ fn range(text: &str) -> SlotRange {
     text.parse().unwrap()
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Storage {
     pub(super) counters: BTreeMap<Key, Counter>,
     pub(super) slots: BTreeMap<Slot, SlotRecord>,
@@ -280,8 +280,9 @@ impl Cluster {
                 }
                 Effect::AdoptLayout(layout) if !member.holds_layout => member.store_layout(layout),
                 Effect::AdoptLayout(layout) => member.held_layout = Some(layout),
-                Effect::RenewActor => {
+                Effect::RenewActor { above } => {
                     member.actor_wanted = true;
+                    member.storage.starts = member.storage.starts.max(above.map_or(0, ActorId::starts));
                     if !member.holds_actor {
                         more.extend(renew(member));
                     }
