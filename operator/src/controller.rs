@@ -27,7 +27,7 @@ use apply::{Applied, ApplyError, Desk, Evicted};
 use build::{BuildError, Settings};
 use gather::{GatherError, Gathered};
 use memory::{Memories, Memory, Pace};
-use plan::{Notice, Plan, Step};
+use plan::{Notice, Plan, Step, Template};
 use status::{Finding, StatusError};
 use validate::ClusterSpec;
 use watches::Guarded;
@@ -221,6 +221,17 @@ fn for_person(trouble: &ApplyError) -> Option<Notice> {
     }
 }
 
+/// Why the record of the layout keeps the cluster from being planned, if it does.
+fn unreadable(spec: &ClusterSpec, gathered: &Gathered) -> Option<Notice> {
+    let error = gathered.live.unreadable.as_ref()?;
+    let message = format!(
+        "the ConfigMap `{}` records no layout that this release can read, and is left alone: {}",
+        build::Names::from(&spec.identity).layout(),
+        causes(error)
+    );
+    Some(Notice::new("LayoutUnreadable", message))
+}
+
 /// An error with its causes. What the API server says is told in its own words, without the structure around them.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -248,25 +259,19 @@ impl Context {
             return done;
         }
         let memory = self.memories.of(&object.uid().unwrap_or_default());
-        let spec = match validate::validate(&object) {
-            Ok(spec) => spec,
-            Err(violations) => return self.wait_for_person(&object, &memory, &Finding::Invalid(&violations)).await,
+        let (spec, invalid) = match validate::validate(&object) {
+            Ok(spec) => (spec, None),
+            Err(violations) => (validate::guess(&object), Some(status::invalid(&violations))),
         };
-        let template = match build::template(&spec, &self.settings) {
-            Ok(template) => template,
-            Err(error @ BuildError::NoImage) => {
-                let notice = Notice { reason: "NoImage", message: error.to_string() };
-                return self.wait_for_person(&object, &memory, &Finding::Unplanned(notice)).await;
-            }
+        let (template, imageless) = match build::template(&spec, &self.settings) {
+            Ok(template) => (template, None),
+            Err(error @ BuildError::NoImage) => (Template(String::new()), Some(Notice::new("NoImage", error.to_string()))),
             Err(error) => return Err(error.into()),
         };
-        let gathered = match gather::gather(&self.client, &self.nodes, self.reach, &spec, template).await {
-            Err(error @ GatherError::Record { .. }) => {
-                let notice = Notice { reason: "LayoutUnreadable", message: causes(&error) };
-                return self.wait_for_person(&object, &memory, &Finding::Unplanned(notice)).await;
-            }
-            gathered => gathered?,
-        };
+        let gathered = gather::gather(&self.client, &self.nodes, self.reach, &spec, template).await?;
+        if let Some(hindrance) = invalid.or(imageless).or_else(|| unreadable(&spec, &gathered)) {
+            return self.hold(&object, &memory, &spec, &gathered, hindrance).await;
+        }
         let plan = plan::plan(&spec, &gathered.observed);
         let mut applied = self.act(&spec, &memory, &gathered, &plan).await?;
         let undelivered = self.publish(&gathered, &plan, &applied).await;
@@ -329,13 +334,18 @@ impl Context {
         !publish::publish(&self.nodes, &gathered.targets, publish).await.failed.is_empty()
     }
 
-    async fn wait_for_person(
+    /// What is done while nothing can be planned: nodes get the recorded layout, and the status says how the cluster is.
+    async fn hold(
         &self,
         object: &DistributedCounter,
         memory: &Memory,
-        finding: &Finding<'_>,
+        spec: &ClusterSpec,
+        gathered: &Gathered,
+        hindrance: Notice,
     ) -> Result<(Action, Outcome), ReconcileError> {
-        let told = self.report(object, memory, finding).await?;
+        let plan = plan::hold(&gathered.observed, hindrance);
+        self.publish(gathered, &plan, &Applied::default()).await;
+        let told = self.report(object, memory, &Finding::Held { spec, plan: &plan }).await?;
         memory.passed(Pace::Rest, 0.0);
         Ok((Action::requeue(STALLED_WAIT), if told { Outcome::Changed } else { Outcome::Unchanged }))
     }

@@ -39,6 +39,8 @@ pub(crate) fn pod(spec: Value) -> PodSpec {
         shards: BTreeMap::new(),
         nodes: BTreeMap::new(),
         claims: BTreeMap::new(),
+        volumes: None,
+        absent_claims: BTreeMap::new(),
     };
     let objects = build(&spec, &settings, &plan(&spec, &observed)).unwrap();
     let mut sets = objects.stateful_sets;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use counter_tests::programs::repository;
 use operator::controller::build::{SHARD_LABEL, TEMPLATE_ANNOTATION, TEMPLATE_HASH_ANNOTATION, TRIGGER_ANNOTATION};
-use operator::controller::validate::APPLY_UPDATE_ANNOTATION;
+use operator::controller::validate::{ACCEPT_LOSS_ANNOTATION, APPLY_UPDATE_ANNOTATION};
 use operator::crd::GROUP;
 
 use crate::flags::{is_variable, of_the_node, of_the_operator};
@@ -110,7 +110,14 @@ fn every_file_that_a_document_names_exists() {
 
 #[test]
 fn every_label_and_annotation_of_ours_that_a_text_names_is_one_that_the_operator_uses() {
-    let known = [SHARD_LABEL, TEMPLATE_HASH_ANNOTATION, TEMPLATE_ANNOTATION, TRIGGER_ANNOTATION, APPLY_UPDATE_ANNOTATION];
+    let known = [
+        SHARD_LABEL,
+        TEMPLATE_HASH_ANNOTATION,
+        TEMPLATE_ANNOTATION,
+        TRIGGER_ANNOTATION,
+        APPLY_UPDATE_ANNOTATION,
+        ACCEPT_LOSS_ANNOTATION,
+    ];
     let mut texts: Vec<String> = DOCUMENTS.iter().map(|&document| document.to_owned()).collect();
     texts.extend(files("examples", ".yaml"));
     texts.extend(files("charts/distributed-counter/templates", ""));

@@ -194,12 +194,9 @@ async fn record_layout(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, plan: &
     if live.record.as_ref().is_some_and(|record| !is_ours(record, &spec.identity)) {
         return Err(ApplyError::conflict::<ConfigMap>(&Names::from(&spec.identity).layout()));
     }
-    let layout = match &plan.step {
-        Step::Record(_, layout) => Some(layout.as_ref()),
-        Step::Rest | Step::Evict(_) => live.layout.as_ref(),
-    };
-    let Some(layout) = layout else { return Ok(false) };
-    record::ensure(desk, &build::layout_record(spec, layout)?, live.record.as_ref()).await
+    let Some(layout) = plan.step.layout().or(live.layout.as_ref()) else { return Ok(false) };
+    let volumes = plan.volumes.as_ref().or(live.volumes.as_ref());
+    record::ensure(desk, &build::layout_record(spec, layout, volumes)?, live.record.as_ref()).await
 }
 
 async fn evict(desk: &Desk<'_>, eviction: &Eviction) -> Result<Evicted, ApplyError> {

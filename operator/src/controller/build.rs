@@ -11,7 +11,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use crate::controller::plan::Plan;
 use crate::controller::validate::ClusterSpec;
 
-pub use layout_record::{LAYOUT_KEY, layout_record, read_layout};
+pub use layout_record::{LAYOUT_KEY, RecordError, VOLUMES_KEY, layout_record, read_layout, read_volumes};
 pub use metadata::{INSTANCE_LABEL, MANAGER, NAME_LABEL, PRODUCT, SHARD_LABEL, selector_of_shards};
 pub use names::Names;
 pub use secret::{TOKEN_KEY, TOKEN_PREVIOUS_KEY, secret};

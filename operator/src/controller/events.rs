@@ -46,6 +46,12 @@ pub fn of_deeds(plan: &Plan, applied: &Applied) -> Vec<Occurrence> {
     if applied.resized > 0 {
         told.push(Occurrence::normal("Resize", "VolumesGrow", format!("asked {} volumes to grow", applied.resized)));
     }
+    if applied.recorded {
+        told.extend(plan.accepted.iter().map(|node| {
+            let note = format!("accepted: what only the lost volume of {node} held is lost");
+            Occurrence::warning(format!("AcceptLoss-{node}"), "LossAccepted", note)
+        }));
+    }
     match &plan.step {
         Step::Record(change, layout) if applied.recorded => {
             told.push(Occurrence::normal(

@@ -19,8 +19,8 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::apply::{Kind, is_ours};
-use super::build::{self, INSTANCE_LABEL, NAME_LABEL, Names, PRODUCT, TOKEN_KEY, TOKEN_PREVIOUS_KEY};
-use super::plan::{Observed, Template};
+use super::build::{self, INSTANCE_LABEL, NAME_LABEL, Names, PRODUCT, RecordError, TOKEN_KEY, TOKEN_PREVIOUS_KEY};
+use super::plan::{Observed, Template, Volumes};
 use super::validate::{ClusterSpec, Identity};
 use crate::args::Reach;
 use crate::nodes::{Address, NodeClient, Target};
@@ -40,8 +40,6 @@ pub type Targets = HashMap<NodeName, Target>;
 pub enum GatherError {
     #[error("{what} could not be read")]
     Api { what: &'static str, source: Box<kube::Error> },
-    #[error("the ConfigMap `{name}` records no layout that this release can read; it is left alone")]
-    Record { name: String, source: serde_json::Error },
 }
 
 impl GatherError {
@@ -50,7 +48,6 @@ impl GatherError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Api { source, .. } => super::api_category(source),
-            Self::Record { .. } => "record",
         }
     }
 }
@@ -90,6 +87,9 @@ pub struct Live {
     pub token: Option<Secret>,
     /// What `record` says.
     pub layout: Option<Layout>,
+    pub volumes: Option<Volumes>,
+    /// Why `record` cannot be read, if it cannot: then there is no telling what the cluster is.
+    pub unreadable: Option<RecordError>,
 }
 
 /// All that a pass knows.
@@ -103,7 +103,7 @@ pub struct Gathered {
 /// Reads the cluster's objects and asks its nodes.
 ///
 /// # Errors
-/// When the API server does not answer, or the layout's record cannot be read.
+/// When the API server does not answer.
 pub async fn gather(
     client: &Client,
     nodes: &NodeClient,
@@ -134,9 +134,28 @@ async fn read(client: &Client, identity: &Identity) -> Result<Live, GatherError>
     )?;
     // Somebody else's ConfigMap by that name says nothing about this cluster; applying then stops at it.
     let own = record.as_ref().filter(|record| is_ours(record, identity));
-    let layout = own.map(build::read_layout).transpose();
-    let layout = layout.map_err(|source| GatherError::Record { name: names.layout(), source })?.flatten();
-    Ok(Live { stateful_sets, pods, claims, services, service_accounts, budgets, network_policies, record, token, layout })
+    let (layout, volumes, unreadable) = match own.map(recorded).transpose() {
+        Ok(found) => found.map_or((None, None, None), |(layout, volumes)| (layout, volumes, None)),
+        Err(error) => (None, None, Some(error)),
+    };
+    Ok(Live {
+        stateful_sets,
+        pods,
+        claims,
+        services,
+        service_accounts,
+        budgets,
+        network_policies,
+        record,
+        token,
+        layout,
+        volumes,
+        unreadable,
+    })
+}
+
+fn recorded(record: &ConfigMap) -> Result<(Option<Layout>, Option<Volumes>), RecordError> {
+    Ok((build::read_layout(record)?, build::read_volumes(record)?))
 }
 
 struct Reader<'a> {

@@ -19,9 +19,11 @@ use layout::Due;
 use progress::State;
 use rollout::Rollout;
 use size::Size;
+use volumes::Losses;
 
 pub use observed::{Addresses, Observed, ObservedNode, ObservedShard, Pin, Template};
 pub use summary::{MoveSummary, Summary};
+pub use volumes::{Judgement, VOLUMES_FORMAT, VolumeId, Volumes};
 
 mod balance;
 mod layout;
@@ -32,6 +34,7 @@ mod rollout;
 mod shards;
 mod size;
 mod summary;
+mod volumes;
 
 /// What is done in this pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +48,17 @@ pub struct Plan {
     /// Claims that are smaller than the spec says.
     pub resize: Vec<Resize>,
     pub step: Step,
+    /// What is to be recorded of the cluster's storage, together with the step's layout or the recorded one; None while
+    /// there is neither.
+    pub volumes: Option<Volumes>,
     /// The layout to act by after this pass, and who does not act by it yet.
     pub publish: Option<Publish>,
     /// Set while the spec asks for less than there is: `ScaleDownBlocked`.
     pub blocked: Option<Notice>,
+    /// What became of the annotation that accepts losses, while it stands.
+    pub verdict: Option<Notice>,
+    /// The nodes whose loss is accepted by this pass.
+    pub accepted: Vec<NodeName>,
     /// Set while Pods would be made otherwise if nothing were pinned: `UpdatePending`.
     pub update_pending: Option<Notice>,
     /// Set when a person has to do something: `Stalled`.
@@ -170,23 +180,32 @@ impl Notice {
 /// Decides what is done in this pass.
 #[must_use]
 pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
-    let size = Size::of(spec, observed);
+    if let Some(notice) = volumes::of_another_kind(spec, observed) {
+        return hold(observed, notice);
+    }
+    let losses = Losses::of(spec, observed);
+    let mut size = Size::of(spec, observed);
+    size.blocked = joined([losses.notice(observed), size.blocked.take()]);
     let stalled = progress::stalled(spec, observed);
     let desired = shards::desired(spec, observed, &size);
     if spec.paused {
-        return Plan { update_pending: progress::update_pending(observed, &desired), ..paused(size, stalled, observed) };
+        return Plan { update_pending: progress::update_pending(observed, &desired), ..paused(size, stalled, observed, &losses) };
     }
     let rollout = Rollout::of(spec, observed, &desired);
-    let step = step(spec, observed, &size, &rollout);
+    let step = step(spec, observed, &size, &losses, &rollout);
     let remove = shards::removals(spec, observed, &size);
-    let state = State { observed, size: &size, desired: &desired, rollout: &rollout, step: &step, removing: !remove.is_empty() };
+    let removing = !remove.is_empty();
+    let state = State { observed, size: &size, losses: &losses, desired: &desired, rollout: &rollout, step: &step, removing };
     Plan {
         paused: false,
         publish: publish::publish(observed, &step),
         update_pending: progress::update_pending(observed, &desired),
         progress: progress::progress(&state),
         resize: shards::resizes(spec, observed),
-        summary: Summary::of(observed),
+        volumes: losses.record(spec, observed, step.layout().or(observed.layout.as_ref())),
+        verdict: losses.verdict(),
+        accepted: losses.accepted_now(observed),
+        summary: Summary::of(observed, &losses),
         blocked: size.blocked,
         shards: desired,
         remove,
@@ -195,26 +214,70 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
     }
 }
 
-/// Nothing but the recorded layout for those who do not act by it.
-fn paused(size: Size, stalled: Option<Notice>, observed: &Observed) -> Plan {
+/// What is done while something keeps the cluster from being planned: the recorded layout is published, and said is how
+/// the cluster is.
+#[must_use]
+pub fn hold(observed: &Observed, stalled: Notice) -> Plan {
     Plan {
         paused: true,
         shards: BTreeMap::new(),
         remove: Vec::new(),
         resize: Vec::new(),
         step: Step::Rest,
+        volumes: None,
+        publish: publish::publish(observed, &Step::Rest),
+        blocked: None,
+        verdict: None,
+        accepted: Vec::new(),
+        update_pending: None,
+        stalled: Some(stalled),
+        progress: None,
+        summary: Summary::of(observed, &Losses::default()),
+    }
+}
+
+/// Nothing but the recorded layout for those who do not act by it.
+fn paused(size: Size, stalled: Option<Notice>, observed: &Observed, losses: &Losses) -> Plan {
+    Plan {
+        paused: true,
+        shards: BTreeMap::new(),
+        remove: Vec::new(),
+        resize: Vec::new(),
+        step: Step::Rest,
+        volumes: None,
         publish: publish::publish(observed, &Step::Rest),
         blocked: size.blocked,
+        verdict: losses.verdict(),
+        accepted: Vec::new(),
         update_pending: None,
         stalled,
         progress: None,
-        summary: Summary::of(observed),
+        summary: Summary::of(observed, losses),
+    }
+}
+
+/// Several notices as one, under the first one's reason.
+fn joined(notices: [Option<Notice>; 2]) -> Option<Notice> {
+    notices
+        .into_iter()
+        .flatten()
+        .reduce(|first, next| Notice { message: format!("{}; {}", first.message, next.message), ..first })
+}
+
+impl Step {
+    /// The layout that it records.
+    #[must_use]
+    pub fn layout(&self) -> Option<&Layout> {
+        match self {
+            Self::Record(_, layout) => Some(layout),
+            Self::Rest | Self::Evict(_) => None,
+        }
     }
 }
 
 /// The one step: what has begun comes first, then what is broken, then new nodes, then older Pods, then new moves.
-fn step(spec: &ClusterSpec, observed: &Observed, size: &Size, rollout: &Rollout<'_>) -> Step {
-    let moving = match layout::due(spec, observed, size) {
+fn step(spec: &ClusterSpec, observed: &Observed, size: &Size, losses: &Losses, rollout: &Rollout<'_>) -> Step {
+    let moving = match layout::due(spec, observed, size, losses) {
         Due::Next(change, layout) => return Step::Record(change, layout),
         Due::Moving => true,
         Due::Nothing => false,
@@ -231,7 +294,7 @@ fn step(spec: &ClusterSpec, observed: &Observed, size: &Size, rollout: &Rollout<
     if let Some(eviction) = rollout.next() {
         return Step::Evict(eviction);
     }
-    match layout::started(observed, size) {
+    match layout::started(observed, size, losses) {
         Due::Next(change, layout) if rollout.left() == 0 => Step::Record(change, layout),
         Due::Next(..) | Due::Moving | Due::Nothing => Step::Rest,
     }

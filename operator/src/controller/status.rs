@@ -46,10 +46,8 @@ impl StatusError {
 /// What a pass has to say.
 #[derive(Debug)]
 pub enum Finding<'a> {
-    /// The object breaks rules; nothing was done.
-    Invalid(&'a [Violation]),
-    /// Something of this cluster's needs a person before anything can be planned.
-    Unplanned(Notice),
+    /// Something needs a person before anything can be planned; the recorded layout was published, and nothing else done.
+    Held { spec: &'a ClusterSpec, plan: &'a Plan },
     /// What was planned, and what kept it from being done, if something did: what a person has to do something about, and
     /// what is tried again. `refused`: a disruption budget forbids the planned eviction.
     Planned { spec: &'a ClusterSpec, plan: &'a Plan, stalled: Option<Notice>, failing: Option<String>, refused: bool },
@@ -63,14 +61,11 @@ pub fn status(
     finding: &Finding<'_>,
     now: Timestamp,
 ) -> DistributedCounterStatus {
-    let mut next = match finding {
-        Finding::Invalid(_) | Finding::Unplanned(_) => before.clone(),
-        Finding::Planned { spec, plan, .. } => figures(spec, &plan.summary),
-    };
+    let (Finding::Held { spec, plan } | Finding::Planned { spec, plan, .. }) = finding;
+    let mut next = figures(spec, &plan.summary);
     next.observed_generation = generation;
     let claims = match finding {
-        Finding::Invalid(violations) => hindered(before, &invalid(violations)),
-        Finding::Unplanned(notice) => hindered(before, notice),
+        Finding::Held { plan, .. } => held(before, plan),
         Finding::Planned { plan, stalled, failing, refused, .. } => planned(plan, stalled.as_ref(), failing.as_deref(), *refused),
     };
     next.conditions = claims.iter().map(|(kind, claim)| condition(&before.conditions, kind, claim, generation, now)).collect();
@@ -123,13 +118,20 @@ fn planned(plan: &Plan, stalled: Option<&Notice>, failing: Option<&str>, refused
         (AVAILABLE, available),
         (RECONCILING, reconciling),
         (STALLED, stalled.map_or_else(|| Claim::no("NotStalled", ""), said)),
-        (SCALE_DOWN_BLOCKED, plan.blocked.as_ref().map_or_else(|| Claim::no("NotBlocked", ""), said)),
+        (SCALE_DOWN_BLOCKED, plan.blocked.as_ref().map_or_else(|| unblocked(plan), said)),
         (UPDATE_PENDING, plan.update_pending.as_ref().map_or_else(|| Claim::no("UpToDate", ""), said)),
     ]
 }
 
-/// What is said when nothing could be planned: why, and of the rest what was said before.
-fn hindered(before: &DistributedCounterStatus, notice: &Notice) -> Claims {
+fn unblocked(plan: &Plan) -> Claim {
+    match &plan.verdict {
+        Some(verdict) => Claim::no(verdict.reason, verdict.message.clone()),
+        None => Claim::no("NotBlocked", ""),
+    }
+}
+
+/// What is said when nothing could be planned: why, how the cluster is, and of the rest what was said before.
+fn held(before: &DistributedCounterStatus, plan: &Plan) -> Claims {
     let kept = |kind: &'static str, unknown: &'static str| {
         let known = before.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True");
         known.map_or_else(
@@ -138,20 +140,20 @@ fn hindered(before: &DistributedCounterStatus, notice: &Notice) -> Claims {
         )
     };
     [
-        (AVAILABLE, kept(AVAILABLE, "NotStarted")),
+        (AVAILABLE, available(&plan.summary)),
         (RECONCILING, Claim::no("Stalled", "waits for what Stalled says")),
-        (STALLED, said(notice)),
+        (STALLED, plan.stalled.as_ref().map_or_else(|| Claim::no("NotStalled", ""), said)),
         (SCALE_DOWN_BLOCKED, kept(SCALE_DOWN_BLOCKED, "NotBlocked")),
         (UPDATE_PENDING, kept(UPDATE_PENDING, "UpToDate")),
     ]
 }
 
 fn available(summary: &Summary) -> Claim {
-    if summary.layout_version.is_none() {
-        return Claim::no("NoLayout", "the cluster has no layout yet");
-    }
     if summary.is_available() {
         return Claim::yes("Serving", "every slot has a ready owner");
+    }
+    if summary.layout_version.is_none() {
+        return Claim::no("NoLayout", "no layout is recorded");
     }
     let shards: Vec<String> = summary.unserved.iter().map(ToString::to_string).collect();
     Claim::no("Unserved", format!("no node is ready of shard {}", shards.join(", ")))
@@ -161,7 +163,9 @@ fn said(notice: &Notice) -> Claim {
     Claim::yes(notice.reason, notice.message.clone())
 }
 
-fn invalid(violations: &[Violation]) -> Notice {
+/// What is said of an object that breaks rules.
+#[must_use]
+pub fn invalid(violations: &[Violation]) -> Notice {
     let said: Vec<String> = violations.iter().map(ToString::to_string).collect();
     Notice { reason: "InvalidSpec", message: said.join("; ") }
 }

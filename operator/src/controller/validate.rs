@@ -7,7 +7,7 @@ use std::fmt;
 use crate::crd::DistributedCounter;
 
 pub use quantity::Bytes;
-pub use spec::{APPLY_UPDATE_ANNOTATION, ClusterSpec, Identity, Storage, Trigger, Volume};
+pub use spec::{ACCEPT_LOSS_ANNOTATION, APPLY_UPDATE_ANNOTATION, ClusterSpec, Identity, Storage, Trigger, Volume};
 
 mod quantity;
 mod rules;
@@ -34,6 +34,13 @@ impl fmt::Display for Violation {
 pub fn validate(object: &DistributedCounter) -> Result<ClusterSpec, Vec<Violation>> {
     let violations = rules::broken(object);
     if violations.is_empty() { Ok(spec::parse(object)) } else { Err(violations) }
+}
+
+/// The cluster that an object describes, as far as it can be told from one that breaks rules: good for looking at what
+/// is, and for nothing else.
+#[must_use]
+pub fn guess(object: &DistributedCounter) -> ClusterSpec {
+    spec::parse(object)
 }
 
 /// What may not change from one version of an object to the next. Says nothing of rules for `new` alone.

@@ -23,6 +23,12 @@ pub const NAME_SUFFIX: RuleText = rule(
     "metadata.name must not end with '-nodes', which names the Service of a cluster's nodes",
 );
 
+/// Of an annotation, at which the schema cannot look: the operator alone checks it.
+pub const ACCEPT_LOSS: RuleText = rule(
+    "true",
+    "distributedcounter.dev/accept-loss must list names of this cluster's nodes, such as NAME-0-1, separated by commas",
+);
+
 /// Of `spec`.
 pub const MEMORY_REPLICAS: RuleText = rule(
     "!has(self.storage) || !has(self.storage.memory) || self.replicas >= 2",

@@ -14,7 +14,7 @@ use super::member::{Member, Place, Settings, ports_of};
 use super::ports::{self, NoPorts, Ports};
 use super::round::{Answer, Question};
 use super::view::{ClusterView, NodeState, PortsView};
-use crate::controller::plan::{Addresses, Eviction, Observed, ObservedShard, Pin, Plan, Step, Summary, plan};
+use crate::controller::plan::{Addresses, Eviction, Observed, ObservedShard, Pin, Plan, Step, Summary, Volumes, plan};
 use crate::controller::validate::ClusterSpec;
 use crate::crd::Retain;
 use crate::nodes::{Address, Target, causes};
@@ -52,6 +52,7 @@ pub(super) struct Cluster {
     folder: ClusterFolder,
     tokens: Arc<[ClusterToken]>,
     layout: Option<Arc<Layout>>,
+    volumes: Option<Volumes>,
     shards: BTreeMap<ShardId, LocalShard>,
     members: BTreeMap<Place, Member>,
     /// Processes of nodes that left the plan, until they have ended.
@@ -77,6 +78,7 @@ impl Cluster {
         let shards = recorded.map(|shard| (shard.shard, LocalShard { replicas: count(shard.nodes.len()), when_deleted }));
         Ok(Self {
             settings: Settings::new(host.program.clone(), folder.clone(), &spec),
+            volumes: folder.volumes()?,
             tokens: Arc::new([folder.token()?]),
             shards: shards.collect(),
             members: BTreeMap::new(),
@@ -216,6 +218,9 @@ impl Cluster {
             nodes: self.members.values().map(|member| (member.name.clone(), member.observed())).collect(),
             // A folder has no size.
             claims: BTreeMap::new(),
+            volumes: self.volumes.clone(),
+            // A process makes its folder anew before anybody could miss it.
+            absent_claims: BTreeMap::new(),
         }
     }
 
@@ -223,7 +228,8 @@ impl Cluster {
         let notice = |kind: &str, message: &str| format!("{kind}: {message}");
         let told = [("Stalled", &plan.stalled), ("ScaleDownBlocked", &plan.blocked), ("UpdatePending", &plan.update_pending)];
         self.notices = told.iter().filter_map(|(kind, what)| what.as_ref().map(|what| notice(kind, &what.message))).collect();
-        if plan.paused {
+        self.notices.extend(plan.verdict.iter().map(|what| notice(what.reason, &what.message)));
+        if plan.paused && plan.stalled.is_none() {
             self.notices.push(notice("Paused", "nothing is changed while spec.paused is true"));
         }
         self.summary = plan.summary.clone();
@@ -248,6 +254,12 @@ impl Cluster {
         );
         self.man(host)?;
         self.dismiss(now);
+        if plan.volumes.is_some() && plan.volumes != self.volumes {
+            if let Some(volumes) = &plan.volumes {
+                self.folder.record_volumes(volumes)?;
+            }
+            self.volumes = plan.volumes;
+        }
         match plan.step {
             Step::Rest => {}
             Step::Record(_, layout) => {

@@ -4,6 +4,7 @@
 //! operator.lock  ports.json  endpoints.json
 //! NAMESPACE/CLUSTER/object.json   the DistributedCounter as it was accepted last
 //! NAMESPACE/CLUSTER/layout.json   the record of the layout, written before any node hears of it
+//! NAMESPACE/CLUSTER/volumes.json  which data folder each node had, and whose loss was accepted
 //! NAMESPACE/CLUSTER/token         the cluster token, minted once
 //! NAMESPACE/CLUSTER/logs/NODE.log
 //! NAMESPACE/CLUSTER/NODE/         the node's own folder
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use super::endpoints;
 use super::ports::Ports;
+use crate::controller::plan::{VOLUMES_FORMAT, Volumes};
 
 /// A token's length before it is written as hexadecimal digits.
 const TOKEN_BYTES: usize = 32;
@@ -142,6 +144,28 @@ impl ClusterFolder {
     /// When it cannot be written; the old one stands.
     pub(super) fn record_layout(&self, layout: &Layout) -> Result<(), FolderError> {
         write_json(&self.layout_path(), layout)
+    }
+
+    /// What is recorded of the cluster's storage; nothing before the first layout.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is of a newer format.
+    pub(super) fn volumes(&self) -> Result<Option<Volumes>, FolderError> {
+        let path = self.path.join("volumes.json");
+        match read_json::<Volumes>(&path)? {
+            Some(Volumes { format, .. }) if format > VOLUMES_FORMAT => {
+                Err(FolderError::Damaged { path, reason: format!("its format {format} is newer than {VOLUMES_FORMAT}") })
+            }
+            volumes => Ok(volumes),
+        }
+    }
+
+    /// Records what is known of the cluster's storage, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old record stands.
+    pub(super) fn record_volumes(&self, volumes: &Volumes) -> Result<(), FolderError> {
+        write_json(&self.path.join("volumes.json"), volumes)
     }
 
     /// The object as it was accepted last.

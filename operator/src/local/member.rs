@@ -167,6 +167,7 @@ impl Member {
             ready: state == NodeState::Ready,
             terminating: state == NodeState::Stopping,
             problem: problem.filter(|_| state != NodeState::Ready),
+            running: self.process.pid().is_some(),
             status: self.status().cloned(),
         }
     }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 use kube::api::PostParams;
 
-use super::super::build::{INSTANCE_LABEL, LAYOUT_KEY, NAME_LABEL, PRODUCT};
+use super::super::build::{INSTANCE_LABEL, LAYOUT_KEY, NAME_LABEL, PRODUCT, VOLUMES_KEY};
 use super::super::validate::Identity;
 use super::{ApplyError, Desk, FIELD_MANAGER};
 
@@ -49,14 +49,14 @@ fn next(live: &ConfigMap, desired: &ConfigMap, owner: &str) -> Option<ConfigMap>
     owners.extend(wanted.iter().cloned());
     next.metadata.owner_references = (!owners.is_empty()).then_some(owners);
     next.data = desired.data.clone();
-    let same_data = text(live) == text(desired);
+    let same_data = [LAYOUT_KEY, VOLUMES_KEY].iter().all(|key| text(live, key) == text(desired, key));
     let same_metadata = live.labels() == next.labels() && live.owner_references() == next.owner_references();
     (!(same_data && same_metadata)).then_some(next)
 }
 
-/// The layout as JSON, so that another layout of the same text is none.
-fn text(record: &ConfigMap) -> Option<serde_json::Value> {
-    record.data.as_ref().and_then(|data| data.get(LAYOUT_KEY)).and_then(|text| serde_json::from_str(text).ok())
+/// A document as JSON, so that the same one in another form is no other.
+fn text(record: &ConfigMap, key: &str) -> Option<serde_json::Value> {
+    record.data.as_ref().and_then(|data| data.get(key)).and_then(|text| serde_json::from_str(text).ok())
 }
 
 #[cfg(test)]
@@ -116,6 +116,7 @@ mod tests {
             uid: Some("me".to_owned()),
             generation: 1,
             apply_update: None,
+            accept_loss: Vec::new(),
         };
         assert!(is_ours(&record("{}", None), &identity("a")));
         assert!(is_ours(&record("{}", Some("me")), &identity("a")));

@@ -30,6 +30,9 @@ fn plan_of(spec: &ClusterSpec) -> Plan {
         shards: (0..spec.shards).map(|shard| (ShardId(shard), desired(spec))).collect(),
         remove: Vec::new(),
         resize: Vec::new(),
+        volumes: None,
+        verdict: None,
+        accepted: Vec::new(),
         step: Step::Rest,
         publish: None,
         blocked: None,
@@ -105,7 +108,7 @@ fn the_objects_that_are_written_once() {
     insta::assert_yaml_snapshot!("secret", secret(&spec, "s3cret"));
     let node = Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned() };
     let layout = Layout::single(ClusterId(7), node.node(&NodeName::from("page-views-0-0")).unwrap());
-    let record = layout_record(&spec, &layout).unwrap();
+    let record = layout_record(&spec, &layout, None).unwrap();
     insta::assert_yaml_snapshot!("layout_record", record);
     assert_eq!(read_layout(&record).unwrap(), Some(layout));
 }
@@ -114,7 +117,7 @@ fn the_objects_that_are_written_once() {
 fn the_layouts_record_goes_with_the_cluster_only_when_its_volumes_do() {
     let node = Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned() };
     let layout = Layout::single(ClusterId(7), node.node(&NodeName::from("page-views-0-0")).unwrap());
-    let owned = |spec| layout_record(&spec_of(spec), &layout).unwrap().metadata.owner_references.is_some();
+    let owned = |spec| layout_record(&spec_of(spec), &layout, None).unwrap().metadata.owner_references.is_some();
     assert!(!owned(json!({})));
     assert!(owned(json!({"storage": {"volume": {"retention": {"whenDeleted": "Delete"}}}})));
     assert!(owned(json!({"storage": {"memory": {}}})));

@@ -35,6 +35,8 @@ pub(super) fn observed(
         nodes: nodes.collect(),
         shards: own_sets(live, spec).map(|(number, set)| (number, shard(set))).collect(),
         claims: claims(live, spec),
+        volumes: live.volumes.clone(),
+        absent_claims: absent_claims(live, spec),
     }
 }
 
@@ -84,6 +86,20 @@ fn claims(live: &Live, spec: &ClusterSpec) -> BTreeMap<NodeName, Bytes> {
     claims.collect()
 }
 
+/// The nodes that had a volume and whose claim is gone, or has lost what it was bound to. One whose Pod is still to be
+/// made anew has its claim made with it.
+fn absent_claims(live: &Live, spec: &ClusterSpec) -> BTreeMap<NodeName, String> {
+    let names = Names::from(&spec.identity);
+    let recorded = live.volumes.iter().flat_map(|volumes| volumes.nodes.keys());
+    let why = |node: &NodeName| {
+        let name = names.claim(node);
+        let Some(claim) = live.claims.get(&name) else { return Some(format!("claim {name} does not exist")) };
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        (phase == Some("Lost")).then(|| format!("claim {name} has lost its PersistentVolume"))
+    };
+    recorded.filter_map(|node| Some((node.clone(), why(node)?))).collect()
+}
+
 fn claim_size(spec: Option<&k8s_openapi::api::core::v1::PersistentVolumeClaimSpec>) -> Option<Bytes> {
     let requests = spec?.resources.as_ref()?.requests.as_ref()?;
     requests.get("storage").and_then(|size| Bytes::of_claim(&size.0))
@@ -98,8 +114,16 @@ fn node(pod: &Pod, status: Option<NodeStatus>) -> ObservedNode {
         ready,
         terminating: pod.metadata.deletion_timestamp.is_some(),
         problem: if ready { None } else { problem(pod) },
+        running: is_running(pod),
         status,
     }
+}
+
+/// Whether a container of the Pod runs, by what its machine said last.
+fn is_running(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let runs = |container: &ContainerStatus| container.state.as_ref().is_some_and(|state| state.running.is_some());
+    containers.is_some_and(|containers| containers.iter().any(runs))
 }
 
 /// A condition's status and message.

@@ -11,6 +11,7 @@ use crate::controller::validate::ClusterSpec;
 
 use super::size::Size;
 use super::summary::MoveSummary;
+use super::volumes::Losses;
 use super::{Change, Observed, ObservedNode, balance};
 
 /// What is due with the layout.
@@ -63,7 +64,7 @@ fn owns_no_more(layout: &Layout, name: &NodeName, node: &ObservedNode) -> bool {
 
 /// What is due with the layout before Pods are replaced: what has begun is brought to its end, what the spec took back is
 /// taken back.
-pub(super) fn due(spec: &ClusterSpec, observed: &Observed, size: &Size) -> Due {
+pub(super) fn due(spec: &ClusterSpec, observed: &Observed, size: &Size, losses: &Losses) -> Due {
     let Some(layout) = &observed.layout else { return first(spec, observed) };
     if ahead(layout, observed).is_some() {
         let reassert = can_reassert(layout, observed);
@@ -73,7 +74,7 @@ pub(super) fn due(spec: &ClusterSpec, observed: &Observed, size: &Size) -> Due {
         return next(Change::Readdress, moved, observed);
     }
     if let Some(slot_move) = layout.moves.first() {
-        return continued(slot_move, layout, observed, size);
+        return continued(slot_move, layout, observed, size, losses);
     }
     let mut smaller = layout.clone();
     smaller.shards.retain(|shard| size.targets.contains(&shard.shard));
@@ -104,11 +105,12 @@ pub(super) fn joined(spec: &ClusterSpec, observed: &Observed, size: &Size) -> Du
 }
 
 /// The start of the next move, when all of both shards' nodes are there to take part.
-pub(super) fn started(observed: &Observed, size: &Size) -> Due {
+pub(super) fn started(observed: &Observed, size: &Size, losses: &Losses) -> Due {
     let Some(layout) = observed.layout.as_ref().filter(|_| !size.frozen) else { return Due::Nothing };
     let targets: Vec<ShardId> = size.targets.iter().copied().collect();
     let Some(slot_move) = balance::next_move(layout, &targets) else { return Due::Nothing };
-    if !absent(&slot_move, layout, observed).is_empty() {
+    let lost = losses.open_among(layout, slot_move.from).next().is_some();
+    if lost || !absent(&slot_move, layout, observed, losses).is_empty() {
         return Due::Nothing;
     }
     let mut copying = layout.clone();
@@ -116,11 +118,15 @@ pub(super) fn started(observed: &Observed, size: &Size) -> Due {
     next(Change::Copy, copying, observed)
 }
 
-/// The nodes without which a move would not get far: it needs every old replica, and the new ones to hold the slots.
-pub(super) fn absent(slot_move: &Move, layout: &Layout, observed: &Observed) -> Vec<NodeName> {
-    let involved = [slot_move.from, slot_move.to].into_iter().filter_map(|shard| layout.shard(shard));
-    let names = involved.flat_map(|shard| &shard.nodes).map(|node| &node.name);
-    names.filter(|name| !observed.answers_for(name, layout.cluster)).cloned().collect()
+/// The nodes without which a move would not get far: it needs every old replica whose loss is not accepted, and the new
+/// ones to hold the slots.
+pub(super) fn absent(slot_move: &Move, layout: &Layout, observed: &Observed, losses: &Losses) -> Vec<NodeName> {
+    let silent = |shard: ShardId| {
+        let names = layout.shard(shard).into_iter().flat_map(|shard| &shard.nodes).map(|node| &node.name);
+        names.filter(|name| !observed.answers_for(name, layout.cluster)).cloned()
+    };
+    let sources = silent(slot_move.from).filter(|name| !losses.skipped.contains(name));
+    sources.chain(silent(slot_move.to)).collect()
 }
 
 /// The cluster's first layout, once a majority of each shard's nodes waits for it: with none of them of another cluster.
@@ -145,8 +151,10 @@ fn first(spec: &ClusterSpec, observed: &Observed) -> Due {
     )
 }
 
-fn continued(slot_move: &Move, layout: &Layout, observed: &Observed, size: &Size) -> Due {
-    let done = MoveSummary::of(slot_move, layout, observed).slots_left == Some(0);
+fn continued(slot_move: &Move, layout: &Layout, observed: &Observed, size: &Size, losses: &Losses) -> Due {
+    // An old replica with another volume than it had says all that it holds, and that is not what it held.
+    let lost = losses.open_among(layout, slot_move.from).next().is_some();
+    let done = !lost && MoveSummary::of(slot_move, layout, observed, losses).slots_left == Some(0);
     let without = || Layout { moves: layout.moves[1..].to_vec(), ..layout.clone() };
     match slot_move.phase {
         MovePhase::Copying if is_taken_back(slot_move, layout, size) => next(Change::Cancel, without(), observed),

@@ -7,8 +7,11 @@ use counter_core::layout::{Layout, LayoutVersion, Node};
 use counter_core::status::NodeStatus;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::controller::build::Names;
 use crate::controller::validate::{Bytes, Trigger};
 use crate::crd::Retain;
+
+use super::Volumes;
 
 /// What is. Gathered anew for each pass.
 #[derive(Clone, Debug)]
@@ -27,6 +30,10 @@ pub struct Observed {
     pub nodes: BTreeMap<NodeName, ObservedNode>,
     /// The sizes that the nodes' claims ask for.
     pub claims: BTreeMap<NodeName, Bytes>,
+    /// What is recorded of the cluster's storage; None before the first layout.
+    pub volumes: Option<Volumes>,
+    /// Nodes that had a volume and have no claim of one any more, and in which way.
+    pub absent_claims: BTreeMap<NodeName, String>,
 }
 
 /// A StatefulSet, or what stands for it among local processes.
@@ -76,6 +83,8 @@ pub struct ObservedNode {
     pub terminating: bool,
     /// Why it is not ready, in the words of Kubernetes or of the supervisor.
     pub problem: Option<String>,
+    /// Whether a process of it runs, as far as is known without its answer.
+    pub running: bool,
     /// What the node says of itself. None when it did not answer.
     pub status: Option<NodeStatus>,
 }
@@ -99,6 +108,16 @@ impl Addresses {
                 let address = |port: u16| format!("{name}.{cluster}-nodes.{namespace}.svc:{port}");
                 Some(Node { name: name.clone(), http: address(8080), admin: address(8081), peer: address(8082), resp: None })
             }
+        }
+    }
+}
+
+impl Addresses {
+    /// Where a node's volume is, in words.
+    pub(super) fn volume(&self, node: &NodeName) -> String {
+        match self {
+            Self::Table(_) => "its data folder".to_owned(),
+            Self::Dns { cluster, .. } => format!("claim {}", Names(cluster).claim(node)),
         }
     }
 }

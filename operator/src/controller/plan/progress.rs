@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use counter_core::id::{NodeName, ShardId};
-use counter_core::layout::MovePhase;
+use counter_core::layout::{Layout, Move, MovePhase};
 
-use crate::controller::validate::ClusterSpec;
+use crate::controller::validate::{ACCEPT_LOSS_ANNOTATION, ClusterSpec};
 
 use super::rollout::Rollout;
 use super::size::Size;
+use super::volumes::Losses;
 use super::{Change, DesiredShard, MoveSummary, Notice, Observed, Step, balance, layout};
 
 /// How many nodes a message names; the others are counted.
@@ -69,6 +70,7 @@ pub(super) fn progress(state: &State<'_>) -> Option<Notice> {
 pub(super) struct State<'a> {
     pub(super) observed: &'a Observed,
     pub(super) size: &'a Size,
+    pub(super) losses: &'a Losses,
     pub(super) desired: &'a BTreeMap<ShardId, DesiredShard>,
     pub(super) rollout: &'a Rollout<'a>,
     pub(super) step: &'a Step,
@@ -79,14 +81,13 @@ impl State<'_> {
     fn moving(&self) -> Option<Notice> {
         let layout = self.observed.layout.as_ref()?;
         let slot_move = layout.moves.first()?;
-        let summary = MoveSummary::of(slot_move, layout, self.observed);
+        let summary = MoveSummary::of(slot_move, layout, self.observed, self.losses);
         let stage = match summary.phase {
             MovePhase::Copying => "to be copied",
             MovePhase::Flipped => "without a receipt",
         };
         let left = summary.slots_left.map_or("an unknown number".to_owned(), |left| left.to_string());
-        let absent = layout::absent(slot_move, layout, self.observed);
-        let waits = if absent.is_empty() { String::new() } else { format!("; no answer from {}", self.named(&absent)) };
+        let waits = self.waits(slot_move, layout).map_or_else(String::new, |waits| format!("; {waits}"));
         Some(Notice::new(
             "MovingSlots",
             format!("{} slots move from shard {} to shard {}, {left} {stage}{waits}", summary.slots, summary.from, summary.to),
@@ -120,9 +121,24 @@ impl State<'_> {
         let layout = self.observed.layout.as_ref().filter(|_| !self.size.frozen)?;
         let targets: Vec<ShardId> = self.size.targets.iter().copied().collect();
         let next = balance::next_move(layout, &targets)?;
-        let absent = layout::absent(&next, layout, self.observed);
-        let what = format!("slots of shard {} are to move to shard {}", next.from, next.to);
-        Some(Notice::new("MovingSlots", format!("{what}; no answer from {}", self.named(&absent))))
+        let waits = self.waits(&next, layout).unwrap_or_default();
+        Some(Notice::new("MovingSlots", format!("slots of shard {} are to move to shard {}; {waits}", next.from, next.to)))
+    }
+
+    /// What a move waits for that is not on its way.
+    fn waits(&self, slot_move: &Move, layout: &Layout) -> Option<String> {
+        let lost: Vec<NodeName> = self.losses.open_among(layout, slot_move.from).cloned().collect();
+        if !lost.is_empty() {
+            return Some(format!("waiting for the lost volume of {}, see ScaleDownBlocked", self.named(&lost)));
+        }
+        let absent = layout::absent(slot_move, layout, self.observed, self.losses);
+        let source = |name: &&NodeName| layout.shard_of(name).is_some_and(|shard| shard.shard == slot_move.from);
+        absent.first()?;
+        let way_out = absent.iter().find(source).map_or_else(String::new, |source| {
+            let volume = self.observed.addresses.volume(source);
+            format!(" (if its volume, {volume}, is gone for good: {ACCEPT_LOSS_ANNOTATION}={source} accepts the loss)")
+        });
+        Some(format!("no answer from {}{way_out}", self.named(&absent)))
     }
 
     /// Some of the names, each with what is known to be wrong.

@@ -24,6 +24,9 @@ fn serving() -> Plan {
         remove: Vec::new(),
         resize: Vec::new(),
         step: super::super::plan::Step::Rest,
+        volumes: None,
+        verdict: None,
+        accepted: Vec::new(),
         publish: None,
         blocked: None,
         update_pending: None,
@@ -37,6 +40,7 @@ fn serving() -> Plan {
             ready_nodes: 6,
             unserved: Vec::new(),
             slot_move: None,
+            all_owned: true,
         },
     }
 }
@@ -122,11 +126,20 @@ fn blocked_and_pending_changes_are_said_beside_the_rest() {
 }
 
 #[test]
-fn a_broken_spec_leaves_the_figures_and_availability_as_they_were() {
-    let before = new(&serving());
+fn a_broken_spec_stalls_and_the_status_still_says_how_the_cluster_is() {
+    let blocked = Plan { blocked: Some(notice("NotYet")), ..serving() };
+    let before = new(&blocked);
     let violations = [Violation { field: "spec.shards", message: "must be at least 1" }];
-    let after = status(&before, Some(5), &Finding::Invalid(&violations), Timestamp::from_second(200).unwrap());
-    assert_eq!((after.shards, after.observed_generation), (Some(2), Some(5)));
+    let held = |plan: Plan| {
+        let plan = Plan { paused: true, stalled: Some(invalid(&violations)), ..plan };
+        status(&before, Some(5), &Finding::Held { spec: &spec(), plan: &plan }, Timestamp::from_second(200).unwrap())
+    };
+    let down = Summary { unserved: vec![ShardId(1)], ready_nodes: 3, ..serving().summary };
+    let after = held(Plan { summary: down, ..serving() });
+    assert_eq!((after.shards, after.ready_nodes, after.observed_generation), (Some(2), Some(3), Some(5)));
+    assert!(!stands(&after.conditions, AVAILABLE) && stands(&after.conditions, STALLED));
+    assert!(stands(&after.conditions, SCALE_DOWN_BLOCKED), "nothing new is known of it");
+    let after = held(serving());
     assert!(stands(&after.conditions, AVAILABLE) && stands(&after.conditions, STALLED));
     let stalled = after.conditions.iter().find(|condition| condition.type_ == STALLED).unwrap();
     assert_eq!((stalled.reason.as_str(), stalled.message.as_str()), ("InvalidSpec", "spec.shards: must be at least 1"));

@@ -3,8 +3,11 @@
 use crate::crd::rule::{self, RuleText};
 use crate::crd::{DistributedCounter, VolumeStorage};
 
+use counter_core::id::NodeName;
+
 use super::Violation;
 use super::quantity::Bytes;
+use super::spec::{ACCEPT_LOSS_ANNOTATION, node_names};
 
 const SHARDS_MAX: i32 = 256;
 const REPLICAS_MAX: i32 = 7;
@@ -18,6 +21,7 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless(name.chars().count() <= NAME_CHARS_MAX, "", rule::NAME_LENGTH);
     broken.unless(is_dns_1035(name), "", rule::NAME_FORM);
     broken.unless(!name.ends_with("-nodes"), "", rule::NAME_SUFFIX);
+    broken.unless(names_own_nodes(object, name), "metadata.annotations", rule::ACCEPT_LOSS);
     broken.unless(spec.storage.memory.is_none() || spec.replicas >= 2, "spec", rule::MEMORY_REPLICAS);
     broken.unless((1..=SHARDS_MAX).contains(&spec.shards), "spec.shards", rule::SHARDS);
     broken.unless((1..=REPLICAS_MAX).contains(&spec.replicas), "spec.replicas", rule::REPLICAS);
@@ -49,6 +53,17 @@ const SIZE: &str = "spec.storage.volume.size";
 
 fn shrinks(old: &VolumeStorage, new: &VolumeStorage) -> bool {
     Bytes::parse(&old.size).zip(Bytes::parse(&new.size)).is_some_and(|(old, new)| new < old)
+}
+
+/// Whether the annotation that accepts losses, if there is one, lists what can be nodes of this cluster.
+fn names_own_nodes(object: &DistributedCounter, cluster: &str) -> bool {
+    let list = object.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ACCEPT_LOSS_ANNOTATION));
+    let is_number = |part: &str| part.parse::<u16>().is_ok_and(|number| number.to_string() == part);
+    let is_own = |node: &NodeName| {
+        let place = node.0.strip_prefix(cluster).and_then(|rest| rest.strip_prefix('-')).and_then(|place| place.split_once('-'));
+        place.is_some_and(|(shard, replica)| is_number(shard) && is_number(replica))
+    };
+    list.is_none_or(|list| node_names(list).iter().all(is_own))
 }
 
 fn is_dns_1035(name: &str) -> bool {

@@ -1,6 +1,9 @@
 //! The validated spec: no value in it is left to parse or to default.
 
+use std::collections::BTreeSet;
 use std::fmt;
+
+use counter_core::id::NodeName;
 
 use crate::crd::{Acks, DistributedCounter, Fsync, PodSettings, Retain, Retention, ServiceSpec, StorageSpec};
 
@@ -8,6 +11,8 @@ use super::quantity::Bytes;
 
 /// Asks for operator-made changes of Pods to be rolled out; any new value does.
 pub const APPLY_UPDATE_ANNOTATION: &str = "distributedcounter.dev/apply-update";
+/// Accepts that what only the lost volumes of these nodes held is lost: names, separated by commas.
+pub const ACCEPT_LOSS_ANNOTATION: &str = "distributedcounter.dev/accept-loss";
 
 /// What a cluster is to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +43,8 @@ pub struct Identity {
     pub generation: i64,
     /// What [`APPLY_UPDATE_ANNOTATION`] says.
     pub apply_update: Option<String>,
+    /// The nodes that [`ACCEPT_LOSS_ANNOTATION`] names.
+    pub accept_loss: Vec<NodeName>,
 }
 
 /// The user's part in a template: while it is the same, changes that the operator would make wait.
@@ -109,6 +116,7 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
             uid: metadata.uid.clone(),
             generation: metadata.generation.unwrap_or_default(),
             apply_update: annotation(APPLY_UPDATE_ANNOTATION),
+            accept_loss: annotation(ACCEPT_LOSS_ANNOTATION).as_deref().map(node_names).unwrap_or_default(),
         },
         shards: within(spec.shards, 256),
         replicas: within(spec.replicas, 7),
@@ -119,6 +127,13 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
         paused: spec.paused,
         pod: spec.pod.clone(),
     }
+}
+
+/// The names in a list that is separated by commas.
+pub(super) fn node_names(list: &str) -> Vec<NodeName> {
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: BTreeSet<NodeName> = names.map(NodeName::from).collect();
+    names.into_iter().collect()
 }
 
 fn within(number: i32, max: u16) -> u16 {

@@ -61,6 +61,8 @@ fn live(sets: &[serde_json::Value], pods: &[serde_json::Value]) -> Live {
         record: None,
         token: None,
         layout: None,
+        volumes: None,
+        unreadable: None,
     }
 }
 

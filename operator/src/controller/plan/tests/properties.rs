@@ -18,6 +18,12 @@ enum Event {
     /// The process of one of the Pods dies, or comes back.
     Crash(usize),
     Recover(usize),
+    /// A node comes back with an empty volume, or its volume goes and nothing comes back.
+    Lose(usize),
+    LoseForGood(usize),
+    /// The user names a node whose loss is accepted, be it lost or not, or takes the annotation away.
+    Accept(usize),
+    AcceptNothing,
     /// So many rounds pass, in which about this share of 8 messages arrives and of 8 nodes gets on.
     Rounds(u8, u8),
 }
@@ -29,6 +35,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..3_u8).prop_map(Event::Upgrade),
         2 => any::<usize>().prop_map(Event::Crash),
         2 => any::<usize>().prop_map(Event::Recover),
+        1 => any::<usize>().prop_map(Event::Lose),
+        1 => any::<usize>().prop_map(Event::LoseForGood),
+        1 => any::<usize>().prop_map(Event::Accept),
+        1 => Just(Event::AcceptNothing),
         6 => (1..12_u8, 1..=8_u8).prop_map(|(rounds, share)| Event::Rounds(rounds, share)),
     ]
 }
@@ -62,6 +72,22 @@ fn happen(world: &mut World, event: &Event, dice: &mut Dice) {
                 world.set_up(&node.0, true);
             }
         }
+        Event::Lose(index) => {
+            if let Some(node) = pick(world, *index) {
+                world.lose(&node.0);
+            }
+        }
+        Event::LoseForGood(index) => {
+            if let Some(node) = pick(world, *index) {
+                world.lose_for_good(&node.0);
+            }
+        }
+        Event::Accept(index) => {
+            if let Some(node) = pick(world, *index) {
+                world.accept_loss(&[&node.0]);
+            }
+        }
+        Event::AcceptNothing => world.accept_loss(&[]),
         Event::Rounds(rounds, share) => {
             for _ in 0..*rounds {
                 world.act(|_| dice.eighths(*share));
@@ -71,14 +97,21 @@ fn happen(world: &mut World, event: &Event, dice: &mut Dice) {
     }
 }
 
+/// Everything comes back as far as it can, and what was lost is accepted.
 fn heal(world: &mut World) {
+    world.accept_loss(&[]);
+    world.replace_claims();
     for node in world.pods() {
         world.set_up(&node.0, true);
     }
+    // Without a message between the two edits the second would be none.
+    world.round();
+    let lost: Vec<String> = world.lost.iter().map(|node| node.0.clone()).collect();
+    world.accept_loss(&lost.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn it_ends_as_the_spec_says(events in prop::collection::vec(event(), 0..24), seed: u64, shards in 1..=6_u16, replicas in 1..=4_u16) {

@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use counter_core::id::{ActorId, ClusterId, NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase, Owners};
 use counter_core::slot::{Slot, SlotRange, to_ranges};
-use counter_core::status::{LayoutStatus, MoveStatus, NodeStatus, Readiness, STATUS_FORMAT, SlotRangeStatus, StorageStatus};
+use counter_core::status::{
+    LayoutStatus, MoveStatus, NodeStatus, Readiness, STATUS_FORMAT, SlotRangeStatus, SourceStatus, StorageStatus,
+};
 use serde_json::json;
 
 use crate::controller::plan::{
-    Addresses, Change, DesiredShard, Eviction, Observed, ObservedNode, ObservedShard, Plan, Step, Template, plan,
+    Addresses, Change, DesiredShard, Eviction, Observed, ObservedNode, ObservedShard, Plan, Step, Template, Volumes, plan,
 };
 use crate::controller::validate::ClusterSpec;
 use crate::controller::validate::tests::spec_of;
@@ -20,8 +22,9 @@ use crate::controller::validate::tests::spec_of;
 struct Volume {
     cluster: Option<ClusterId>,
     layout: Option<Layout>,
-    /// Slots that it does not hold yet of the move in its layout.
-    left: u64,
+    /// Slots that it does not hold yet of the move in its layout, per old replica.
+    left: BTreeMap<NodeName, u64>,
+    origin: u64,
 }
 
 #[derive(Clone)]
@@ -37,6 +40,9 @@ pub(super) struct World {
     pub(super) spec: ClusterSpec,
     pub(super) template: Template,
     pub(super) recorded: Option<Layout>,
+    pub(super) recorded_volumes: Option<Volumes>,
+    /// Nodes whose claims are gone.
+    pub(super) absent_claims: BTreeMap<NodeName, String>,
     pub(super) shards: BTreeMap<ShardId, ObservedShard>,
     /// Templates of which no process ever starts.
     pub(super) bad_templates: BTreeSet<String>,
@@ -46,6 +52,8 @@ pub(super) struct World {
     pub(super) evicted: Vec<NodeName>,
     pods: BTreeMap<NodeName, Pod>,
     volumes: BTreeMap<NodeName, Volume>,
+    /// Nodes whose volume was lost, and whose loss nobody has accepted since.
+    pub(super) lost: BTreeSet<NodeName>,
     owners_ever: BTreeSet<ShardId>,
     uids: u32,
 }
@@ -56,6 +64,8 @@ impl World {
             spec: spec_of(json!({"shards": shards, "replicas": replicas})),
             template: Template("a".to_owned()),
             recorded: None,
+            recorded_volumes: None,
+            absent_claims: BTreeMap::new(),
             shards: BTreeMap::new(),
             bad_templates: BTreeSet::new(),
             history: Vec::new(),
@@ -63,6 +73,7 @@ impl World {
             evicted: Vec::new(),
             pods: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            lost: BTreeSet::new(),
             owners_ever: BTreeSet::new(),
             uids: 0,
         }
@@ -109,6 +120,37 @@ impl World {
         self.volumes.insert(NodeName::from(node), Volume { cluster: Some(cluster), ..Volume::default() });
     }
 
+    /// A node comes back with a new, empty volume under the old name.
+    pub(super) fn lose(&mut self, node: &str) {
+        let node = NodeName::from(node);
+        self.uids += 1;
+        self.volumes.insert(node.clone(), Volume { origin: self.uids.into(), ..Volume::default() });
+        if self.layout_names(&node) {
+            self.lost.insert(node);
+        }
+    }
+
+    /// A node's claim goes, and no process comes up any more.
+    pub(super) fn lose_for_good(&mut self, node: &str) {
+        self.lose(node);
+        self.set_up(node, false);
+        self.absent_claims.insert(NodeName::from(node), format!("claim data-{node} does not exist"));
+    }
+
+    /// There is room for a new volume.
+    pub(super) fn replace_claims(&mut self) {
+        self.absent_claims.clear();
+    }
+
+    /// The user says whose loss is accepted.
+    pub(super) fn accept_loss(&mut self, nodes: &[&str]) {
+        self.spec.identity.accept_loss = nodes.iter().map(|node| NodeName::from(*node)).collect();
+    }
+
+    fn layout_names(&self, node: &NodeName) -> bool {
+        self.recorded.as_ref().is_some_and(|layout| layout.node(node).is_some())
+    }
+
     pub(super) fn plan(&self) -> Plan {
         plan(&self.spec, &self.observed())
     }
@@ -142,6 +184,13 @@ impl World {
         for (shard, desired) in &plan.shards {
             self.apply(*shard, desired);
         }
+        if let Some(volumes) = &plan.volumes {
+            let judged = volumes.judged.iter().filter(|(_, judgement)| judgement.lost);
+            for (node, _) in judged {
+                self.lost.remove(node);
+            }
+            self.recorded_volumes = Some(volumes.clone());
+        }
         if let Step::Record(change, layout) = &plan.step {
             self.record(*change, layout);
         }
@@ -158,7 +207,7 @@ impl World {
     }
 
     /// One turn of what is not the operator: Pods come and go with their StatefulSets, `lively` nodes receive slots.
-    pub(super) fn turn(&mut self, mut lively: impl FnMut(&NodeName) -> bool) {
+    pub(super) fn turn(&mut self, lively: impl FnMut(&NodeName) -> bool) {
         let wanted: BTreeMap<NodeName, String> = self
             .shards
             .iter()
@@ -172,14 +221,31 @@ impl World {
             self.uids += 1;
             let (uid, up) = (self.uids.to_string(), !self.bad_templates.contains(&template));
             self.pods.entry(name.clone()).or_insert(Pod { uid, template, up });
-            self.volumes.entry(name).or_default();
+            let origin = self.uids.into();
+            self.volumes.entry(name).or_insert_with(|| Volume { origin, ..Volume::default() });
         }
         for own in self.shards.values_mut() {
             own.settled = true;
         }
-        for (name, volume) in &mut self.volumes {
-            if self.pods.get(name).is_some_and(|pod| pod.up) && lively(name) {
-                volume.left = 0;
+        self.receive(lively);
+    }
+
+    /// Lively nodes receive what those old replicas hold that are up and act by the same layout.
+    fn receive(&mut self, mut lively: impl FnMut(&NodeName) -> bool) {
+        if self.volumes.values().all(|volume| volume.left.is_empty()) {
+            return;
+        }
+        let is_up = |pods: &BTreeMap<NodeName, Pod>, name: &NodeName| pods.get(name).is_some_and(|pod| pod.up);
+        let layouts: BTreeMap<NodeName, Option<Layout>> =
+            self.volumes.iter().map(|(name, volume)| (name.clone(), volume.layout.clone())).collect();
+        for (name, volume) in self.volumes.iter_mut().filter(|(_, volume)| !volume.left.is_empty()) {
+            if !(is_up(&self.pods, name) && lively(name)) {
+                continue;
+            }
+            for (source, left) in &mut volume.left {
+                if is_up(&self.pods, source) && layouts[source] == volume.layout {
+                    *left = 0;
+                }
             }
         }
     }
@@ -234,9 +300,12 @@ impl World {
         if matches!(change, Change::Flip | Change::Finish) {
             let slot_move = &old.moves[0];
             let receiving = &old.shard(slot_move.to).unwrap().nodes;
+            let sources = || old.shard(slot_move.from).unwrap().nodes.iter().map(|node| &node.name);
+            assert!(sources().all(|source| !self.lost.contains(source)), "{change:?} with a loss that nobody accepted");
+            let accepted = |source: &NodeName| self.spec.identity.accept_loss.contains(source) && !self.pods[source].up;
             let done = receiving.iter().filter(|node| {
                 let volume = &self.volumes[&node.name];
-                volume.layout.as_ref() == Some(old) && volume.left == 0
+                volume.layout.as_ref() == Some(old) && volume.left.iter().all(|(source, left)| *left == 0 || accepted(source))
             });
             assert!(done.count() > receiving.len() / 2, "{change:?} without a majority of the new replicas");
         }
@@ -253,7 +322,9 @@ impl World {
             .moves
             .first()
             .filter(|slot_move| layout.shard(slot_move.to).is_some_and(|shard| shard.nodes.iter().any(|own| own.name == *node)));
-        volume.left = receives.map_or(0, |slot_move| slot_move.slots.iter().map(|range| range.count() as u64).sum());
+        let slots = receives.map_or(0, |slot_move| slot_move.slots.iter().map(|range| range.count() as u64).sum());
+        let sources = receives.and_then(|slot_move| layout.shard(slot_move.from)).into_iter().flat_map(|shard| &shard.nodes);
+        volume.left = sources.map(|source| (source.name.clone(), slots)).collect();
         volume.cluster = Some(layout.cluster);
         volume.layout = Some(layout.clone());
     }
@@ -283,6 +354,8 @@ impl World {
             shards: self.shards.clone(),
             nodes: self.pods.iter().map(|(name, pod)| (name.clone(), self.node(name, pod))).collect(),
             claims: BTreeMap::new(),
+            volumes: self.recorded_volumes.clone(),
+            absent_claims: self.absent_claims.clone(),
         }
     }
 
@@ -294,6 +367,7 @@ impl World {
             ready: self.serves(name, pod),
             terminating: false,
             problem: None,
+            running: pod.up,
             status: pod.up.then(|| status(name, &self.volumes[name])),
         }
     }
@@ -319,7 +393,7 @@ fn status(name: &NodeName, volume: &Volume) -> NodeStatus {
         format: STATUS_FORMAT,
         node: name.clone(),
         cluster: volume.cluster,
-        actor: ActorId::new(1, 1, 1),
+        actor: ActorId::new(volume.origin, 1, 1),
         readiness,
         layout: layout.map(|layout| LayoutStatus { version: layout.version, hash: layout.hash() }),
         storage: StorageStatus { kind: "volume".to_owned(), fsync: "Never".to_owned(), writable: true, counters: 0 },
@@ -333,8 +407,8 @@ fn status(name: &NodeName, volume: &Volume) -> NodeStatus {
                 to: slot_move.to,
                 phase: slot_move.phase,
                 layout_version: layout.version,
-                slots_left: volume.left,
-                sources: Vec::new(),
+                slots_left: volume.left.values().max().copied().unwrap_or_default(),
+                sources: volume.left.iter().map(|(node, left)| SourceStatus { node: node.clone(), slots_left: *left }).collect(),
             })
             .collect(),
     }
