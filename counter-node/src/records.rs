@@ -27,7 +27,7 @@ pub fn restore(table: &Table, loaded: Loaded<'_>) -> Result<(), String> {
                 return Err(format!("key {key:?} stands under slot {slot}, but belongs to {}", key.slot()));
             }
             let counter: Counter = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
-            table.restore_counter(key, counter);
+            table.restore_counter(&key, &counter);
         }
     }
     Ok(())
@@ -73,7 +73,7 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
         // would pass counters that come anew off as being of a generation whose bases they lack. The counters are to be
         // written all the same.
         into.push(Record { of: Change::Slot(slot), bytes: None });
-        into.extend(vector.keys().map(|key| counter_record(vector, key)));
+        into.extend(vector.counters().map(|(key, counter)| Record { of: Change::of(&key.to_key()), bytes: encode(&counter) }));
     }
     for change in changes {
         if let Change::Counter { key, .. } = change {
@@ -84,7 +84,7 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
 
 /// The counter's record; without bytes, which removes it, when the table does not hold it.
 fn counter_record(vector: &SlotVector, key: &Key) -> Record {
-    Record { of: Change::of(key), bytes: vector.counter(key).and_then(encode) }
+    Record { of: Change::of(key), bytes: vector.counter(key).as_ref().and_then(encode) }
 }
 
 fn encode(record: &impl serde::Serialize) -> Option<Vec<u8>> {

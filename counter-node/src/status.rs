@@ -127,7 +127,12 @@ impl Source for StatusSource {
             Sample::one("slots_owned", "Slots that the node's shard owns", Kind::Gauge, owned as u64),
             Sample::one("move_slots_left", "Slots that the node has still to receive", Kind::Gauge, moving),
             Sample::one("counters", "Counters held in memory", Kind::Gauge, self.table.counters()),
-            Sample::one("counters_memory_bytes", "About what the counters take", Kind::Gauge, self.table.memory_bytes()),
+            Sample::one(
+                "counters_memory_bytes",
+                "What the counters take, room for growth included",
+                Kind::Gauge,
+                self.table.memory_bytes(),
+            ),
             Sample::one("storage_writable", "1 while the storage takes writes", Kind::Gauge, writable),
             Sample::one("commit_waiting", "Changes that wait to be written", Kind::Gauge, self.committer.waiting() as u64),
             Sample::one("commit_batches", "Batches written", Kind::Counter, counts.batches.load(Relaxed)),

@@ -101,7 +101,7 @@ pub(crate) fn vector_of(image: &Image, slot: Slot) -> SlotVector {
         vector.restore_slot(record.clone());
     }
     for (key, counter) in image.counters.iter().filter(|(key, _)| key.slot() == slot) {
-        vector.restore_counter(key.clone(), counter.clone());
+        vector.restore_counter(key, counter);
     }
     vector
 }

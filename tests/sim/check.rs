@@ -101,7 +101,7 @@ impl World {
             let mut writing: BTreeSet<ActorId> = BTreeSet::new();
             for node in self.operator.layout.nodes() {
                 let Some(process) = &self.nodes[self.names[&node.name]].process else { continue };
-                let mut vector = process.table.slot(slot);
+                let vector = process.table.slot(slot);
                 if owner.nodes.iter().any(|replica| replica.name == node.name) {
                     digests.insert(vector.digest());
                     writing.extend(vector.actors());

@@ -55,7 +55,7 @@ impl Image {
             table.restore_slot(*slot, record.clone());
         }
         for (key, counter) in &self.counters {
-            table.restore_counter(key.clone(), counter.clone());
+            table.restore_counter(key, counter);
         }
     }
 }

@@ -12,6 +12,7 @@ use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, Replica
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::{Table, TableLimits};
+use counter_core::vector::CounterView;
 
 use crate::bugs::Bug;
 use crate::disk::{AppliedUpdate, Disk, Write};
@@ -160,14 +161,17 @@ impl Process {
             }
             if let Some((record, keys)) = vector.take_unsaved_generation() {
                 writes.push(Write::Slot(slot, Some(record)));
-                writes.extend(keys.into_iter().map(|key| Write::Counter(key.clone(), vector.counter(&key).cloned())));
+                writes.extend(
+                    keys.into_iter().map(|key| Write::Counter(key.clone(), vector.counter(&key).map(CounterView::to_counter))),
+                );
             } else if work.slots.contains(&slot) && bug != Some(Bug::SlotRecordLeft) {
                 // The record of an earlier stay must go, or counters that come anew would pass as being of its generation.
                 writes.push(Write::Slot(slot, None));
-                writes.extend(vector.keys().map(|key| Write::Counter(key.clone(), vector.counter(key).cloned())));
+                writes.extend(vector.counters().map(|(key, counter)| Write::Counter(key.to_key(), Some(counter.to_counter()))));
             }
         }
-        let current = |key: &Key| Write::Counter(key.clone(), self.table.slot(key.slot()).counter(key).cloned());
+        let current =
+            |key: &Key| Write::Counter(key.clone(), self.table.slot(key.slot()).counter(key).map(CounterView::to_counter));
         writes.extend(work.keys.iter().map(current));
         writes
     }

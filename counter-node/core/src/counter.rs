@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 
-pub use crate::key::{KEY_BYTES_MAX, Key, KeyError};
+pub use crate::key::{KEY_BYTES_MAX, Key, KeyError, KeyRef};
 
 /// What one actor has added and taken away since it began. Only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +18,26 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn max(self, other: Self) -> Self {
+    pub(crate) fn max(self, other: Self) -> Self {
         Self { increments: self.increments.max(other.increments), decrements: self.decrements.max(other.decrements) }
     }
 
-    fn net(self) -> i128 {
+    pub(crate) fn net(self) -> i128 {
         i128::from(self.increments).saturating_sub(i128::from(self.decrements))
+    }
+
+    /// What `self` becomes when its actor changes a counter that stands at `tally`.
+    pub(crate) fn changed_by(self, change: Self, tally: i128) -> Result<Self, OutOfRange> {
+        let refused = OutOfRange { tally };
+        let target = tally.saturating_add(change.net());
+        // What concurrent updates have taken past the range may come back into it, one update at a time.
+        let leaves = i64::try_from(target).is_err() && target.unsigned_abs() > tally.unsigned_abs();
+        if leaves {
+            return Err(refused);
+        }
+        let increments = self.increments.checked_add(change.increments).ok_or(refused)?;
+        let decrements = self.decrements.checked_add(change.decrements).ok_or(refused)?;
+        Ok(Self { increments, decrements })
     }
 }
 
@@ -46,7 +60,7 @@ impl Total {
         Self { increments: self.increments.max(other.increments), decrements: self.decrements.max(other.decrements) }
     }
 
-    fn net(self) -> i128 {
+    pub(crate) fn net(self) -> i128 {
         let signed = |part: u128| i128::try_from(part).unwrap_or(i128::MAX);
         signed(self.increments).saturating_sub(signed(self.decrements))
     }
@@ -97,6 +111,17 @@ pub enum Update {
     Set(i64),
 }
 
+impl Update {
+    /// What it adds to its actor's entry, where that is all that it does.
+    pub(crate) fn change(self) -> Option<Entry> {
+        match self {
+            Self::Increment(by) => Some(Entry { increments: by, decrements: 0 }),
+            Self::Decrement(by) => Some(Entry { increments: 0, decrements: by }),
+            Self::Reset | Self::Set(_) => None,
+        }
+    }
+}
+
 /// The update would take the counter, or what one actor can record, past its range. Nothing changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("the counter is at {tally}, and the update would take it past the range of a signed 64-bit number")]
@@ -132,6 +157,29 @@ impl Counter {
         self.rest.as_ref().map_or_else(Base::default, |rest| rest.base)
     }
 
+    /// The counter of these parts; entries and baselines in the actors' order.
+    pub(crate) fn of_parts(entries: ByActor, updated_at: Hlc, base: Base, baselines: ByActor) -> Self {
+        let rest = Rest { base, baselines };
+        Self { entries, updated_at, rest: (rest != Rest::default()).then(|| Box::new(rest)) }
+    }
+
+    /// What each actor has added and taken away, in the actors' order.
+    #[must_use]
+    pub fn entries(&self) -> &[(ActorId, Entry)] {
+        &self.entries
+    }
+
+    /// How much of each actor's entry resets have cleared, in the actors' order.
+    #[must_use]
+    pub fn baselines(&self) -> &[(ActorId, Entry)] {
+        self.rest.as_ref().map_or(&[], |rest| rest.baselines.as_slice())
+    }
+
+    /// Whether it has anything of resets, so that merging it is more than merging its entries.
+    pub(crate) fn has_cleared(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| !rest.baselines.is_empty() || !rest.base.cleared.is_zero())
+    }
+
     /// Applies an update as `actor`, at `now`.
     ///
     /// # Errors
@@ -148,19 +196,9 @@ impl Counter {
     }
 
     fn add(&mut self, actor: ActorId, change: Entry) -> Result<(), OutOfRange> {
-        let tally = self.tally();
-        let refused = OutOfRange { tally };
-        let target = tally.saturating_add(change.net());
-        // What concurrent updates have taken past the range may come back into it, one update at a time.
-        let leaves = i64::try_from(target).is_err() && target.unsigned_abs() > tally.unsigned_abs();
-        if leaves {
-            return Err(refused);
-        }
         let place = self.entries.binary_search_by_key(&actor, |(actor, _)| *actor);
         let held = place.map_or_else(|_| Entry::default(), |index| self.entries[index].1);
-        let increments = held.increments.checked_add(change.increments).ok_or(refused)?;
-        let decrements = held.decrements.checked_add(change.decrements).ok_or(refused)?;
-        let entry = Entry { increments, decrements };
+        let entry = held.changed_by(change, self.tally())?;
         match place {
             Ok(index) => self.entries[index].1 = entry,
             Err(index) => self.entries.insert(index, (actor, entry)),

@@ -70,7 +70,7 @@ impl Key {
     /// The page that is counted under this key.
     #[must_use]
     pub fn page(&self) -> &[u8] {
-        if self.is_virtual_shard() { self.0.get(SUB_KEY_HEAD_BYTES..).unwrap_or_default() } else { &self.0 }
+        KeyRef(&self.0).page()
     }
 
     /// Whether this is not a page's own key but one of its virtual shards'.
@@ -103,7 +103,13 @@ fn check_page(page: &[u8]) -> Result<(), KeyError> {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.as_ref() {
+        KeyRef(&self.0).fmt(f)
+    }
+}
+
+impl std::fmt::Debug for KeyRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
             [SUB_KEY, high, low, page @ ..] => write!(f, "Key({}#{})", page.escape_ascii(), u16::from_be_bytes([*high, *low])),
             page => write!(f, "Key({})", page.escape_ascii()),
         }
@@ -140,6 +146,55 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
+/// A borrowed [`Key`]: for looking a counter up without an allocation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyRef<'a>(&'a [u8]);
+
+impl<'a> KeyRef<'a> {
+    /// The key of a page.
+    ///
+    /// # Errors
+    /// As [`Key::new`].
+    pub fn new(page: &'a [u8]) -> Result<Self, KeyError> {
+        check_page(page).map(|()| Self(page))
+    }
+
+    /// Bytes that a key gave.
+    pub(crate) fn of_stored(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The key's bytes.
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The page that is counted under this key.
+    #[must_use]
+    pub fn page(self) -> &'a [u8] {
+        if self.0.first() == Some(&SUB_KEY) { self.0.get(SUB_KEY_HEAD_BYTES..).unwrap_or_default() } else { self.0 }
+    }
+
+    /// The slot that the key lies in.
+    #[must_use]
+    pub fn slot(self) -> Slot {
+        slot_of(self.0)
+    }
+
+    /// An owned copy.
+    #[must_use]
+    pub fn to_key(self) -> Key {
+        Key(self.0.into())
+    }
+}
+
+impl<'a> From<&'a Key> for KeyRef<'a> {
+    fn from(key: &'a Key) -> Self {
+        Self(&key.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -165,6 +220,16 @@ mod tests {
         assert_ne!(Key::new(b"front#3").unwrap(), shard);
         assert_eq!(shard.virtual_shard(4), page.virtual_shard(4));
         assert_eq!(format!("{shard:?} {page:?}"), "Key(front#3) Key(front)");
+    }
+
+    #[test]
+    fn a_borrowed_key_is_as_the_owned_one() {
+        for key in [Key::new(b"{front}-page").unwrap(), Key::new(b"front").unwrap().virtual_shard(3)] {
+            let borrowed = KeyRef::from(&key);
+            assert_eq!((borrowed.slot(), borrowed.page(), borrowed.to_key()), (key.slot(), key.page(), key.clone()));
+            assert_eq!(format!("{borrowed:?}"), format!("{key:?}"));
+        }
+        assert_eq!((KeyRef::new(b""), KeyRef::new(&[0xFF])), (Err(KeyError::Empty), Err(KeyError::Reserved)));
     }
 
     #[test]

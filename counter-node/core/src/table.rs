@@ -1,22 +1,21 @@
 //! All slots of one replica: the compact table that client requests run straight on.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::counter::{Counter, Key, Update};
+use crate::counter::{Counter, Key, KeyRef, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::{SLOTS, Slot};
 use crate::vector::{Applied, Reading, Refusal, SlotDelta, SlotRecord, SlotVector};
 
-/// About what a counter takes in memory beyond its key: table slot, shared key header, one entry, allocator overhead.
-const COUNTER_BYTES: u64 = 176;
-
 /// How much a table takes in before it refuses new counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLimits {
     pub counters: u64,
-    /// By the table's own reckoning of what counters take.
+    /// What counters may take in memory: [`Table::memory_bytes`]. Memory grows in steps of up to an eighth of a slot, so the
+    /// last counter that is taken in may go past it by that much.
     pub memory_bytes: u64,
 }
 
@@ -25,8 +24,29 @@ pub struct TableLimits {
 pub struct Table {
     slots: Box<[Mutex<SlotVector>]>,
     limits: TableLimits,
+    held: Held,
+}
+
+/// What all slots hold together.
+#[derive(Debug, Default)]
+struct Held {
     counters: AtomicU64,
     memory_bytes: AtomicU64,
+}
+
+/// A slot, locked. When it is let go, what has changed of its size is told to the table.
+#[derive(Debug)]
+pub struct LockedSlot<'a> {
+    vector: MutexGuard<'a, SlotVector>,
+    held: &'a Held,
+    /// How much of the table's counts is this slot's.
+    counted: Size,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    counters: u64,
+    memory_bytes: u64,
 }
 
 impl Table {
@@ -34,43 +54,48 @@ impl Table {
     #[must_use]
     pub fn new(seed: u64, limits: TableLimits) -> Self {
         let slots = (0..SLOTS).map(|_| Mutex::new(SlotVector::new(seed))).collect();
-        Self { slots, limits, counters: AtomicU64::new(0), memory_bytes: AtomicU64::new(0) }
+        Self { slots, limits, held: Held::default() }
     }
 
     /// The slot, locked. Take one at a time.
-    pub fn slot(&self, slot: Slot) -> MutexGuard<'_, SlotVector> {
+    pub fn slot(&self, slot: Slot) -> LockedSlot<'_> {
         // Nothing below panics while it holds the lock; and what it guards is consistent after each step.
-        self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner)
+        let vector = self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = Size::of(&vector);
+        LockedSlot { vector, held: &self.held, counted }
     }
 
     /// Applies a client's update.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
-    pub fn apply(&self, key: &Key, update: Update, now: Hlc) -> Result<Applied, Refusal> {
-        self.slot(key.slot()).apply(key, update, now, || self.admit(key))
+    pub fn apply<'k>(&self, key: impl Into<KeyRef<'k>>, update: Update, now: Hlc) -> Result<Applied, Refusal> {
+        let key = key.into();
+        let mut slot = self.slot(key.slot());
+        let LockedSlot { vector, counted, .. } = &mut slot;
+        vector.apply(key, update, now, || {
+            self.admit(key)?;
+            // The place is taken already, so that two new counters at the limit cannot both have it.
+            counted.counters = counted.counters.saturating_add(1);
+            Ok(())
+        })
     }
 
     /// What this replica knows of a counter.
     #[must_use]
-    pub fn read(&self, key: &Key) -> Reading {
+    pub fn read<'k>(&self, key: impl Into<KeyRef<'k>>) -> Reading {
+        let key = key.into();
         self.slot(key.slot()).read(key)
     }
 
     /// Merges what another replica knows; never refused. Returns the keys of what changed.
     pub fn merge(&self, delta: &SlotDelta) -> Vec<Key> {
-        let mut slot = self.slot(delta.slot);
-        let before = slot.len();
-        let changed = slot.merge(delta);
-        let added = slot.len().saturating_sub(before);
-        drop(slot);
-        self.count_in(added, changed.iter());
-        changed
+        self.slot(delta.slot).merge(delta)
     }
 
     /// Puts a counter back as storage had it, at start.
-    pub fn restore_counter(&self, key: Key, counter: Counter) {
-        self.count_in(1, std::iter::once(&key));
+    pub fn restore_counter<'k>(&self, key: impl Into<KeyRef<'k>>, counter: &Counter) {
+        let key = key.into();
         self.slot(key.slot()).restore_counter(key, counter);
     }
 
@@ -82,12 +107,8 @@ impl Table {
     /// Forgets a slot that has moved away. Returns the keys that it held.
     pub fn clear(&self, slot: Slot) -> Vec<Key> {
         let mut vector = self.slot(slot);
-        let keys: Vec<Key> = vector.keys().cloned().collect();
+        let keys = vector.keys().map(KeyRef::to_key).collect();
         vector.clear();
-        drop(vector);
-        let bytes = keys.iter().map(memory_of).fold(0_u64, u64::saturating_add);
-        self.counters.fetch_sub(count(keys.len()), Ordering::Relaxed);
-        self.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
         keys
     }
 
@@ -101,46 +122,63 @@ impl Table {
     /// How many counters the table holds.
     #[must_use]
     pub fn counters(&self) -> u64 {
-        self.counters.load(Ordering::Relaxed)
+        self.held.counters.load(Ordering::Relaxed)
     }
 
-    /// About how many bytes the counters take.
+    /// How many bytes the counters take: keys, indexes and room for growth included; not what the allocator adds, nor the
+    /// fixed part of the table.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.memory_bytes.load(Ordering::Relaxed)
+        self.held.memory_bytes.load(Ordering::Relaxed)
     }
 
-    /// Reserves a place for a new counter.
-    fn admit(&self, key: &Key) -> Result<(), Refusal> {
+    /// Takes a place for a new counter.
+    fn admit(&self, key: KeyRef<'_>) -> Result<(), Refusal> {
         let TableLimits { counters, memory_bytes } = self.limits;
-        let reserve = |gauge: &AtomicU64, by: u64, limit: u64| {
-            let within = |held: u64| held.checked_add(by).filter(|sum| *sum <= limit);
-            gauge.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
-        };
-        if !reserve(&self.counters, 1, counters) {
-            return Err(Refusal::TooManyCounters { limit: counters });
-        }
-        if !reserve(&self.memory_bytes, memory_of(key), memory_bytes) {
-            self.counters.fetch_sub(1, Ordering::Relaxed);
+        let added = count(SlotVector::new_counter_bytes(key));
+        if self.memory_bytes().saturating_add(added) > memory_bytes {
             return Err(Refusal::TooMuchMemory { limit_bytes: memory_bytes });
         }
-        Ok(())
-    }
-
-    /// Counts `added` of these keys in. Which of them are new is not known: their mean length serves.
-    fn count_in<'a>(&self, added: usize, keys: impl ExactSizeIterator<Item = &'a Key>) {
-        if added == 0 {
-            return;
-        }
-        let all = count(keys.len()).max(1);
-        let bytes = keys.map(memory_of).fold(0_u64, u64::saturating_add).saturating_mul(count(added));
-        self.counters.fetch_add(count(added), Ordering::Relaxed);
-        self.memory_bytes.fetch_add(bytes.checked_div(all).unwrap_or(bytes), Ordering::Relaxed);
+        let within = |held: u64| held.checked_add(1).filter(|sum| *sum <= counters);
+        let taken = self.held.counters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
+        taken.map(drop).map_err(|_| Refusal::TooManyCounters { limit: counters })
     }
 }
 
-fn memory_of(key: &Key) -> u64 {
-    count(key.as_bytes().len()).saturating_add(COUNTER_BYTES)
+impl Deref for LockedSlot<'_> {
+    type Target = SlotVector;
+
+    fn deref(&self) -> &SlotVector {
+        &self.vector
+    }
+}
+
+impl DerefMut for LockedSlot<'_> {
+    fn deref_mut(&mut self) -> &mut SlotVector {
+        &mut self.vector
+    }
+}
+
+impl Drop for LockedSlot<'_> {
+    fn drop(&mut self) {
+        let size = Size::of(&self.vector);
+        if size != self.counted {
+            adjust(&self.held.counters, self.counted.counters, size.counters);
+            adjust(&self.held.memory_bytes, self.counted.memory_bytes, size.memory_bytes);
+        }
+    }
+}
+
+impl Size {
+    fn of(vector: &SlotVector) -> Self {
+        Self { counters: count(vector.len()), memory_bytes: count(vector.memory_bytes()) }
+    }
+}
+
+/// Counts `now` in the place of `before`, both of one slot.
+fn adjust(sum: &AtomicU64, before: u64, now: u64) {
+    // Wraps where `now` is less, and the sum wraps back.
+    sum.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
 }
 
 fn count(length: usize) -> u64 {
@@ -178,11 +216,12 @@ mod tests {
 
     #[test]
     fn at_the_memory_limit_a_new_counter_is_refused_and_takes_no_place() {
-        let table = owning(TableLimits { counters: 9, memory_bytes: 200 });
+        let table = owning(TableLimits { counters: 9, memory_bytes: 50 });
         table.apply(&key("a"), Update::Increment(1), Hlc(1)).unwrap();
         let refused = table.apply(&key("b"), Update::Increment(1), Hlc(1)).unwrap_err();
-        assert_eq!(refused, Refusal::TooMuchMemory { limit_bytes: 200 });
-        assert_eq!(table.counters(), 1);
+        assert_eq!(refused, Refusal::TooMuchMemory { limit_bytes: 50 });
+        assert_eq!((table.counters(), table.read(&key("b"))), (1, Reading::UNKNOWN));
+        assert_eq!(table.apply(&key("a"), Update::Increment(1), Hlc(2)).unwrap().reading.tally, 2);
     }
 
     #[test]
@@ -196,6 +235,17 @@ mod tests {
     fn a_slot_without_a_writer_refuses() {
         let table = Table::new(7, LIMITS);
         assert_eq!(table.apply(&key("a"), Update::Increment(1), Hlc(1)), Err(Refusal::NotOwner));
+    }
+
+    #[test]
+    fn what_is_changed_through_a_locked_slot_is_counted_too() {
+        let (table, slot) = (owning(LIMITS), key("a").slot());
+        table.apply(&key("a"), Update::Increment(1), Hlc(1)).unwrap();
+        table.slot(slot).retire(&[ACTOR]);
+        let held = table.slot(slot).memory_bytes();
+        assert_eq!((table.counters(), table.memory_bytes()), (1, held.try_into().unwrap()));
+        table.slot(slot).clear();
+        assert_eq!((table.counters(), table.memory_bytes()), (0, 0));
     }
 
     #[test]

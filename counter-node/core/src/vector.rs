@@ -7,14 +7,19 @@
 
 use std::collections::HashMap;
 
-use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::counter::{Base, Bases, Counter, Key, OutOfRange, Update};
+use self::packed::{Changed, InPlace, PackedCounters};
+use crate::counter::{Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::Slot;
+
+mod digest;
+mod packed;
+
+pub use packed::view::{CounterView, Entries};
 
 /// How often a slot's actors have been retired; the higher wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,14 +34,12 @@ pub struct SlotVector {
     generation: Generation,
     /// Sorted.
     retired: Vec<ActorId>,
-    counters: HashMap<Key, Counter, FixedState>,
+    counters: PackedCounters,
     tally: i128,
     /// How many of the counters exist, see [`Counter::exists`].
     existing: usize,
     /// The latest change of any counter.
     updated_at: Hlc,
-    /// None after a change.
-    digest: Option<u64>,
     /// The generation changed since the slot was last written to storage.
     unsaved_generation: bool,
 }
@@ -63,7 +66,7 @@ impl Reading {
         i64::try_from(clamped).unwrap_or(i64::MAX)
     }
 
-    fn of(counter: &Counter) -> Self {
+    fn of(counter: CounterView<'_>) -> Self {
         Self { tally: counter.tally(), updated_at: counter.updated_at(), exists: counter.exists() }
     }
 }
@@ -116,11 +119,10 @@ impl SlotVector {
             writer: None,
             generation: Generation::default(),
             retired: Vec::new(),
-            counters: HashMap::with_hasher(FixedState::with_seed(seed)),
+            counters: PackedCounters::new(seed),
             tally: 0,
             existing: 0,
             updated_at: Hlc::default(),
-            digest: None,
             unsaved_generation: false,
         }
     }
@@ -170,51 +172,65 @@ impl SlotVector {
     /// Whether the slot holds no counter.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.counters.is_empty()
+        self.counters.len() == 0
+    }
+
+    /// What the slot's counters take in memory, in bytes: keys, index and room for growth included.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.counters.memory_bytes()
+    }
+
+    /// What a counter that one actor has updated takes at least, in bytes.
+    pub(crate) fn new_counter_bytes(key: KeyRef<'_>) -> usize {
+        packed::new_record_bytes(key.as_bytes())
+    }
+
+    /// The slot's counters, in no order.
+    pub fn counters(&self) -> impl Iterator<Item = (KeyRef<'_>, CounterView<'_>)> {
+        self.counters.iter()
     }
 
     /// The slot's keys, in no order.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.counters.keys()
+    pub fn keys(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        self.counters.iter().map(|(key, _)| key)
     }
 
     /// A counter, if anyone has updated it.
     #[must_use]
-    pub fn counter(&self, key: &Key) -> Option<&Counter> {
-        self.counters.get(key)
+    pub fn counter<'k>(&self, key: impl Into<KeyRef<'k>>) -> Option<CounterView<'_>> {
+        self.counters.get(key.into().as_bytes())
     }
 
     /// What this replica knows of a counter.
     #[must_use]
-    pub fn read(&self, key: &Key) -> Reading {
-        self.counters.get(key).map_or(Reading::UNKNOWN, Reading::of)
+    pub fn read<'k>(&self, key: impl Into<KeyRef<'k>>) -> Reading {
+        self.counter(key).map_or(Reading::UNKNOWN, Reading::of)
     }
 
     /// Applies a client's update as the slot's writer. `admit` is asked before a new counter is made.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
-    pub fn apply(
+    pub fn apply<'k>(
         &mut self,
-        key: &Key,
+        key: impl Into<KeyRef<'k>>,
         update: Update,
         now: Hlc,
         admit: impl FnOnce() -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
         let actor = self.writer.ok_or(Refusal::NotOwner)?;
-        let Some(counter) = self.counters.get_mut(key) else {
+        let key = key.into();
+        let Some(changed) = self.counters.apply(key.as_bytes(), actor, update, now)? else {
             return self.apply_to_new(key, update, now, actor, admit);
         };
-        let before = Reading::of(counter);
-        counter.apply(actor, update, now)?;
-        let after = Reading::of(counter);
-        self.changed(before, after);
-        Ok(Applied { reading: answer(update, before, after), changed: true })
+        self.changed(changed);
+        Ok(Applied { reading: answer(update, changed.before, changed.after), changed: true })
     }
 
     fn apply_to_new(
         &mut self,
-        key: &Key,
+        key: KeyRef<'_>,
         update: Update,
         now: Hlc,
         actor: ActorId,
@@ -226,10 +242,8 @@ impl SlotVector {
         let mut counter = Counter::default();
         counter.apply(actor, update, now)?;
         admit()?;
-        let after = Reading::of(&counter);
-        self.counters.insert(key.clone(), counter);
-        self.changed(Reading::UNKNOWN, after);
-        Ok(Applied { reading: answer(update, Reading::UNKNOWN, after), changed: true })
+        let Changed { before, after } = self.replace(key, &counter);
+        Ok(Applied { reading: answer(update, before, after), changed: true })
     }
 
     /// Takes over what `delta` knows and this replica does not. Returns the keys of what changed.
@@ -244,13 +258,22 @@ impl SlotVector {
             std::cmp::Ordering::Greater => Bases::OtherNewer,
         };
         for (key, theirs) in &delta.counters {
-            let known = self.counters.get(key);
-            let mut merged = known.cloned().unwrap_or_default();
+            match self.counters.merge_in_place(key.as_bytes(), theirs, &self.retired) {
+                InPlace::Unchanged => continue,
+                InPlace::Changed(what) => {
+                    self.changed(what);
+                    changed.push(key.clone());
+                    continue;
+                }
+                InPlace::NoPlace => {}
+            }
+            let known = self.counters.get(key.as_bytes()).map(CounterView::to_counter);
+            let mut merged = known.clone().unwrap_or_default();
             merged.merge(theirs, &self.retired, bases);
-            if known.is_some_and(|known| *known == merged) || (known.is_none() && merged == Counter::default()) {
+            if merged == known.unwrap_or_default() {
                 continue;
             }
-            self.replace(key, merged);
+            self.replace(key.into(), &merged);
             changed.push(key.clone());
         }
         changed
@@ -258,12 +281,12 @@ impl SlotVector {
 
     fn catch_up(&mut self, retirement: &Retirement) -> Vec<Key> {
         let bases: HashMap<&Key, Base> = retirement.bases.iter().map(|(key, base)| (key, *base)).collect();
-        let unknown = retirement.bases.iter().map(|(key, _)| key).filter(|key| !self.counters.contains_key(*key));
-        let keys: Vec<Key> = self.counters.keys().chain(unknown).cloned().collect();
+        let unknown = retirement.bases.iter().map(|(key, _)| key).filter(|key| self.counter(*key).is_none());
+        let keys: Vec<Key> = self.keys().map(KeyRef::to_key).chain(unknown.cloned()).collect();
         for key in &keys {
-            let mut counter = self.counters.get(key).cloned().unwrap_or_default();
+            let mut counter = self.counter(key).map(CounterView::to_counter).unwrap_or_default();
             counter.rebase(bases.get(key).copied().unwrap_or_default(), &retirement.retired);
-            self.replace(key, counter);
+            self.replace(key.into(), &counter);
         }
         self.set_generation(retirement.generation, retirement.retired.clone());
         keys
@@ -273,11 +296,11 @@ impl SlotVector {
     pub fn retire(&mut self, actors: &[ActorId]) -> Vec<Key> {
         let mut sorted = actors.to_vec();
         sorted.sort_unstable();
-        let keys: Vec<Key> = self.counters.keys().cloned().collect();
+        let keys: Vec<Key> = self.keys().map(KeyRef::to_key).collect();
         for key in &keys {
-            let mut counter = self.counters.get(key).cloned().unwrap_or_default();
+            let mut counter = self.counter(key).map(CounterView::to_counter).unwrap_or_default();
             counter.fold(&sorted);
-            self.replace(key, counter);
+            self.replace(key.into(), &counter);
         }
         let mut retired = std::mem::take(&mut self.retired);
         retired.extend(sorted);
@@ -291,26 +314,24 @@ impl SlotVector {
         self.generation = generation;
         self.retired = retired;
         self.unsaved_generation = true;
-        self.digest = None;
     }
 
-    fn replace(&mut self, key: &Key, counter: Counter) {
-        let after = Reading::of(&counter);
-        let before = self.counters.insert(key.clone(), counter);
-        self.changed(before.as_ref().map_or(Reading::UNKNOWN, Reading::of), after);
+    fn replace(&mut self, key: KeyRef<'_>, counter: &Counter) -> Changed {
+        let changed = self.counters.set(key.as_bytes(), counter);
+        self.changed(changed);
+        changed
     }
 
-    fn changed(&mut self, before: Reading, after: Reading) {
+    fn changed(&mut self, Changed { before, after }: Changed) {
         self.tally = self.tally.saturating_sub(before.tally).saturating_add(after.tally);
         self.existing = self.existing.saturating_sub(usize::from(before.exists)).saturating_add(usize::from(after.exists));
         self.updated_at = self.updated_at.max(after.updated_at.unwrap_or_default());
-        self.digest = None;
     }
 
     /// The actors, not retired, that have anything in the slot. Sorted.
     #[must_use]
     pub fn actors(&self) -> Vec<ActorId> {
-        let mut actors: Vec<ActorId> = self.counters.values().flat_map(Counter::actors).collect();
+        let mut actors: Vec<ActorId> = self.counters().flat_map(|(_, counter)| counter.actors()).collect();
         actors.sort_unstable();
         actors.dedup();
         actors
@@ -333,60 +354,52 @@ impl SlotVector {
     }
 
     fn bases(&self) -> Vec<(Key, Base)> {
-        let with_base = self.counters.iter().map(|(key, counter)| (key, counter.base()));
+        let with_base = self.counters().map(|(key, counter)| (key, counter.base()));
         let mut bases: Vec<(Key, Base)> =
-            with_base.filter(|(_, base)| *base != Base::default()).map(|(key, base)| (key.clone(), base)).collect();
+            with_base.filter(|(_, base)| *base != Base::default()).map(|(key, base)| (key.to_key(), base)).collect();
         bases.sort_unstable_by(|(left, _), (right, _)| left.cmp(right));
         bases
     }
 
     /// These counters as a delta; keys that the slot does not hold are left out.
     #[must_use]
-    pub fn delta<'a>(&self, slot: Slot, keys: impl IntoIterator<Item = &'a Key>) -> SlotDelta {
-        let counters = keys.into_iter().filter_map(|key| Some((key.clone(), self.counters.get(key)?.clone()))).collect();
+    pub fn delta<'k>(&self, slot: Slot, keys: impl IntoIterator<Item = impl Into<KeyRef<'k>>>) -> SlotDelta {
+        let known = |key: KeyRef<'k>| Some((key.to_key(), self.counter(key)?.to_counter()));
+        let counters = keys.into_iter().map(Into::into).filter_map(known).collect();
         SlotDelta { slot, generation: self.generation, retirement: None, counters }
     }
 
-    /// A summary of everything in the slot: equal vectors have equal digests.
-    pub fn digest(&mut self) -> u64 {
-        if let Some(digest) = self.digest {
-            return digest;
-        }
+    /// A summary of everything in the slot: equal vectors have equal digests. It is kept in step with each change.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
         // An empty slot of the first generation has digest 0, so that it is the same everywhere at no cost.
         let generations = if self.generation == Generation::default() { 0 } else { hash(&(self.generation, &self.retired)) };
-        let digest = self.counters.iter().fold(generations, |digest, (key, counter)| digest ^ hash(&(key, counter)));
-        self.digest = Some(digest);
-        digest
+        generations ^ self.counters.digest()
     }
 
     /// A summary of what `actors`, sorted, and the retired before them have in the slot.
     #[must_use]
     pub fn digest_of(&self, actors: &[ActorId]) -> u64 {
-        let empty = Counter::default();
-        self.counters
-            .iter()
-            .map(|(key, counter)| (key, counter.part_of(actors)))
-            .filter(|(_, part)| *part != empty)
-            .fold(hash(&self.generation), |digest, part| digest ^ hash(&part))
+        let parts = self.counters().map(|(key, counter)| counter.digest_of(key.as_bytes(), actors));
+        parts.fold(hash(&self.generation), |digest, part| digest ^ part)
     }
 
-    /// A summary per counter: the hash of the key, the hash of the counter. In no order.
+    /// A summary per counter: the hash of the key, the digest of the counter. In no order.
     #[must_use]
     pub fn summary(&self) -> Vec<(u64, u64)> {
-        self.counters.iter().map(|(key, counter)| summary_of(key, counter)).collect()
+        self.counters().map(|(key, counter)| summary_of(key, counter)).collect()
     }
 
     /// The keys of the counters that `summary`, another replica's, lacks or has otherwise.
     #[must_use]
     pub fn differing(&self, summary: &[(u64, u64)]) -> Vec<Key> {
         let theirs: HashMap<u64, u64> = summary.iter().copied().collect();
-        let differs = |key: &&Key| {
-            self.counters.get(*key).is_some_and(|counter| {
-                let (key_hash, counter_hash) = summary_of(key, counter);
-                theirs.get(&key_hash) != Some(&counter_hash)
-            })
+        let differs = |key: KeyRef<'_>, counter: CounterView<'_>| {
+            let (key_hash, digest) = summary_of(key, counter);
+            theirs.get(&key_hash) != Some(&digest)
         };
-        let mut keys: Vec<Key> = self.counters.keys().filter(differs).cloned().collect();
+        let differing = self.counters().filter(|(key, counter)| differs(*key, *counter));
+        let mut keys: Vec<Key> = differing.map(|(key, _)| key.to_key()).collect();
         keys.sort_unstable();
         keys
     }
@@ -394,19 +407,17 @@ impl SlotVector {
     /// Forgets everything: the slot has been moved away, and its receipt is there.
     pub fn clear(&mut self) {
         self.counters.clear();
-        self.counters.shrink_to_fit();
         self.retired.clear();
         self.generation = Generation::default();
         self.tally = 0;
         self.existing = 0;
         self.updated_at = Hlc::default();
-        self.digest = None;
         self.unsaved_generation = false;
     }
 
     /// Puts a counter back as storage had it.
-    pub fn restore_counter(&mut self, key: Key, counter: Counter) {
-        self.replace(&key, counter);
+    pub fn restore_counter<'k>(&mut self, key: impl Into<KeyRef<'k>>, counter: &Counter) {
+        self.replace(key.into(), counter);
     }
 
     /// Puts the slot's own record back as storage had it.
@@ -420,7 +431,7 @@ impl SlotVector {
     pub fn take_unsaved_generation(&mut self) -> Option<(SlotRecord, Vec<Key>)> {
         std::mem::take(&mut self.unsaved_generation).then(|| {
             let record = SlotRecord { generation: self.generation, retired: self.retired.clone() };
-            (record, self.counters.keys().cloned().collect())
+            (record, self.keys().map(KeyRef::to_key).collect())
         })
     }
 
@@ -447,13 +458,13 @@ fn answer(update: Update, before: Reading, after: Reading) -> Reading {
 }
 
 /// The hash of a key, by which a pull goes through a slot in parts.
-pub(crate) fn key_hash(key: &Key) -> u64 {
+pub(crate) fn key_hash(key: KeyRef<'_>) -> u64 {
     xxh3_64(key.as_bytes())
 }
 
-/// The hash of the key, the hash of the counter.
-pub(crate) fn summary_of(key: &Key, counter: &Counter) -> (u64, u64) {
-    (key_hash(key), hash(counter))
+/// The hash of the key, the digest of the counter.
+pub(crate) fn summary_of(key: KeyRef<'_>, counter: CounterView<'_>) -> (u64, u64) {
+    (key_hash(key), counter.digest(key.as_bytes()))
 }
 
 /// A hash that is the same on every node and in every release of one format.

@@ -7,7 +7,7 @@ mod forms;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use counter_core::counter::{Key, Update};
+use counter_core::counter::{Key, KeyRef, Update};
 use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
 use counter_core::slot::Slot;
@@ -73,7 +73,7 @@ impl Backend for Arc<OneTable> {
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {
-        let keys = Slot::all().flat_map(|slot| self.table.slot(slot).keys().cloned().collect::<Vec<_>>());
+        let keys = Slot::all().flat_map(|slot| self.table.slot(slot).keys().map(KeyRef::to_key).collect::<Vec<_>>());
         keys.take(limit).collect()
     }
 }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use super::parts::Parts;
 use super::push::weight;
-use crate::counter::{Counter, Key};
+use crate::counter::{Counter, Key, KeyRef};
 use crate::layout::LayoutVersion;
 use crate::message::{DetailAsk, DetailReply, DigestReply};
 use crate::slot::{Slot, to_ranges};
 use crate::table::Table;
-use crate::vector::{SlotDelta, SlotVector, key_hash, summary_of};
+use crate::vector::{CounterView, SlotDelta, SlotVector, key_hash, summary_of};
 
 /// What answers are made of besides the table.
 pub(super) struct Answering<'a> {
@@ -64,7 +64,7 @@ impl Answering<'_> {
                     upto_hash = passed;
                     break;
                 }
-                counters.push((key.clone(), counter.clone()));
+                counters.push((key.to_key(), counter.to_counter()));
             }
             passed = Some(hash);
         }
@@ -82,16 +82,13 @@ pub(super) fn summary_of_range(vector: &SlotVector, from_hash: u64, counters_max
     (found.into_iter().map(|(_, key, counter)| summary_of(key, counter)).collect(), to_hash)
 }
 
-type Found<'a> = Vec<(u64, &'a Key, &'a Counter)>;
+type Found<'a> = Vec<(u64, KeyRef<'a>, CounterView<'a>)>;
 
 /// The counters with key hashes in a range, in the order of hashes, cut after about `counters_max`; and the key hash
 /// up to which these are all.
 fn range(vector: &SlotVector, from_hash: u64, to_hash: u64, counters_max: usize) -> (Found<'_>, u64) {
-    let hashed = vector.keys().map(|key| (key_hash(key), key));
-    let mut found: Found<'_> = hashed
-        .filter(|(hash, _)| (from_hash..=to_hash).contains(hash))
-        .filter_map(|(hash, key)| Some((hash, key, vector.counter(key)?)))
-        .collect();
+    let hashed = vector.counters().map(|(key, counter)| (key_hash(key), key, counter));
+    let mut found: Found<'_> = hashed.filter(|(hash, ..)| (from_hash..=to_hash).contains(hash)).collect();
     let mut upto_hash = to_hash;
     if found.len() > counters_max {
         let (_, (cut, ..), _) = found.select_nth_unstable_by_key(counters_max, |(hash, ..)| *hash);

@@ -206,7 +206,7 @@ fn deltas(table: &Table, keys: &[Key], bytes_max: usize) -> (Vec<SlotDelta>, usi
         let vector = table.slot(slot);
         let mut fitting: Vec<&Key> = Vec::new();
         for key in of_slot {
-            bytes = bytes.saturating_add(vector.counter(key).map_or(0, |counter| weight(key, counter)));
+            bytes = bytes.saturating_add(vector.counter(key).map_or(0, |counter| weight(key.into(), counter)));
             if bytes > bytes_max && taken > 0 {
                 break;
             }

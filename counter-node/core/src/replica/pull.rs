@@ -153,11 +153,11 @@ impl Puller {
             if busy {
                 continue;
             }
-            // A digest may have to go over the whole slot: what one question costs is bounded too.
+            // What one question costs is bounded too.
             if digests.len() >= config.digest_slots_max || counters > config.digest_counters_max {
                 break;
             }
-            let mut vector = table.slot(slot);
+            let vector = table.slot(slot);
             counters = counters.saturating_add(vector.len());
             digests.push((slot, vector.digest()));
         }

@@ -4,10 +4,10 @@ use super::effects::Step;
 use super::links::Link;
 use super::saves::Then;
 use super::{Acks, CommitMark, Effect, Now, Replica};
-use crate::counter::{Counter, Key};
+use crate::counter::{Key, KeyRef};
 use crate::id::NodeName;
 use crate::table::Table;
-use crate::vector::SlotDelta;
+use crate::vector::{CounterView, SlotDelta};
 
 impl Replica {
     /// A peer's own changes. What this node does not hold is left to whoever does; the peer learns who that is by its
@@ -92,7 +92,7 @@ impl Replica {
 }
 
 /// About how many bytes a counter takes in a message.
-pub(super) fn weight(key: &Key, counter: &Counter) -> usize {
+pub(super) fn weight(key: KeyRef<'_>, counter: CounterView<'_>) -> usize {
     let entries = counter.actors().count();
     key.as_bytes().len().saturating_add(64).saturating_add(entries.saturating_mul(48))
 }

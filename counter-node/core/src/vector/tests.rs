@@ -185,8 +185,7 @@ fn slot() -> Slot {
 }
 
 fn whole(vector: &SlotVector) -> SlotDelta {
-    let keys: Vec<Key> = vector.keys().cloned().collect();
-    SlotDelta { retirement: vector.retirement(), ..vector.delta(slot(), &keys) }
+    SlotDelta { retirement: vector.retirement(), ..vector.delta(slot(), vector.keys()) }
 }
 
 fn merged(into: &SlotVector, from: &SlotVector) -> SlotVector {

@@ -13,7 +13,7 @@ use crate::replica::{CommitMark, Effect, Now, PersistId, Replica, ReplicaConfig,
 use crate::slot::{Slot, SlotRange};
 use crate::status::Readiness;
 use crate::table::{Table, TableLimits};
-use crate::vector::SlotRecord;
+use crate::vector::{CounterView, SlotRecord};
 
 pub(super) fn key(name: &str) -> Key {
     Key::new(name.as_bytes()).unwrap()
@@ -97,7 +97,7 @@ impl Member {
             }
         }
         for key in all {
-            let current = self.table.slot(key.slot()).counter(&key).cloned();
+            let current = self.table.slot(key.slot()).counter(&key).map(CounterView::to_counter);
             match current {
                 Some(counter) => self.storage.counters.insert(key, counter),
                 None => self.storage.counters.remove(&key),
@@ -175,7 +175,7 @@ impl Cluster {
             table.restore_slot(*slot, record.clone());
         }
         for (key, counter) in &storage.counters {
-            table.restore_counter(key.clone(), counter.clone());
+            table.restore_counter(key, counter);
         }
         let actor = ActorId::new(origin, storage.starts, 0);
         let (replica, effects) =
