@@ -241,5 +241,5 @@ impl Whole {
 fn heap_bytes(key: &Key, counter: &Counter) -> usize {
     let items = counter.entries().len().saturating_add(counter.baselines().len());
     let items = items.saturating_mul(size_of::<(ActorId, Entry)>());
-    key.as_bytes().len().saturating_add(2 * size_of::<usize>()).saturating_add(items)
+    key.as_bytes().len().saturating_add(size_of::<[usize; 2]>()).saturating_add(items)
 }

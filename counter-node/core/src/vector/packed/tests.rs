@@ -34,7 +34,7 @@ impl Run {
         for number in 0..keys {
             let mut name = number.to_string().into_bytes();
             let lengths = [16, 1, 255, 256, 300, 512];
-            name.resize(name.len().max(lengths[run.below(6) as usize]), b'x');
+            name.resize(name.len().max(lengths[run.index(6)]), b'x');
             run.keys.push(Key::new(&name).unwrap());
         }
         run
@@ -45,14 +45,18 @@ impl Run {
         xxhash_rust::xxh3::xxh3_64_with_seed(&self.draws.to_le_bytes(), self.seed) % bound
     }
 
+    fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap()
+    }
+
     fn key(&mut self) -> Key {
-        let index = self.below(self.keys.len() as u64);
-        self.keys[index as usize].clone()
+        let index = self.index(self.keys.len());
+        self.keys[index].clone()
     }
 
     fn actor(&mut self) -> ActorId {
-        let index = self.below(self.actors.len() as u64);
-        self.actors[index as usize]
+        let index = self.index(self.actors.len());
+        self.actors[index]
     }
 
     fn update(&mut self) -> Update {
@@ -63,7 +67,7 @@ impl Run {
         };
         match self.below(10) {
             0 => Update::Reset,
-            1 => Update::Set([0, 5, -5, 1 << 40][self.below(4) as usize]),
+            1 => Update::Set([0, 5, -5, 1 << 40][self.index(4)]),
             2..=3 => Update::Decrement(by),
             _ => Update::Increment(by),
         }
@@ -132,7 +136,7 @@ impl Run {
 
     /// Retires half of the actors, as [`crate::vector::SlotVector::retire`] does.
     fn fold(&mut self) {
-        let skip = self.below(2) as usize;
+        let skip = self.index(2);
         let mut retired: Vec<ActorId> = self.actors.iter().skip(skip).step_by(2).copied().collect();
         retired.sort_unstable();
         for (key, mut counter) in std::mem::take(&mut self.model) {
