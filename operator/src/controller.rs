@@ -221,6 +221,22 @@ fn for_person(trouble: &ApplyError) -> Option<Notice> {
     }
 }
 
+/// Why Pods could not start, or not again, if the Secret with the public API's tokens is not as the spec says.
+fn no_api_token(spec: &ClusterSpec, gathered: &Gathered) -> Option<Notice> {
+    let reference = spec.api_token.as_ref()?;
+    let data = gathered.live.api_token.as_ref().map(|secret| secret.data.clone().unwrap_or_default());
+    let blank = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_whitespace);
+    let wrong = match data.as_ref().map(|data| data.get(&reference.key)) {
+        None => "there is no such Secret",
+        Some(None) => "it has no such key",
+        Some(Some(bytes)) if blank(&bytes.0) => "there is no token under that key",
+        Some(Some(_)) => return None,
+    };
+    let message =
+        format!("spec.apiTokenSecretRef names the Secret `{}` with the key `{}`: {wrong}", reference.name, reference.key);
+    Some(Notice::new("ApiTokenMissing", message))
+}
+
 /// Why the record of the layout keeps the cluster from being planned, if it does.
 fn unreadable(spec: &ClusterSpec, gathered: &Gathered) -> Option<Notice> {
     let error = gathered.live.unreadable.as_ref()?;
@@ -269,7 +285,9 @@ impl Context {
             Err(error) => return Err(error.into()),
         };
         let gathered = gather::gather(&self.client, &self.nodes, self.reach, &spec, template).await?;
-        if let Some(hindrance) = invalid.or(imageless).or_else(|| unreadable(&spec, &gathered)) {
+        if let Some(hindrance) =
+            invalid.or(imageless).or_else(|| unreadable(&spec, &gathered)).or_else(|| no_api_token(&spec, &gathered))
+        {
             return self.hold(&object, &memory, &spec, &gathered, hindrance).await;
         }
         let plan = plan::plan(&spec, &gathered.observed);
@@ -319,7 +337,8 @@ impl Context {
         let objects = build::build(spec, &self.settings, plan)?;
         let identity = &spec.identity;
         let owner = identity.uid.as_deref().unwrap_or_default();
-        let desk = Desk { client: &self.client, namespace: &identity.namespace, owner, settled: &memory.settled };
+        let (namespace, cluster) = (&identity.namespace, &identity.name);
+        let desk = Desk { client: &self.client, namespace, cluster, owner, settled: &memory.settled };
         Ok(apply::apply(&desk, spec, &gathered.live, &objects, plan).await)
     }
 

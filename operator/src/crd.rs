@@ -90,9 +90,26 @@ pub struct DistributedCounterSpec {
     /// While true the operator changes nothing; nodes go on counting, and status is kept up to date.
     #[serde(default)]
     pub paused: bool,
+    /// The bearer tokens, one a line, of which a client needs one to change anything through the public API. Without it
+    /// whoever reaches that may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_token_secret_ref: Option<SecretKeyRef>,
     /// As in Pods.
     #[serde(flatten)]
     pub pod: PodSettings,
+}
+
+/// A key of a Secret in the object's namespace.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretKeyRef {
+    /// The Secret's name.
+    #[x_kube(validation = Rule::new(rule::SECRET_NAME.cel).message(rule::SECRET_NAME.message))]
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The key in it.
+    #[x_kube(validation = Rule::new(rule::SECRET_KEY.cel).message(rule::SECRET_KEY.message))]
+    #[schemars(length(max = 253))]
+    pub key: String,
 }
 
 /// How replicas agree.

@@ -95,8 +95,8 @@ fn supervisor(args: &LocalArgs) -> Result<Supervisor, LocalError> {
 /// # Errors
 /// All that is wrong with it, a line each.
 pub fn check(text: &str) -> Result<(), Vec<String>> {
-    let Reading { objects, mut problems } = document::read(text);
-    problems.extend(objects.into_iter().filter_map(|object| accept::accept(object, None).err()).flatten());
+    let Reading { objects, secrets, mut problems } = document::read(text);
+    problems.extend(objects.into_iter().filter_map(|object| accept::accept(object, None, &secrets).err()).flatten());
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 

@@ -3,7 +3,8 @@
 use counter_tests::cluster::Cluster;
 use counter_tests::site::{Launch, Site};
 use counter_tests::wait::until;
-use kube::api::DeleteParams;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, ListParams};
 use operator::crd::DistributedCounter;
 use serde_json::json;
 
@@ -50,6 +51,37 @@ pub(crate) async fn a_cluster_whose_volumes_are_not_retained_leaves_nothing(site
     cluster.apply(json!({"replicas": 1})).await?;
     cluster.settled().await?;
     anyhow::ensure!(cluster.layout().await?.cluster != before.cluster, "a new cluster has the identity of one that is gone");
+    operator.stop().await
+}
+
+pub(crate) async fn a_cluster_created_again_before_the_old_one_is_removed_needs_nobody(site: &Site) -> anyhow::Result<()> {
+    let operator = site.operator(&Launch::default())?;
+    let cluster = site.cluster("views");
+    cluster.apply(json!({"replicas": 1})).await?;
+    cluster.settled().await?;
+    delete(site, &cluster).await?;
+    cluster.apply(json!({"replicas": 1})).await?;
+    cluster.settled().await?;
+    let events = site.api::<Event>().list(&ListParams::default()).await?;
+    let conflict = events.iter().find(|event| event.reason.as_deref() == Some("NameConflict"));
+    anyhow::ensure!(conflict.is_none(), "{conflict:?}");
+    operator.stop().await
+}
+
+pub(crate) async fn a_cluster_is_not_begun_anew_on_another_kind_of_storage(site: &Site) -> anyhow::Result<()> {
+    let operator = site.operator(&Launch::default())?;
+    let cluster = site.cluster("views");
+    cluster.apply(json!({"replicas": 2})).await?;
+    cluster.settled().await?;
+    delete(site, &cluster).await?;
+    let mut kept: Vec<String> = ["0-0", "0-1"].map(|node| format!("PersistentVolumeClaim/data-views-{node}")).into();
+    kept.push("ConfigMap/views-layout".to_owned());
+    left(&cluster, &kept).await?;
+    cluster.apply(json!({"replicas": 2, "storage": {"memory": {}}})).await?;
+    let (reason, message) = cluster.comes("Stalled", "True").await?;
+    anyhow::ensure!(reason == "StorageChanged" && message.contains("ask for storage.volume"), "{reason}: {message}");
+    kept.push("DistributedCounter/views".to_owned());
+    left(&cluster, &kept).await?;
     operator.stop().await
 }
 

@@ -27,7 +27,9 @@ mod objects;
 mod pods;
 mod refusals;
 mod sizes;
+mod tokens;
 mod totals;
+mod volumes;
 
 /// Tests at a time: most of their time they wait, but each brings processes of its own.
 const TESTS_AT_A_TIME: usize = 2;
@@ -52,6 +54,14 @@ fn tests() -> impl IntoIterator<Item = (&'static str, Test)> {
         leaders::a_leader_that_was_paused_beyond_its_lease_ends_and_harms_nothing,
         lifecycle::a_cluster_deleted_and_created_again_goes_on_with_its_identity_and_its_counts,
         objects::what_somebody_changes_or_deletes_is_put_right,
+        volumes::what_a_lost_volume_held_is_waited_for_until_its_loss_is_accepted,
+        objects::whoever_changes_an_object_back_each_time_is_named_and_waited_for,
+        tokens::a_new_cluster_token_comes_to_all_nodes_while_they_count,
+        tokens::the_public_api_takes_changes_with_the_token_of_the_users_secret_only,
+        lifecycle::a_cluster_is_not_begun_anew_on_another_kind_of_storage,
+        lifecycle::a_cluster_created_again_before_the_old_one_is_removed_needs_nobody,
+        volumes::volumes_grow_with_the_spec_and_so_do_those_of_nodes_that_come_later,
+        volumes::a_wrong_list_of_losses_is_refused_in_words_and_the_cluster_goes_on,
         objects::an_object_of_somebody_else_is_never_taken_over_and_the_cluster_heals_when_it_goes,
         pods::an_image_that_is_not_there_stops_at_the_first_pod_and_is_replaced_first,
         pods::while_paused_nothing_is_changed_and_nodes_go_on,

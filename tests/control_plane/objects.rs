@@ -1,14 +1,16 @@
 //! Objects that are somebody else's, and objects that somebody else changed.
 
-use counter_tests::site::{Launch, Site};
+use anyhow::Context as _;
+use counter_tests::site::{Launch, Operator, Site};
 use counter_tests::wait::until;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Resource, ResourceExt as _};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -42,11 +44,20 @@ pub(crate) async fn what_somebody_changes_or_deletes_is_put_right(site: &Site) -
     let cluster = site.cluster("views");
     cluster.apply(json!({"replicas": 1})).await?;
     cluster.settled().await?;
+    let site = &Looking { site, operator: &operator };
     change::<Service>(site, "views", json!({"spec": {"selector": {"distributedcounter.dev/shard": "7"}}})).await?;
     change::<Service>(site, "views-nodes", json!({"spec": {"publishNotReadyAddresses": false}})).await?;
     change::<NetworkPolicy>(site, "views", json!({"spec": {"ingress": []}})).await?;
     change::<PodDisruptionBudget>(site, "views-0", json!({"spec": {"maxUnavailable": 0}})).await?;
     change::<StatefulSet>(site, "views-0", json!({"spec": {"updateStrategy": {"type": "RollingUpdate"}}})).await?;
+    // What others add to Pods is not theirs to add, down to containers and machines.
+    for added in [
+        json!({"initContainers": [{"name": "theirs", "image": "x"}]}),
+        json!({"tolerations": [{"operator": "Exists"}], "nodeSelector": {"disk": "fast"}}),
+        json!({"hostNetwork": true}),
+    ] {
+        change::<StatefulSet>(site, "views-0", json!({"spec": {"template": {"spec": added}}})).await?;
+    }
     // Without our label the object is not among those that are watched.
     change::<PodDisruptionBudget>(site, "views-0", json!({"metadata": {"labels": {"app.kubernetes.io/name": null}}})).await?;
     remove::<Service>(site, "views").await?;
@@ -56,8 +67,59 @@ pub(crate) async fn what_somebody_changes_or_deletes_is_put_right(site: &Site) -
     operator.stop().await
 }
 
+pub(crate) async fn whoever_changes_an_object_back_each_time_is_named_and_waited_for(site: &Site) -> anyhow::Result<()> {
+    let operator = site.operator(&Launch::default())?;
+    let cluster = site.cluster("views");
+    cluster.apply(json!({"replicas": 1})).await?;
+    cluster.settled().await?;
+    let services = site.api::<Service>();
+    let params = PatchParams { field_manager: Some("mutator".to_owned()), ..PatchParams::default() };
+    let told = until("the dispute is told", async || {
+        // Each time that it has been put right, and never else.
+        let selector = services.get("views-nodes").await?.spec.unwrap_or_default().selector.unwrap_or_default();
+        if !selector.contains_key("theirs") {
+            let change = json!({"spec": {"selector": {"theirs": "x"}}});
+            services.patch("views-nodes", &params, &Patch::Merge(change)).await?;
+        }
+        let events = site.api::<Event>().list(&ListParams::default()).await?;
+        let found = events.into_iter().find(|event| event.reason.as_deref() == Some("Disputed"));
+        found.and_then(|event| event.note).context("no event")
+    })
+    .await?;
+    anyhow::ensure!(told.contains("Service `views-nodes` is changed back by `mutator`"), "{told}");
+    let (reason, message) = cluster.comes("Reconciling", "True").await?;
+    anyhow::ensure!(reason == "Failing" && message.contains("changed back by `mutator`"), "{reason}: {message}");
+    // Left alone, it is put right when the wait is over.
+    cluster.settled().await?;
+    operator.stop().await
+}
+
+/// The place of a test, and the operator that is to look at it.
+struct Looking<'a> {
+    site: &'a Site,
+    operator: &'a Operator,
+}
+
+impl Looking<'_> {
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        self.site.api()
+    }
+
+    /// Has the operator look: a pass is due once a minute, and not everything wakes one.
+    async fn look(&self) -> anyhow::Result<()> {
+        let passes = self.operator.passes().await?;
+        let looked = json!({"metadata": {"annotations": {"tests/look": passes.to_string()}}});
+        self.site.cluster("views").patch(looked).await?;
+        until("the operator has looked", async || {
+            anyhow::ensure!(self.operator.passes().await? > passes, "no pass");
+            Ok(())
+        })
+        .await
+    }
+}
+
 /// Changes an object and waits until it is as it was.
-async fn change<K>(site: &Site, name: &str, patch: Value) -> anyhow::Result<()>
+async fn change<K>(site: &Looking<'_>, name: &str, patch: Value) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
@@ -69,7 +131,7 @@ where
 }
 
 /// Deletes an object and waits until it is there again.
-async fn remove<K>(site: &Site, name: &str) -> anyhow::Result<()>
+async fn remove<K>(site: &Looking<'_>, name: &str) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
@@ -79,15 +141,12 @@ where
     restored::<K>(site, name, &before).await
 }
 
-async fn restored<K>(site: &Site, name: &str, before: &Value) -> anyhow::Result<()>
+async fn restored<K>(site: &Looking<'_>, name: &str, before: &Value) -> anyhow::Result<()>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
     until(&format!("{} {name} is as it was", K::kind(&())), async || {
-        // A pass is due once a minute; an annotation asks for one now.
-        let looked = json!({"metadata": {"annotations": {"tests/look": format!("{:?}", std::time::Instant::now())}}});
-        site.cluster("views").patch(looked).await?;
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        site.look().await?;
         let now = said(&site.api::<K>().get(name).await?)?;
         anyhow::ensure!(now == *before, "{now} instead of {before}");
         Ok(())

@@ -69,6 +69,11 @@ fn bad_specs() -> Vec<Value> {
         json!({"storage": {"memory": {}}, "replicas": 0, "shards": 257, "image": ""}),
         json!({"shards": 0, "replicas": 9, "storage": {"volume": {"size": "1 GB"}}}),
     ];
+    let reference = |name: &str, key: &str| json!({"apiTokenSecretRef": {"name": name, "key": key}});
+    specs.extend(
+        [("", "token"), ("Api", "token"), ("-api", "token"), ("api", ""), ("api", "a/b"), ("a b", "ä")]
+            .map(|(name, key)| reference(name, key)),
+    );
     // Of numbers below 0 the API server says by itself, too, that no scale may have them.
     specs.extend([0, 257].map(|shards| json!({"shards": shards})));
     specs.extend(
@@ -91,6 +96,7 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         json!({"shards": 256, "replicas": 7}),
         json!({"storage": {"memory": {}}}),
         volume(&json!({"size": "0.001k"})),
+        json!({"apiTokenSecretRef": {"name": "api.token-1", "key": "Token_1.a-b"}}),
     ];
     for spec in good {
         let object = object("views", &spec);

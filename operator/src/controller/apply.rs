@@ -5,8 +5,9 @@
 //! be told of it; evictions and removals come last, and each is bound to the very object that the plan was made for,
 //! because a process that was paused may send one more write after another has taken the lead.
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt as _};
 
@@ -14,6 +15,7 @@ use super::build::{self, BuildError, Names, Objects};
 use super::gather::Live;
 use super::plan::{Eviction, Plan, Removal, Resize, Step};
 use super::validate::ClusterSpec;
+use crate::crd::DistributedCounter;
 
 pub use object::{APPLIED_ANNOTATION, Change, Desk, Kind, Settled};
 pub use record::is_ours;
@@ -35,6 +37,12 @@ pub enum ApplyError {
     /// A person has to decide: the name is somebody else's. Nothing of that name was changed.
     #[error("{kind} `{name}` exists and does not belong to this cluster")]
     NameConflict { kind: String, name: String },
+    /// What is left of an earlier object of this cluster's name; Kubernetes is about to remove it.
+    #[error("{kind} `{name}` belongs to an earlier DistributedCounter of this name, and is still being removed")]
+    Leftover { kind: String, name: String },
+    /// Somebody changes an object back whenever it is put right. Nothing was written now. `news`: it was not told before.
+    #[error("{kind} `{name}` is changed back by {by} whenever it is put right; the next attempt waits longer each time")]
+    Disputed { kind: String, name: String, by: String, news: bool },
     #[error("{kind} `{name}` could not be read")]
     Read { kind: String, name: String, source: Box<kube::Error> },
     /// Unless the API server refused it, it may have been written.
@@ -47,8 +55,14 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    fn conflict<K: Resource<DynamicType = ()>>(name: &str) -> Self {
-        Self::NameConflict { kind: K::kind(&()).into_owned(), name: name.to_owned() }
+    /// Why an object that is not this cluster's stays as it is.
+    fn refusal<K: Resource<DynamicType = ()>>(live: &K, cluster: &str) -> Self {
+        let earlier = |owner: &OwnerReference| owner.kind == DistributedCounter::kind(&()) && owner.name == cluster;
+        let name = live.name_any();
+        if live.owner_references().iter().any(earlier) {
+            return Self::Leftover { kind: K::kind(&()).into_owned(), name };
+        }
+        Self::NameConflict { kind: K::kind(&()).into_owned(), name }
     }
 
     fn read<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> Self {
@@ -68,6 +82,8 @@ impl ApplyError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::NameConflict { .. } => "name_conflict",
+            Self::Leftover { .. } => "leftover",
+            Self::Disputed { .. } => "disputed",
             Self::Read { source, .. } | Self::Write { source, .. } => super::api_category(source),
             Self::Json { .. } => "json",
             Self::Build(error) => error.category(),
@@ -191,8 +207,8 @@ async fn disrupt(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, plan: &Plan, 
 
 /// Records the step's layout, or sees to it that the recorded one still has its labels and its owner.
 async fn record_layout(desk: &Desk<'_>, spec: &ClusterSpec, live: &Live, plan: &Plan) -> Result<bool, ApplyError> {
-    if live.record.as_ref().is_some_and(|record| !is_ours(record, &spec.identity)) {
-        return Err(ApplyError::conflict::<ConfigMap>(&Names::from(&spec.identity).layout()));
+    if let Some(foreign) = live.record.as_ref().filter(|record| !is_ours(record, &spec.identity)) {
+        return Err(ApplyError::refusal(foreign, desk.cluster));
     }
     let Some(layout) = plan.step.layout().or(live.layout.as_ref()) else { return Ok(false) };
     let volumes = plan.volumes.as_ref().or(live.volumes.as_ref());

@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 
-use super::apply::{Applied, Evicted};
+use super::apply::{Applied, ApplyError, Evicted};
 use super::plan::{Change, Plan, Step};
 use super::status::condition::{AVAILABLE, SCALE_DOWN_BLOCKED, STALLED, UPDATE_PENDING};
 use crate::crd::DistributedCounterStatus;
@@ -52,6 +52,12 @@ pub fn of_deeds(plan: &Plan, applied: &Applied) -> Vec<Occurrence> {
             Occurrence::warning(format!("AcceptLoss-{node}"), "LossAccepted", note)
         }));
     }
+    told.extend(applied.troubles.iter().filter_map(|trouble| match trouble {
+        ApplyError::Disputed { kind, name, news: true, .. } => {
+            Some(Occurrence::warning(format!("Correct-{kind}-{name}"), "Disputed", trouble.to_string()))
+        }
+        _ => None,
+    }));
     match &plan.step {
         Step::Record(change, layout) if applied.recorded => {
             told.push(Occurrence::normal(

@@ -88,6 +88,8 @@ pub struct Live {
     /// What `record` says.
     pub layout: Option<Layout>,
     pub volumes: Option<Volumes>,
+    /// The Secret with the public API's tokens, where the spec names one.
+    pub api_token: Option<Secret>,
     /// Why `record` cannot be read, if it cannot: then there is no telling what the cluster is.
     pub unreadable: Option<RecordError>,
 }
@@ -111,14 +113,15 @@ pub async fn gather(
     spec: &ClusterSpec,
     template: Template,
 ) -> Result<Gathered, GatherError> {
-    let live = read(client, &spec.identity).await?;
+    let live = read(client, spec).await?;
     let targets = targets(&live, spec, reach);
     let statuses = ask(nodes, &targets).await;
     let observed = observe::observed(spec, &live, statuses, template);
     Ok(Gathered { live, observed, targets })
 }
 
-async fn read(client: &Client, identity: &Identity) -> Result<Live, GatherError> {
+async fn read(client: &Client, spec: &ClusterSpec) -> Result<Live, GatherError> {
+    let identity = &spec.identity;
     let reader = Reader { client, identity };
     let names = Names::from(identity);
     let (stateful_sets, pods, claims, services, service_accounts, budgets, network_policies, record, token) = futures::try_join!(
@@ -132,6 +135,10 @@ async fn read(client: &Client, identity: &Identity) -> Result<Live, GatherError>
         reader.get::<ConfigMap>("the layout's ConfigMap", names.layout()),
         reader.get::<Secret>("the token's Secret", names.token()),
     )?;
+    let api_token = match &spec.api_token {
+        Some(reference) => reader.get::<Secret>("the Secret of spec.apiTokenSecretRef", reference.name.clone()).await?,
+        None => None,
+    };
     // Somebody else's ConfigMap by that name says nothing about this cluster; applying then stops at it.
     let own = record.as_ref().filter(|record| is_ours(record, identity));
     let (layout, volumes, unreadable) = match own.map(recorded).transpose() {
@@ -150,6 +157,7 @@ async fn read(client: &Client, identity: &Identity) -> Result<Live, GatherError>
         token,
         layout,
         volumes,
+        api_token,
         unreadable,
     })
 }

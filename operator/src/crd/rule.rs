@@ -39,6 +39,14 @@ pub const REPLICAS: RuleText = rule("self >= 1 && self <= 7", "replicas must be 
 pub const CONSISTENCY: RuleText = rule("self == oldSelf", "consistency is immutable");
 pub const IMAGE: RuleText = rule("self.size() > 0", "image must not be empty: leave it out for the operator's default");
 
+/// Of references to Secrets.
+pub const SECRET_NAME: RuleText = rule(
+    "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
+    "name must be that of a Secret: lower-case letters, digits, '-' and '.', not starting or ending with '-' or '.'",
+);
+pub const SECRET_KEY: RuleText =
+    rule("self.matches('^[-._a-zA-Z0-9]+$')", "key must be one of a Secret: letters, digits, '-', '_' and '.'");
+
 /// Of `spec.storage`.
 pub const STORAGE_KIND: RuleText =
     rule("has(self.volume) != has(self.memory)", "storage must name exactly one of volume and memory");

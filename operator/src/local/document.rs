@@ -1,13 +1,14 @@
 //! The file's text as objects. As strict as the API server is with `kubectl apply --validate=strict`: what it would refuse
 //! is refused here, with everything that is wrong in one go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 
 use super::schema;
-use crate::crd::{self, DistributedCounter, GROUP};
+use crate::crd::{self, DistributedCounter, GROUP, SecretKeyRef};
 
 /// The namespace of objects that name none, as in kubectl.
 const NAMESPACE_DEFAULT: &str = "default";
@@ -22,8 +23,37 @@ pub(super) struct Reading {
     /// The objects, in the order of the file, each with its namespace: those with problems too, as far as they can be
     /// read, so that the rules can be checked as well.
     pub(super) objects: Vec<DistributedCounter>,
+    /// The Secrets that stand beside them, for the references in them.
+    pub(super) secrets: Secrets,
     /// All that is wrong, a line each, naming the document and the field. With any, nothing may be acted upon.
     pub(super) problems: Vec<String>,
+}
+
+/// What the file's Secrets hold, by namespace, name and key.
+#[derive(Debug, Default)]
+pub(super) struct Secrets(BTreeMap<(String, String), BTreeMap<String, Vec<u8>>>);
+
+impl Secrets {
+    /// What a reference from this namespace names.
+    pub(super) fn get(&self, namespace: &str, reference: &SecretKeyRef) -> Option<&[u8]> {
+        let data = self.0.get(&(namespace.to_owned(), reference.name.clone()))?;
+        data.get(&reference.key).map(Vec::as_slice).filter(|value| !value.iter().all(u8::is_ascii_whitespace))
+    }
+
+    fn add(&mut self, document: Value) -> Result<(), String> {
+        let secret: Secret = serde_json::from_value(document).map_err(|error| error.to_string())?;
+        let name = secret.metadata.name.clone().ok_or("metadata.name: required")?;
+        let namespace = secret.metadata.namespace.clone().unwrap_or_else(|| NAMESPACE_DEFAULT.to_owned());
+        let mut data: BTreeMap<String, Vec<u8>> =
+            secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+        data.extend(secret.string_data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.into_bytes())));
+        self.0.insert((namespace, name), data);
+        Ok(())
+    }
+}
+
+fn is_secret(document: &Value) -> bool {
+    document.get("kind").is_some_and(|kind| kind == "Secret") && document.get("apiVersion").is_some_and(|version| version == "v1")
 }
 
 /// Reads the objects.
@@ -33,12 +63,17 @@ pub(super) fn read(text: &str) -> Reading {
         Err(error) => return Reading { problems: lines(&format!("the file is no YAML: {error}")), ..Reading::default() },
     };
     let mut reading = Reading::default();
-    if documents.is_empty() {
+    if documents.iter().all(is_secret) {
         reading.problems.push(format!("the file describes no cluster: it needs at least one {KIND}"));
     }
     let schema = object_schema();
     for (index, document) in documents.into_iter().enumerate() {
         let title = title(index, &document);
+        if is_secret(&document) {
+            let wrong = reading.secrets.add(schema::without_nulls(document)).err();
+            reading.problems.extend(wrong.map(|problem| format!("{title}: {problem}")));
+            continue;
+        }
         let (object, found) = object(document, &schema);
         reading.objects.extend(object);
         reading.problems.extend(found.into_iter().map(|problem| format!("{title}: {problem}")));
@@ -91,8 +126,9 @@ fn other_kind(document: &Value) -> Option<String> {
     let found = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or("nothing").to_owned();
     let (version, kind) = (found("apiVersion"), found("kind"));
     let expected = format!("{GROUP}/{VERSION}");
-    (version != expected || kind != KIND)
-        .then(|| format!("only {KIND} of {expected} can be run locally, this is {kind} of {version}"))
+    (version != expected || kind != KIND).then(|| {
+        format!("only {KIND} of {expected} can be run locally, and Secrets can stand beside it; this is {kind} of {version}")
+    })
 }
 
 /// On Kubernetes a namespace must exist; here it becomes the name of a folder.
@@ -192,11 +228,25 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_beside_the_objects_gives_what_they_refer_to() {
+        let secret =
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: api}\ndata: {old: b25l}\nstringData: {token: two, none: ' '}\n";
+        let reading = read(&format!("{HEAD}metadata: {{name: a}}\n---\n{secret}"));
+        assert_eq!((reading.objects.len(), reading.problems), (1, Vec::new()));
+        let get = |namespace: &str, key: &str| {
+            reading.secrets.get(namespace, &SecretKeyRef { name: "api".to_owned(), key: key.to_owned() }).map(<[u8]>::to_vec)
+        };
+        assert_eq!((get("default", "old"), get("default", "token")), (Some(b"one".to_vec()), Some(b"two".to_vec())));
+        assert_eq!((get("default", "none"), get("default", "other"), get("x", "token")), (None, None, None));
+        assert_eq!(refused(secret), ["the file describes no cluster: it needs at least one DistributedCounter"]);
+    }
+
+    #[test]
     fn other_kinds_empty_files_doubles_and_broken_yaml_are_refused() {
         assert_eq!(
             refused("kind: Service\napiVersion: v1\nmetadata: {name: a}\n"),
             [
-                "document 1 (a): only DistributedCounter of distributedcounter.dev/v1alpha1 can be run locally, this is Service of v1"
+                "document 1 (a): only DistributedCounter of distributedcounter.dev/v1alpha1 can be run locally, and Secrets can stand beside it; this is Service of v1"
             ]
         );
         assert_eq!(refused("- 1\n"), ["document 1: expected an object with apiVersion, kind, metadata and spec"]);

@@ -6,6 +6,7 @@
 //! NAMESPACE/CLUSTER/layout.json   the record of the layout, written before any node hears of it
 //! NAMESPACE/CLUSTER/volumes.json  which data folder each node had, and whose loss was accepted
 //! NAMESPACE/CLUSTER/token         the cluster token, minted once
+//! NAMESPACE/CLUSTER/api-token     the public API's tokens, where the object asks for some
 //! NAMESPACE/CLUSTER/logs/NODE.log
 //! NAMESPACE/CLUSTER/NODE/         the node's own folder
 //! ```
@@ -217,6 +218,20 @@ impl ClusterFolder {
     /// The file with the cluster token.
     pub(super) fn token_path(&self) -> PathBuf {
         self.path.join("token")
+    }
+
+    /// The file with the public API's tokens.
+    pub(super) fn api_token_path(&self) -> PathBuf {
+        self.path.join("api-token")
+    }
+
+    /// Writes the public API's tokens, if the file does not say them already; nodes read it again.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old ones stand.
+    pub(super) fn write_api_token(&self, token: &[u8]) -> Result<(), FolderError> {
+        let path = self.api_token_path();
+        if fs::read(&path).is_ok_and(|written| written == token) { Ok(()) } else { write_durably(&path, token) }
     }
 
     /// The folder of a node's data.

@@ -61,7 +61,11 @@ impl Settings {
         if let Storage::Volume(volume) = &spec.storage {
             flags.extend(["--fsync", volume.fsync.as_str()]);
         }
-        Self { program, folder, flags: flags.into_iter().map(str::to_owned).collect() }
+        let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
+        if spec.api_token.is_some() {
+            flags.extend(["--api-token-file".to_owned(), folder.api_token_path().display().to_string()]);
+        }
+        Self { program, folder, flags }
     }
 
     /// What stands for a Pod template: nodes made from equal ones need no restart.

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::accept::{Accepted, accept};
 use super::cluster::{Cluster, Host};
-use super::document::{self, Reading, key};
+use super::document::{self, Reading, Secrets, key};
 use super::folder::FolderError;
 use super::follow::{self, Follow, Found};
 use super::round::{self, Answer};
@@ -92,13 +92,18 @@ impl Supervisor {
         let accepted = self.accept_all(text)?;
         let mut opened = BTreeMap::new();
         for one in &accepted {
+            if let Some(token) = &one.api_token {
+                let identity = &one.spec.identity;
+                let folder = self.host.folder.cluster(&identity.namespace, &identity.name).map_err(Refusal::Folder)?;
+                folder.write_api_token(token).map_err(Refusal::Folder)?;
+            }
             if !self.clusters.iter().any(|cluster| cluster.key() == key(&one.object)) {
                 let cluster = Cluster::open(&self.host, one.spec.clone()).map_err(Refusal::Folder)?;
                 opened.insert(cluster.key(), cluster);
             }
         }
         let mut old = std::mem::take(&mut self.clusters);
-        for Accepted { object, spec } in accepted {
+        for Accepted { object, spec, api_token: _ } in accepted {
             let key = key(&object);
             let known = old.iter().position(|cluster| cluster.key() == key).map(|index| old.remove(index));
             let Some(mut cluster) = opened.remove(&key).or(known) else { continue };
@@ -140,14 +145,14 @@ impl Supervisor {
     }
 
     fn accept_all(&self, text: &str) -> Result<Vec<Accepted>, Refusal> {
-        let Reading { objects, mut problems } = document::read(text);
+        let Reading { objects, secrets, mut problems } = document::read(text);
         let mut accepted = Vec::new();
         for object in objects {
             let before = match self.objects.get(&key(&object)) {
                 Some(before) => Some(before.clone()),
-                None => self.recorded(&object)?,
+                None => self.recorded(&object, &secrets)?,
             };
-            match accept(object, before.as_ref()) {
+            match accept(object, before.as_ref(), &secrets) {
                 Ok(one) => accepted.push(one),
                 Err(broken) => problems.extend(broken),
             }
@@ -156,8 +161,8 @@ impl Supervisor {
     }
 
     /// What an earlier run accepted. An object whose name breaks the rules has no folder to look in.
-    fn recorded(&self, object: &DistributedCounter) -> Result<Option<DistributedCounter>, Refusal> {
-        match accept(object.clone(), None) {
+    fn recorded(&self, object: &DistributedCounter, secrets: &Secrets) -> Result<Option<DistributedCounter>, Refusal> {
+        match accept(object.clone(), None, secrets) {
             Ok(valid) => {
                 let identity = valid.spec.identity;
                 let folder = self.host.folder.cluster(&identity.namespace, &identity.name).map_err(Refusal::Folder)?;

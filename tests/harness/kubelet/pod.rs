@@ -78,6 +78,7 @@ impl Worker {
             status = process.wait() => Outcome::Ended(status?.code().unwrap_or(137)),
             () = self.deleted() => Outcome::Deleted,
             error = self.probe(restarts) => return Err(error),
+            () = volumes::renew_secrets(&self.shared.client, &pod, &self.shared.folder) => Outcome::Deleted,
         };
         self.set_pid(None);
         if matches!(outcome, Outcome::Deleted) {

@@ -80,6 +80,30 @@ fn volume(claim: &PersistentVolumeClaim, folder: &Path) -> anyhow::Result<Persis
     }))?)
 }
 
+/// Between two looks at the Secrets of a Pod that runs. A real kubelet takes up to a minute.
+const SECRETS_PERIOD: Duration = Duration::from_millis(500);
+
+/// Writes what Secrets say now where the Pod has them mounted, for ever.
+pub(super) async fn renew_secrets(client: &Client, pod: &Pod, root: &Path) {
+    loop {
+        tokio::time::sleep(SECRETS_PERIOD).await;
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).filter(|volume| volume.secret.is_some()) {
+            // One that is gone leaves the files as they are.
+            let _ = folder(client, pod, volume, root).await;
+        }
+    }
+}
+
+/// Puts a Secret's value into a file, as a whole and only when it is another one.
+fn project(path: &Path, value: &[u8]) -> anyhow::Result<()> {
+    if std::fs::read(path).is_ok_and(|written| written == value) {
+        return Ok(());
+    }
+    let part = path.with_extension("part");
+    std::fs::write(&part, value)?;
+    Ok(std::fs::rename(&part, path)?)
+}
+
 /// Where in a container something is mounted, and the folder that is there.
 pub(super) struct Mount {
     pub(super) path: String,
@@ -121,9 +145,16 @@ async fn folder(client: &Client, pod: &Pod, volume: &Volume, root: &Path) -> any
     if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let secret = Api::<Secret>::namespaced(client.clone(), &namespace).get(name).await?;
+        let data = secret.data.unwrap_or_default();
         std::fs::create_dir_all(&own)?;
-        for (key, value) in secret.data.into_iter().flatten() {
-            std::fs::write(own.join(key), value.0)?;
+        let chosen = |key: &str| data.get(key).with_context(|| format!("Secret {name} has no key {key}"));
+        match &source.items {
+            Some(items) => {
+                for item in items {
+                    project(&own.join(&item.path), &chosen(&item.key)?.0)?;
+                }
+            }
+            None => data.iter().try_for_each(|(key, value)| project(&own.join(key), &value.0))?,
         }
         return Ok(own);
     }

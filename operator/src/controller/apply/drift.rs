@@ -4,7 +4,7 @@
 //! applied. Only what we said counts. What we *stopped* saying is not seen here; the hash of the applied object, kept as
 //! an annotation on it, shows that.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// The fields by which Kubernetes tells the elements of a list apart, where it merges lists by element.
 const KEYS: [&str; 4] = ["name", "containerPort", "mountPath", "uid"];
@@ -76,6 +76,78 @@ pub(super) fn lists(live: &Value, desired: &Value) -> Option<Value> {
         (Value::Array(live), Value::Array(desired)) => (!holds_list(live, desired)).then(|| Value::Array(desired.clone())),
         _ => None,
     }
+}
+
+/// The fields of a Pod that Kubernetes leaves as they were said, so that one which nobody of us said is somebody else's.
+const POD_FIELDS: [&str; 17] = [
+    "affinity",
+    "dnsConfig",
+    "ephemeralContainers",
+    "hostAliases",
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "hostname",
+    "imagePullSecrets",
+    "initContainers",
+    "nodeName",
+    "nodeSelector",
+    "overhead",
+    "priorityClassName",
+    "runtimeClassName",
+    "shareProcessNamespace",
+    "tolerations",
+];
+/// The same of a container.
+const CONTAINER_FIELDS: [&str; 8] =
+    ["command", "envFrom", "resizePolicy", "restartPolicy", "stdin", "tty", "volumeDevices", "workingDir"];
+/// The lists of Pods and containers to which nobody else may add: elsewhere, such as in a Service's ports, others may.
+const CLOSED_LISTS: [&str; 6] = ["containers", "env", "imagePullSecrets", "ports", "volumeMounts", "volumes"];
+
+/// A merge patch that takes out what somebody has added to the template of Pods, whose containers and machines are ours
+/// to choose; None where nobody has, or there is no template.
+pub(super) fn excess(live: &Value, desired: &Value) -> Option<Value> {
+    const POD: &str = "/spec/template/spec";
+    let (live, desired) = (live.pointer(POD)?.as_object()?, desired.pointer(POD)?.as_object()?);
+    let mut patch = added(live, desired, &POD_FIELDS);
+    let (found, wanted) = (live.get("containers"), desired.get("containers"));
+    if !patch.contains_key("containers") && found.zip(wanted).is_some_and(|(found, wanted)| has_more(found, wanted)) {
+        patch.extend(wanted.map(|wanted| ("containers".to_owned(), wanted.clone())));
+    }
+    // Null takes a key away, and a patch of a map says nothing of its other keys.
+    if let (Some(Value::Object(found)), Some(Value::Object(wanted))) = (live.get("nodeSelector"), desired.get("nodeSelector")) {
+        let foreign: Map<String, Value> =
+            found.keys().filter(|key| !wanted.contains_key(*key)).map(|key| (key.clone(), Value::Null)).collect();
+        if !foreign.is_empty() {
+            patch.insert("nodeSelector".to_owned(), Value::Object(foreign));
+        }
+    }
+    (!patch.is_empty()).then(|| json!({"spec": {"template": {"spec": patch}}}))
+}
+
+/// What takes the added fields and list elements out of an object.
+fn added(live: &Map<String, Value>, desired: &Map<String, Value>, fields: &[&str]) -> Map<String, Value> {
+    let silent = |value: Option<&Value>| value.is_none_or(says_nothing);
+    let foreign = fields.iter().filter(|field| silent(desired.get(**field)) && !silent(live.get(**field)));
+    let mut patch: Map<String, Value> = foreign.map(|field| ((*field).to_owned(), Value::Null)).collect();
+    for list in CLOSED_LISTS {
+        let length = |of: &Map<String, Value>| of.get(list).and_then(Value::as_array).map_or(0, Vec::len);
+        if length(live) > length(desired) {
+            patch.insert(list.to_owned(), desired.get(list).cloned().unwrap_or(Value::Null));
+        }
+    }
+    patch
+}
+
+/// Whether one of the containers has more than was said.
+fn has_more(found: &Value, wanted: &Value) -> bool {
+    let list = |of: &Value| of.as_array().cloned().unwrap_or_default();
+    list(wanted).iter().filter_map(Value::as_object).any(|wanted| {
+        let named = |other: &&Value| other.get("name") == wanted.get("name");
+        let found = list(found);
+        let found = found.iter().find(named).and_then(Value::as_object);
+        found.is_some_and(|found| !added(found, wanted, &CONTAINER_FIELDS).is_empty())
+    })
 }
 
 /// What the API server leaves out when it writes an object: absence says the same.
@@ -176,6 +248,33 @@ mod tests {
         let desired = json!({"paused": false, "annotations": {}, "podSelector": {}, "note": "", "none": null, "zero": 0});
         assert!(holds(&json!({}), &desired));
         assert!(!holds(&json!({}), &json!({"paused": true})));
+    }
+
+    #[test]
+    fn what_somebody_adds_to_a_pod_is_taken_out_and_what_kubernetes_fills_in_is_not() {
+        let of = |pod: Value| json!({"spec": {"template": {"spec": pod}}});
+        let ours = || json!({"name": "counter-node", "image": "i", "env": [{"name": "A", "value": "1"}]});
+        let desired = of(json!({"containers": [ours()], "nodeSelector": {"disk": "fast"}, "volumes": [{"name": "token"}]}));
+        let mut filled = desired.clone();
+        filled["spec"]["template"]["spec"]["restartPolicy"] = json!("Always");
+        filled["spec"]["template"]["spec"]["schedulerName"] = json!("default-scheduler");
+        filled["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
+        assert_eq!(excess(&filled, &desired), None);
+        let with = |change: &dyn Fn(&mut Value)| {
+            let mut live = filled.clone();
+            change(&mut live["spec"]["template"]["spec"]);
+            excess(&live, &desired).map(|patch| patch["spec"]["template"]["spec"].clone())
+        };
+        let containers = Some(json!({"containers": [ours()]}));
+        let sidecar = |pod: &mut Value| pod["containers"].as_array_mut().unwrap().push(json!({"name": "sidecar"}));
+        assert_eq!(with(&sidecar), containers);
+        assert_eq!(with(&|pod| pod["containers"][0]["command"] = json!(["sh"])), containers);
+        let variable = |pod: &mut Value| pod["containers"][0]["env"].as_array_mut().unwrap().push(json!({"name": "B"}));
+        assert_eq!(with(&variable), containers);
+        assert_eq!(with(&|pod| pod["initContainers"] = json!([{"name": "x"}])), Some(json!({"initContainers": null})));
+        assert_eq!(with(&|pod| pod["tolerations"] = json!([{"operator": "Exists"}])), Some(json!({"tolerations": null})));
+        assert_eq!(with(&|pod| pod["nodeSelector"]["zone"] = json!("a")), Some(json!({"nodeSelector": {"zone": null}})));
+        assert_eq!(excess(&json!({"spec": {"ports": [1, 2]}}), &json!({"spec": {"ports": [1]}})), None);
     }
 
     #[test]

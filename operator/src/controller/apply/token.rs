@@ -15,7 +15,7 @@ pub(super) async fn ensure(desk: &Desk<'_>, spec: &ClusterSpec, live: Option<&Se
     let name = build::Names::from(&spec.identity).token();
     match live {
         Some(secret) if desk.owns(secret) => return Ok(Change::None),
-        Some(_) => return Err(ApplyError::conflict::<Secret>(&name)),
+        Some(secret) => return Err(ApplyError::refusal(secret, desk.cluster)),
         None => {}
     }
     let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };

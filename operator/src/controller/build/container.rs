@@ -9,13 +9,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::controller::validate::{Bytes, ClusterSpec, Storage};
 
 use super::names::CLAIM_TEMPLATE;
-use super::template::{ADMIN, HTTP, PEER, Port, TOKEN_VOLUME, seeds};
+use super::template::{ADMIN, API_TOKEN_VOLUME, HTTP, PEER, Port, TOKEN_VOLUME, seeds};
 
 /// The container's name, for `kubectl logs`.
 const CONTAINER: &str = "counter-node";
 const DATA_DIR: &str = "/var/lib/counter";
 const TOKEN_DIR: &str = "/etc/counter/token";
 const TOKEN_FILE: &str = "/etc/counter/token/token";
+const API_TOKEN_DIR: &str = "/etc/counter/api-token";
+const API_TOKEN_FILE: &str = "/etc/counter/api-token/token";
 /// How much of its container's memory limit a node's counters may take. The rest is for storage, connections and what is
 /// under way: at its own limit a node refuses new pages, at the container's it is killed.
 const COUNTERS_MEMORY_PERCENT: u128 = 70;
@@ -32,7 +34,7 @@ pub(super) fn container(spec: &ClusterSpec, image: String, pull_policy: Option<&
         args: Some(args(spec)),
         env: Some(env()),
         ports: Some([HTTP, ADMIN, PEER].into_iter().map(container_port).collect()),
-        volume_mounts: Some(vec![mount(CLAIM_TEMPLATE, DATA_DIR, false), mount(TOKEN_VOLUME, TOKEN_DIR, true)]),
+        volume_mounts: Some(mounts(spec)),
         // Reading a large volume takes its time; until then nothing else may call the node dead.
         startup_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(300), ..probe("/livez") }),
         liveness_probe: Some(Probe { period_seconds: Some(10), failure_threshold: Some(3), ..probe("/livez") }),
@@ -42,6 +44,12 @@ pub(super) fn container(spec: &ClusterSpec, image: String, pull_policy: Option<&
         security_context: Some(security_context()),
         ..Container::default()
     }
+}
+
+fn mounts(spec: &ClusterSpec) -> Vec<VolumeMount> {
+    let api_token = spec.api_token.as_ref().map(|_| mount(API_TOKEN_VOLUME, API_TOKEN_DIR, true));
+    let always = [mount(CLAIM_TEMPLATE, DATA_DIR, false), mount(TOKEN_VOLUME, TOKEN_DIR, true)];
+    always.into_iter().chain(api_token).collect()
 }
 
 fn args(spec: &ClusterSpec) -> Vec<String> {
@@ -62,6 +70,7 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
         ("--shutdown-grace", &grace),
     ];
     flags.extend(fsync.map(|fsync| ("--fsync", fsync)));
+    flags.extend(spec.api_token.as_ref().map(|_| ("--api-token-file", API_TOKEN_FILE)));
     flags.extend(memory.as_deref().map(|bytes| ("--max-memory", bytes)));
     flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).collect()
 }

@@ -4,7 +4,7 @@
 
 use counter_core::id::{NodeName, ShardId};
 use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, SecretVolumeSource,
+    EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, SecretVolumeSource,
     TopologySpreadConstraint, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -13,6 +13,7 @@ use kube::api::ObjectMeta;
 
 use crate::controller::plan::{Addresses, Template};
 use crate::controller::validate::{ClusterSpec, Storage};
+use crate::crd::SecretKeyRef;
 
 use super::container::container;
 use super::metadata::{SHARD_LABEL, labels, selected};
@@ -35,6 +36,7 @@ const SCRATCH_SIZE: &str = "64Mi";
 const SEEDS: u16 = 3;
 
 pub(super) const TOKEN_VOLUME: &str = "token";
+pub(super) const API_TOKEN_VOLUME: &str = "api-token";
 
 /// A port of a node.
 #[derive(Clone, Copy)]
@@ -125,9 +127,22 @@ fn volumes(spec: &ClusterSpec) -> Vec<Volume> {
         empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(SCRATCH_SIZE.to_owned())), medium: None }),
         ..Volume::default()
     };
-    match spec.storage {
-        Storage::Volume(_) => vec![token],
-        Storage::Memory => vec![token, scratch()],
+    let scratch = matches!(spec.storage, Storage::Memory).then(scratch);
+    [Some(token), scratch, spec.api_token.as_ref().map(api_token)].into_iter().flatten().collect()
+}
+
+/// Under a name of ours, whatever the key is: nodes read the file again when the Secret changes.
+fn api_token(reference: &SecretKeyRef) -> Volume {
+    let item = KeyToPath { key: reference.key.clone(), path: "token".to_owned(), mode: None };
+    Volume {
+        name: API_TOKEN_VOLUME.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(reference.name.clone()),
+            items: Some(vec![item]),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
     }
 }
 

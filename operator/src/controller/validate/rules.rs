@@ -27,6 +27,10 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless((1..=REPLICAS_MAX).contains(&spec.replicas), "spec.replicas", rule::REPLICAS);
     broken.unless(spec.image.as_ref().is_none_or(|image| !image.is_empty()), "spec.image", rule::IMAGE);
     broken.unless(spec.storage.volume.is_some() != spec.storage.memory.is_some(), "spec.storage", rule::STORAGE_KIND);
+    if let Some(reference) = &spec.api_token_secret_ref {
+        broken.unless(is_secret_name(&reference.name), "spec.apiTokenSecretRef.name", rule::SECRET_NAME);
+        broken.unless(is_secret_key(&reference.key), "spec.apiTokenSecretRef.key", rule::SECRET_KEY);
+    }
     if let Some(volume) = &spec.storage.volume {
         let size = Bytes::parse(&volume.size);
         broken.unless(size.is_some(), SIZE, rule::SIZE_FORM);
@@ -64,6 +68,16 @@ fn names_own_nodes(object: &DistributedCounter, cluster: &str) -> bool {
         place.is_some_and(|(shard, replica)| is_number(shard) && is_number(replica))
     };
     list.is_none_or(|list| node_names(list).iter().all(is_own))
+}
+
+fn is_secret_name(name: &str) -> bool {
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    name.chars().all(inner) && end(name.chars().next()) && end(name.chars().next_back())
+}
+
+fn is_secret_key(key: &str) -> bool {
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 fn is_dns_1035(name: &str) -> bool {

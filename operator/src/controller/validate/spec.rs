@@ -5,7 +5,7 @@ use std::fmt;
 
 use counter_core::id::NodeName;
 
-use crate::crd::{Acks, DistributedCounter, Fsync, PodSettings, Retain, Retention, ServiceSpec, StorageSpec};
+use crate::crd::{Acks, DistributedCounter, Fsync, PodSettings, Retain, Retention, SecretKeyRef, ServiceSpec, StorageSpec};
 
 use super::quantity::Bytes;
 
@@ -27,6 +27,8 @@ pub struct ClusterSpec {
     /// None for the operator's default.
     pub image: Option<String>,
     pub service: ServiceSpec,
+    /// Where the public API's tokens are, if it needs any.
+    pub api_token: Option<SecretKeyRef>,
     pub paused: bool,
     pub pod: PodSettings,
 }
@@ -124,6 +126,7 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
         storage: storage(&spec.storage),
         image: spec.image.clone(),
         service: spec.service.clone(),
+        api_token: spec.api_token_secret_ref.clone(),
         paused: spec.paused,
         pod: spec.pod.clone(),
     }

@@ -92,6 +92,32 @@ fn an_image_is_a_name_or_absent() {
 }
 
 #[test]
+fn a_reference_to_a_secret_names_what_can_be_one() {
+    let reference = |name: &str, key: &str| json!({"apiTokenSecretRef": {"name": name, "key": key}});
+    assert_eq!(spec_of(reference("api.token-1", "Token_1.a-b")).api_token.unwrap().name, "api.token-1");
+    for name in ["", "Api", "-api", "api.", "a b"] {
+        assert_eq!(refusals(reference(name, "token")), says("spec.apiTokenSecretRef.name", rule::SECRET_NAME), "{name}");
+    }
+    for key in ["", "a/b", "ä"] {
+        assert_eq!(refusals(reference("api", key)), says("spec.apiTokenSecretRef.key", rule::SECRET_KEY), "{key}");
+    }
+}
+
+#[test]
+fn accepted_losses_are_a_list_of_nodes_of_this_cluster() {
+    let accepts = |list: &str| {
+        let mut object = object(json!({}));
+        let name = object.metadata.name.clone().unwrap();
+        object.metadata.annotations = Some([(ACCEPT_LOSS_ANNOTATION.to_owned(), list.replace("NAME", &name))].into());
+        validate(&object).map(|spec| spec.identity.accept_loss.len()).map_err(|violations| violations[0].message)
+    };
+    assert_eq!([accepts(""), accepts("NAME-0-1"), accepts(" NAME-10-2, NAME-0-1,NAME-0-1 ")], [Ok(0), Ok(1), Ok(2)]);
+    for list in ["other-0-1", "NAME", "NAME-0", "NAME-0-1-2", "NAME-00-1", "NAME-0-x", "NAME-0-1;NAME-0-2"] {
+        assert_eq!(accepts(list), Err(rule::ACCEPT_LOSS.message), "{list}");
+    }
+}
+
+#[test]
 fn sizes_are_quantities_of_bytes() {
     let sized = |size: &str| json!({"storage": {"volume": {"size": size}}});
     for size in ["1", "1Gi", "1.5Gi", "0.001k", "999999999999999Pi"] {
@@ -158,6 +184,8 @@ fn the_schema_carries_every_rule_with_the_words_of_its_mirror() {
         rule::REPLICAS,
         rule::CONSISTENCY,
         rule::IMAGE,
+        rule::SECRET_NAME,
+        rule::SECRET_KEY,
         rule::STORAGE_KIND,
         rule::STORAGE_KIND_FIXED,
         rule::CLASS_FIXED,

@@ -7,7 +7,7 @@ use counter_core::id::ActorId;
 use counter_core::status::{LayoutStatus, NodeStatus, Readiness, STATUS_FORMAT, StorageStatus};
 
 use super::super::accept::accept;
-use super::super::document::read;
+use super::super::document::{Secrets, read};
 use super::*;
 
 /// A host in `root` whose nodes are processes that do nothing.
@@ -22,7 +22,7 @@ pub(in crate::local) fn host(root: &Path) -> Host {
 fn spec(spec: &str) -> ClusterSpec {
     let text =
         format!("apiVersion: distributedcounter.dev/v1alpha1\nkind: DistributedCounter\nmetadata: {{name: a}}\nspec: {spec}\n");
-    accept(read(&text).objects.remove(0), None).unwrap().spec
+    accept(read(&text).objects.remove(0), None, &Secrets::default()).unwrap().spec
 }
 
 /// What a node says that acts by `layout`, or waits for one.

@@ -62,6 +62,7 @@ fn live(sets: &[serde_json::Value], pods: &[serde_json::Value]) -> Live {
         token: None,
         layout: None,
         volumes: None,
+        api_token: None,
         unreadable: None,
     }
 }
