@@ -23,7 +23,7 @@ pub const EXIT_IN_USE: u8 = 75;
 pub const EXIT_CONFIG: u8 = 78;
 
 /// The storage engine's own lines tell of its files, at every start.
-const DEFAULT_FILTER: &str = "info,fjall=warn,lsm_tree=warn";
+const DEFAULT_FILTER: &str = "info,lsm_tree=warn";
 
 const AFTER_HELP: &str = "\
 Started without flags it is a whole cluster of one node, which keeps its counters in ./counter-data:

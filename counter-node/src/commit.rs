@@ -6,7 +6,8 @@
 //!
 //! Where a commit only has to reach the kernel, the writer is a task of the runtime, which first lets all requests that are
 //! ready have their turn: a commit takes a few microseconds, less than waking a thread for it would, and a thread
-//! would always find a batch of one. Where a commit waits for the disk (`Always`), and for mending, it is a thread.
+//! would always find a batch of one. Where a commit waits for the disk (`Always`), and for mending, it is a thread. So is it
+//! for a commit of which the store says that it may take longer.
 //!
 //! The order of an update is: [`Committer::admit`], apply it to the table, [`Permit::submit`], wait for the [`Ticket`].
 //! A refusal to admit is the only one that proves that an update was *not applied*, which is why it comes first. After
@@ -53,13 +54,6 @@ pub trait RecordSource: Send + Sync {
     /// # Errors
     /// When the store cannot keep the new actor. Reopening is then tried again.
     fn reopened(&self) -> Result<(), StoreError>;
-}
-
-/// Is told what became durable, before those who wait for it are: nothing may be sent to a peer earlier. Called by the
-/// writer, so it must be quick.
-pub trait CommitSink: Send + Sync {
-    /// These records, whole, are as durable as the fsync mode demands.
-    fn committed(&self, records: &[Record]);
 }
 
 /// Why an update was not acknowledged.
@@ -124,7 +118,6 @@ impl CommitCounts {
 struct Shared {
     store: Arc<dyn Store>,
     source: Arc<dyn RecordSource>,
-    sink: Arc<dyn CommitSink>,
     config: CommitConfig,
     queue: Queue,
     writable: watch::Sender<bool>,
@@ -144,12 +137,7 @@ impl Committer {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start(
-        store: Arc<dyn Store>,
-        source: Arc<dyn RecordSource>,
-        sink: Arc<dyn CommitSink>,
-        config: CommitConfig,
-    ) -> io::Result<Self> {
+    pub fn start(store: Arc<dyn Store>, source: Arc<dyn RecordSource>, config: CommitConfig) -> io::Result<Self> {
         let waking = match config.fsync.durability() {
             Durability::InKernel => Waking::Task,
             Durability::OnDisk => Waking::Thread,
@@ -157,7 +145,6 @@ impl Committer {
         let shared = Arc::new(Shared {
             store,
             source,
-            sink,
             config,
             queue: Queue::new(config.changes_max, waking),
             writable: watch::Sender::new(true),

@@ -57,9 +57,8 @@ fn in_full(error: &dyn std::error::Error) -> String {
 fn exit_code(error: &StartError) -> ExitCode {
     match error {
         StartError::Storage(StoreError::InUse { .. }) => EXIT_IN_USE.into(),
-        StartError::Storage(StoreError::NewerFormat { .. } | StoreError::Corrupt { .. }) | StartError::Layout(_) => {
-            EXIT_DATA.into()
-        }
+        StartError::Storage(error) if error.is_data_error() => EXIT_DATA.into(),
+        StartError::Layout(_) => EXIT_DATA.into(),
         StartError::Token(_) | StartError::ApiToken(_) => EXIT_CONFIG.into(),
         StartError::Storage(_) | StartError::Listen { .. } | StartError::Thread(_) => ExitCode::FAILURE,
     }

@@ -28,7 +28,7 @@ use crate::owner::Owner;
 use crate::pages::Pages;
 use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
 use crate::protocol::{self, Protocol};
-use crate::records::{self, NoSink, Records};
+use crate::records::{self, Records};
 use crate::router::Router;
 use crate::server::{self, Limits, Port, Stop};
 use crate::site::Site;
@@ -380,7 +380,7 @@ fn assemble(config: &Config, opened: Opened, me: &NodeName, layout: Option<Layou
     let protocol_of_records = Arc::new(OnceLock::<Weak<Protocol>>::new());
     let source =
         Records { table: opened.table.clone(), identity: opened.identity.clone(), protocol: protocol_of_records.clone() };
-    let committer = Committer::start(opened.store.clone(), Arc::new(source), Arc::new(NoSink), CommitConfig::new(config.fsync));
+    let committer = Committer::start(opened.store.clone(), Arc::new(source), CommitConfig::new(config.fsync));
     let committer = Arc::new(committer.map_err(StartError::Thread)?);
     let (outboxes, outbox_announced) = Outboxes::new();
     let superseded = CancellationToken::new();

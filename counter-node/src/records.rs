@@ -7,7 +7,7 @@ use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::vector::{SlotRecord, SlotVector};
 
-use crate::commit::{CommitSink, RecordSource};
+use crate::commit::RecordSource;
 use crate::protocol::Protocol;
 use crate::storage::{Change, Identity, Loaded, Record, StoreError};
 
@@ -90,13 +90,6 @@ fn counter_record(vector: &SlotVector, key: &Key) -> Record {
 fn encode(record: &impl serde::Serialize) -> Option<Vec<u8>> {
     // Encoding into memory has no way to fail for these types.
     postcard::to_stdvec(record).ok()
-}
-
-/// What became durable is passed on by those who changed it, once their tickets resolve; nothing to do here.
-pub struct NoSink;
-
-impl CommitSink for NoSink {
-    fn committed(&self, _: &[Record]) {}
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ impl Source for StatusSource {
         let moving = replica.moves.iter().map(|slot_move| slot_move.slots_left).sum();
         let ready = u64::from(view.readiness == counter_core::status::Readiness::Ready);
         let writable = u64::from(*self.committer.writable().borrow());
+        let store = self.volume.counts();
         vec![
             Sample::one("node_ready", "1 while the node should be given clients", Kind::Gauge, ready),
             Sample::one("layout_version", "The version of the layout that the node acts by", Kind::Gauge, version),
@@ -139,6 +140,25 @@ impl Source for StatusSource {
             Sample::one("commit_records", "Records written", Kind::Counter, counts.records.load(Relaxed)),
             Sample::one("commit_changes", "Changes made durable", Kind::Counter, counts.changes.load(Relaxed)),
             Sample::one("commit_failures", "Failed writes and attempts to reopen", Kind::Counter, counts.failures.load(Relaxed)),
+            Sample::one(
+                "log_full_segments",
+                "Log segments that wait to be folded into the checkpoint",
+                Kind::Gauge,
+                store.full_segments,
+            ),
+            Sample::one("log_folds", "Log segments folded into the checkpoint", Kind::Counter, store.folds),
+            Sample::one(
+                "log_failures",
+                "Failed attempts to fold a log segment or to make one",
+                Kind::Counter,
+                store.fold_failures,
+            ),
+            Sample::one(
+                "log_waited_us",
+                "Microseconds that commits have waited for a log segment",
+                Kind::Counter,
+                store.waited_us,
+            ),
             Sample::one("forward_waiting", "Requests that wait for other nodes", Kind::Gauge, self.forwarding.waiting() as u64),
             Sample {
                 name: "peer_unacknowledged",

@@ -2,18 +2,20 @@
 //!
 //! A [`Store`] knows bytes only; what a record means is its writer's business. Every record is absolute (all of one
 //! counter, or all of one slot's generation and retired actors), so writing one twice, or a later one first, is harmless, and
-//! a lost tail is merely old. [`open`] makes a [`VolumeStore`] (fjall, on a volume) or a [`MemoryStore`].
+//! a lost tail is merely old. [`open`] makes a [`VolumeStore`] (a log and its checkpoint, on a volume) or a [`MemoryStore`].
 //!
 //! On a volume every commit is in the kernel when it returns, in every fsync mode: `kill -9` loses nothing that was
 //! acknowledged. What [`Fsync`] chooses is how much a power failure may take.
 
+mod checkpoint;
 mod error;
 mod folder;
 mod format;
 mod identity;
-mod journal;
+mod log;
 mod manifest;
 mod memory;
+mod meta_file;
 mod volume;
 
 use std::cmp::Ordering;
@@ -140,13 +142,21 @@ pub enum Loaded<'a> {
     },
 }
 
+impl Loaded<'_> {
+    /// The slot that it was committed under.
+    #[must_use]
+    pub fn slot(&self) -> Slot {
+        match self {
+            Self::Slot { slot, .. } | Self::Counter { slot, .. } => *slot,
+        }
+    }
+}
+
 /// Takes each record on the disk; an `Err` says why the bytes are no record, and makes the folder count as corrupt.
 pub type Visitor<'a> = dyn FnMut(Loaded<'_>) -> Result<(), String> + 'a;
 
-/// Names in the store's `meta` keyspace. Nothing else writes under them.
+/// Names of the values that a store keeps besides records. Nothing else writes under them.
 pub mod meta {
-    /// The format version of the records, four bytes, little-endian.
-    pub const FORMAT: &str = "format";
     /// The volume's random id, eight bytes, little-endian.
     pub const ORIGIN: &str = "origin";
     /// How often the volume was started, four bytes, little-endian.
@@ -170,7 +180,13 @@ pub trait Store: Send + Sync {
     /// When the disk cannot take them, or the store broke earlier.
     fn commit(&self, records: &[Record], durability: Durability) -> Result<(), StoreError>;
 
-    /// A value of the `meta` keyspace. Never waits for the disk, and answers while the store is broken.
+    /// Whether the next commit may take longer than handing bytes to the kernel does, even [`Durability::InKernel`]. It is
+    /// then made on a thread that may block.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
+    /// A `meta` value. Never waits for the disk, and answers while the store is broken.
     fn meta(&self, name: &str) -> Option<Vec<u8>>;
 
     /// Writes (or with `None` removes) `meta` values, all or none; on the disk, in every mode, when it returns.
@@ -202,6 +218,24 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the disk could not take everything; it is closed all the same.
     fn close(&self) -> Result<(), StoreError>;
+
+    /// What goes on inside, for the metrics.
+    fn counts(&self) -> StoreCounts {
+        StoreCounts::default()
+    }
+}
+
+/// What a store with a log has to tell; zeros where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCounts {
+    /// Log segments that are full and not yet folded into the checkpoint.
+    pub full_segments: u64,
+    /// Log segments folded into the checkpoint since the start.
+    pub folds: u64,
+    /// Failed attempts to fold a segment, or to make one.
+    pub fold_failures: u64,
+    /// How long commits have waited for a segment, in microseconds.
+    pub waited_us: u64,
 }
 
 /// Which store, and where.
@@ -216,7 +250,7 @@ pub enum StoreConfig {
 /// Opens the store and hands each record in it to `visitor`.
 ///
 /// A folder that is refused is left as it was found: every checksum is compared before anything is written, and every
-/// record visited before anything but leftovers is touched (a killed process's unfinished last write, manifests out of date).
+/// record visited before anything but the checkpoint's leftovers is touched (tables and manifests that nothing names).
 ///
 /// # Errors
 /// When the folder is in use, of a newer format, corrupt, or cannot be read or made.

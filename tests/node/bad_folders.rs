@@ -34,20 +34,24 @@ fn last_line(said: &str) -> &str {
 async fn a_folder_that_is_not_ours_to_read_is_refused_and_left_as_it_was() -> anyhow::Result<()> {
     let (_folder, mut node) = used().await?;
     let data = node.data();
-    let largest =
-        files(&data.join("store"))?.into_iter().max_by_key(|(_, bytes)| bytes.iter().filter(|byte| **byte != 0).count());
-    let largest = PathBuf::from(largest.unwrap().0);
+    let log = data.join("store/log/0000000001.log");
     let flipped = {
-        let mut bytes = fs::read(&largest)?;
+        let mut bytes = fs::read(&log)?;
         bytes[20] ^= 0x40;
         bytes
     };
-    let cases: [(&str, PathBuf, Vec<u8>, &str); 4] = [
+    let cases: [(&str, PathBuf, Vec<u8>, &str); 5] = [
         (
             "a newer format",
             data.join("FORMAT"),
-            b"distributed-counter data format 2\n".to_vec(),
-            "has format 2, and this release knows formats up to 1: start a release at least as new as the one that wrote it",
+            b"distributed-counter data format 3\n".to_vec(),
+            "has format 3, and this release knows formats up to 2: start a release at least as new as the one that wrote it",
+        ),
+        (
+            "an older format",
+            data.join("FORMAT"),
+            b"distributed-counter data format 1\n".to_vec(),
+            "has format 1, and this release reads format 2 only",
         ),
         (
             "no format",
@@ -55,8 +59,8 @@ async fn a_folder_that_is_not_ours_to_read_is_refused_and_left_as_it_was() -> an
             b"hello\n".to_vec(),
             "it does not say which format the data folder has; nothing was changed",
         ),
-        ("a flipped bit", largest.clone(), flipped, "is corrupt: "),
-        ("a file cut off", largest, b"FJL".to_vec(), "is corrupt: "),
+        ("a flipped bit", log.clone(), flipped, "0000000001.log is corrupt: the log is damaged at byte 0"),
+        ("a file cut off", log, b"COUNT".to_vec(), "0000000001.log is corrupt: the log is damaged at byte 0"),
     ];
     for (what, path, damaged, says) in cases {
         let whole = fs::read(&path)?;

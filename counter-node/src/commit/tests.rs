@@ -25,6 +25,11 @@ struct TestStore {
     broken: AtomicBool,
     delay_us: AtomicU64,
     syncs: AtomicUsize,
+    checks: watch::Sender<usize>,
+    begun: watch::Sender<usize>,
+    /// Commits may take long, and end when they can have the answer.
+    far_away: AtomicBool,
+    answer: tokio::sync::Mutex<()>,
 }
 
 impl TestStore {
@@ -44,6 +49,10 @@ impl TestStore {
 
 impl Store for TestStore {
     fn commit(&self, records: &[Record], _: Durability) -> Result<(), StoreError> {
+        self.begun.send_modify(|begun| *begun += 1);
+        if self.far_away.load(Ordering::SeqCst) {
+            drop(self.answer.blocking_lock());
+        }
         std::thread::sleep(Duration::from_micros(self.delay_us.load(Ordering::Relaxed)));
         self.usable()?;
         if self.full.load(Ordering::SeqCst) {
@@ -71,7 +80,12 @@ impl Store for TestStore {
     }
 
     fn check(&self) -> Result<(), StoreError> {
+        self.checks.send_modify(|checks| *checks += 1);
         self.usable()
+    }
+
+    fn may_wait(&self) -> bool {
+        self.far_away.load(Ordering::SeqCst)
     }
 
     fn reopen(&self) -> Result<(), StoreError> {
@@ -92,7 +106,6 @@ impl Store for TestStore {
 struct TestTable {
     counters: Mutex<HashMap<Key, u64>>,
     asked: Mutex<Vec<Vec<Change>>>,
-    committed: Mutex<BTreeMap<Change, u64>>,
     reopened: AtomicUsize,
     panics: AtomicBool,
     /// A slot whose own record comes with the next records, unasked.
@@ -132,15 +145,6 @@ impl RecordSource for TestTable {
     }
 }
 
-impl CommitSink for TestTable {
-    fn committed(&self, records: &[Record]) {
-        for record in records {
-            let bytes = record.bytes.clone().unwrap();
-            self.committed.lock().unwrap().insert(record.of.clone(), u64::from_le_bytes(bytes.try_into().unwrap()));
-        }
-    }
-}
-
 struct Fixture {
     store: Arc<TestStore>,
     table: Arc<TestTable>,
@@ -157,7 +161,7 @@ fn start(fsync: Fsync) -> Fixture {
 
 fn start_with(config: CommitConfig) -> Fixture {
     let (store, table) = (Arc::new(TestStore::default()), Arc::new(TestTable::default()));
-    let committer = Committer::start(store.clone(), table.clone(), table.clone(), config).unwrap();
+    let committer = Committer::start(store.clone(), table.clone(), config).unwrap();
     Fixture { store, table, committer }
 }
 
@@ -195,7 +199,6 @@ fn an_acknowledged_update_is_in_the_store() {
             for count in 1..=50 {
                 assert_eq!(fixture.update(&key("page")).await.unwrap(), count);
                 assert_eq!(fixture.store.value(&key("page")), Some(count));
-                assert_eq!(fixture.table.committed.lock().unwrap()[&Change::of(&key("page"))], count);
             }
             assert_eq!(fixture.committer.waiting(), 0);
         }
@@ -216,6 +219,23 @@ fn updates_that_wait_together_share_one_record() {
             assert_eq!(counts.changes.load(Ordering::Relaxed), 300);
             assert_eq!(counts.records.load(Ordering::Relaxed), commits.iter().flatten().count() as u64);
         }
+    });
+}
+
+#[test]
+fn a_commit_that_takes_long_holds_up_nobody_else_on_the_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let fixture = Arc::new(start(Fsync::EverySecond));
+        fixture.store.far_away.store(true, Ordering::SeqCst);
+        let answer = fixture.store.answer.lock().await;
+        let updating = fixture.clone();
+        let update = tokio::spawn(async move { updating.update(&key("page")).await });
+        fixture.store.begun.subscribe().wait_for(|begun| *begun == 1).await.unwrap();
+        let other = tokio::time::timeout(Duration::from_secs(20), tokio::spawn(async { 7 })).await;
+        assert_eq!(other.expect("the only worker is held up").unwrap(), 7);
+        drop(answer);
+        assert_eq!(update.await.unwrap().unwrap(), 1);
     });
 }
 
@@ -259,7 +279,6 @@ fn a_failed_commit_leaves_the_outcome_open_and_is_made_good_when_the_store_is_me
             assert_eq!(fixture.store.value(&key("failed")), Some(1));
             assert_eq!(fixture.store.value(&key("late")), Some(1));
             assert_eq!(fixture.store.value(&key("refused")), None);
-            assert_eq!(fixture.table.committed.lock().unwrap().get(&Change::of(&key("late"))), Some(&1));
             assert!(fixture.table.reopened.load(Ordering::SeqCst) >= 1, "a new actor has to be taken");
             assert_eq!(fixture.update(&key("failed")).await.unwrap(), 2);
             assert_eq!(fixture.committer.waiting(), 0);
@@ -321,7 +340,9 @@ fn only_every_second_syncs_by_itself() {
         for (fsync, expected) in [(Fsync::EverySecond, 1), (Fsync::Always, 0), (Fsync::Never, 0)] {
             let fixture = start(fsync);
             fixture.update(&key("page")).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(2500)).await;
+            // The store is looked at once in each period, after it was synced.
+            let seen = *fixture.store.checks.borrow();
+            fixture.store.checks.subscribe().wait_for(|checks| *checks >= seen + 3).await.unwrap();
             // Once for the one batch, though two periods have passed.
             assert_eq!(fixture.store.syncs.load(Ordering::SeqCst), expected, "{fsync:?}");
         }
@@ -377,11 +398,11 @@ fn a_memory_store_acknowledges_like_any_other() {
     on_runtime(async || {
         let table = Arc::new(TestTable::default());
         let config = CommitConfig::new(Fsync::Never);
-        let committer = Committer::start(Arc::new(MemoryStore::default()), table.clone(), table.clone(), config).unwrap();
+        let committer = Committer::start(Arc::new(MemoryStore::default()), table.clone(), config).unwrap();
         let permit = committer.admit(1).unwrap();
         table.increment(&key("page"));
         permit.submit([Change::of(&key("page"))]).await.unwrap();
-        assert_eq!(table.committed.lock().unwrap().len(), 1);
+        assert_eq!(committer.counts().records.load(Ordering::Relaxed), 1);
     });
 }
 

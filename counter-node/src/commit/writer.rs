@@ -82,6 +82,10 @@ impl Writer {
         let _end = End(&shared);
         loop {
             let failure = match shared.queue.next_for_task().await {
+                Work::Write(batch) if shared.store.may_wait() => {
+                    // Those who run on this worker would wait with us.
+                    tokio::task::block_in_place(|| self.write(batch)).err()
+                }
                 Work::Write(batch) => self.write(batch).err(),
                 Work::Mend(error) => Some(Failure::unasked(error)),
                 Work::End => break,
@@ -122,7 +126,7 @@ impl Writer {
         self.shared.flushed.send_replace(Some(flushed));
     }
 
-    /// Commits what is in `records` and tells the sink.
+    /// Commits what is in `records`.
     pub(super) fn commit_records(&mut self) -> Result<(), StoreError> {
         let shared = &self.shared;
         if let Err(error) = shared.store.commit(&self.records, shared.config.fsync.durability()) {
@@ -133,7 +137,6 @@ impl Writer {
         }
         CommitCounts::add(&shared.counts.records, self.records.len());
         shared.counts.batches.fetch_add(1, Ordering::Release);
-        shared.sink.committed(&self.records);
         Ok(())
     }
 

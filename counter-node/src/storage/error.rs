@@ -25,6 +25,16 @@ pub enum StoreError {
         /// The newest that this release reads.
         known: u32,
     },
+    /// An earlier release wrote the folder. Nothing was touched.
+    #[error("data folder {} has format {found}, and this release reads format {known} only", path.display())]
+    OlderFormat {
+        /// The data folder.
+        path: PathBuf,
+        /// The folder's format.
+        found: u32,
+        /// The one that this release reads.
+        known: u32,
+    },
     /// The folder's bytes are not what a node has written. Nothing was touched.
     #[error("{} is corrupt: {what}; nothing was changed", path.display())]
     Corrupt {
@@ -61,7 +71,7 @@ impl StoreError {
     /// Whether the folder itself is at fault, so that starting again cannot help until a person has looked.
     #[must_use]
     pub fn is_data_error(&self) -> bool {
-        matches!(self, Self::NewerFormat { .. } | Self::Corrupt { .. })
+        matches!(self, Self::NewerFormat { .. } | Self::OlderFormat { .. } | Self::Corrupt { .. })
     }
 
     pub(super) fn corrupt(path: &Path, what: impl Into<String>) -> Self {

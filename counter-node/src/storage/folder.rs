@@ -3,11 +3,11 @@
 //! ```text
 //! FORMAT       which format; read before anything else is opened
 //! LOCK         held for as long as a process works here
-//! store/       the storage engine's files
+//! store/       meta: identity and layout · log/: what was committed last · checkpoint/: all that was before
 //! store.new/   the same while the folder is being made; gone once it is
 //! ```
 //!
-//! A folder is made in an order that a crash cannot turn into one that looks used: the engine's files in `store.new`, then
+//! A folder is made in an order that a crash cannot turn into one that looks used: all files in `store.new`, then
 //! `FORMAT`, then the rename to `store`. So a `store` without `FORMAT`, or the reverse, is damage and never taken for new.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -64,12 +64,12 @@ impl Folder {
         Ok((Self { path: path.to_path_buf(), lock }, stage))
     }
 
-    /// Where the engine's files are.
+    /// Where the store's files are.
     pub(super) fn store(&self) -> PathBuf {
         self.path.join(STORE)
     }
 
-    /// An empty place for the engine's first files.
+    /// An empty folder for the store's first files.
     pub(super) fn draft(&self) -> Result<PathBuf, StoreError> {
         let draft = self.path.join(STORE_DRAFT);
         match fs::remove_dir_all(&draft) {
@@ -77,6 +77,7 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(StoreError::io("clear away", &draft)(source)),
         }
+        fs::create_dir(&draft).map_err(StoreError::io("make", &draft))?;
         Ok(draft)
     }
 
@@ -118,6 +119,7 @@ fn inspect(path: &Path) -> Result<Stage, StoreError> {
         Ok(bytes) => match parse_format(&bytes) {
             None => Err(StoreError::corrupt(&format_path, "it does not say which format the data folder has")),
             Some(found) if found > FORMAT => Err(StoreError::NewerFormat { path: path.to_path_buf(), found, known: FORMAT }),
+            Some(found) if found < FORMAT => Err(StoreError::OlderFormat { path: path.to_path_buf(), found, known: FORMAT }),
             Some(_) if path.join(STORE).is_dir() => Ok(Stage::Made),
             Some(_) if path.join(STORE_DRAFT).is_dir() => Ok(Stage::Drafted),
             Some(_) => Err(StoreError::corrupt(path, "it has a FORMAT file but its folder `store` is gone")),
@@ -151,6 +153,6 @@ fn inspect_unmarked(path: &Path) -> Result<Stage, StoreError> {
 }
 
 /// Forces a folder's entries to the disk.
-fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

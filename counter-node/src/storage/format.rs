@@ -1,16 +1,21 @@
 //! How the bytes on the disk are laid out: the format's number, and the keys of records.
 //!
-//! The number stands in a plain file, `FORMAT`, which is read before anything else in the folder is opened, and once
-//! more in the `meta` keyspace. It covers the records too: whoever changes their encoding raises it.
+//! The number stands in a plain file, `FORMAT`, which is read before anything else in the folder is opened. It covers all
+//! of the folder, the encoding of the records included: whoever changes any of it raises the number.
 
 use counter_core::slot::Slot;
 
-use super::Change;
+use super::{Change, Loaded};
 
-/// The format that this release writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+/// The format that this release reads and writes. Format 1 was never released, and is not read.
+pub const FORMAT: u32 = 2;
 
 const PREFIX: &str = "distributed-counter data format ";
+
+const KIND_SLOT: u8 = 0;
+const KIND_COUNTER: u8 = 1;
+/// The key in the checkpoint of how far the log has been folded into it. It comes after all records.
+pub(super) const FOLDED_KEY: &[u8] = &[2];
 
 /// The content of the file `FORMAT`.
 pub(super) fn format_text(format: u32) -> String {
@@ -24,23 +29,27 @@ pub(super) fn parse_format(bytes: &[u8]) -> Option<u32> {
     if plain { number.parse().ok() } else { None }
 }
 
-/// Writes the key of a record into `into`: the slot, big-endian so that a slot's counters lie together, then the
-/// counter's key.
-pub(super) fn record_key(of: &Change, into: &mut Vec<u8>) {
-    into.clear();
-    match of {
-        Change::Slot(slot) => into.extend_from_slice(&slot.number().to_be_bytes()),
-        Change::Counter { slot, key } => {
-            into.extend_from_slice(&slot.number().to_be_bytes());
-            into.extend_from_slice(key.as_bytes());
-        }
-    }
+/// Appends the key of a record to `into`: its kind, so that slots come before counters; the slot, big-endian so that a
+/// slot's counters lie together; then the counter's key.
+pub(super) fn push_key(of: &Change, into: &mut Vec<u8>) {
+    let (kind, key): (u8, &[u8]) = match of {
+        Change::Slot(_) => (KIND_SLOT, &[]),
+        Change::Counter { key, .. } => (KIND_COUNTER, key.as_bytes()),
+    };
+    let [high, low] = of.slot().number().to_be_bytes();
+    into.extend_from_slice(&[kind, high, low]);
+    into.extend_from_slice(key);
 }
 
-/// The slot, and what follows it, of a record's key; `None` when it is no such key.
-pub(super) fn split_key(key: &[u8]) -> Option<(Slot, &[u8])> {
-    let (slot, rest) = key.split_first_chunk::<2>()?;
-    Some((Slot::new(u16::from_be_bytes(*slot))?, rest))
+/// The record that a key and its bytes are; `None` when it is no such key.
+pub(super) fn loaded<'a>(key: &'a [u8], bytes: &'a [u8]) -> Option<Loaded<'a>> {
+    let (&[kind, high, low], key) = key.split_first_chunk::<3>()?;
+    let slot = Slot::new(u16::from_be_bytes([high, low]))?;
+    match kind {
+        KIND_SLOT if key.is_empty() => Some(Loaded::Slot { slot, bytes }),
+        KIND_COUNTER => Some(Loaded::Counter { slot, key, bytes }),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -63,11 +72,13 @@ mod tests {
         let counter = Key::new(b"front-page").unwrap();
         let slot = counter.slot();
         let mut key = Vec::new();
-        record_key(&Change::Counter { slot, key: counter }, &mut key);
-        assert_eq!(split_key(&key), Some((slot, &b"front-page"[..])));
-        record_key(&Change::Slot(slot), &mut key);
-        assert_eq!(split_key(&key), Some((slot, &b""[..])));
-        assert_eq!(split_key(&[0x40, 0x00, 1]), None, "slot 16384 does not exist");
-        assert_eq!(split_key(&[0]), None);
+        push_key(&Change::Counter { slot, key: counter }, &mut key);
+        assert!(matches!(loaded(&key, b"v"), Some(Loaded::Counter { slot: of, key: b"front-page", bytes: b"v" }) if of == slot));
+        key.clear();
+        push_key(&Change::Slot(slot), &mut key);
+        assert!(matches!(loaded(&key, b"v"), Some(Loaded::Slot { slot: of, bytes: b"v" }) if of == slot));
+        for wrong in [&[1, 0x40, 0x00, 1][..], &[0, 0], &[0, 0, 0, 1], FOLDED_KEY, &[3, 0, 0]] {
+            assert!(loaded(wrong, b"").is_none(), "{wrong:?}");
+        }
     }
 }

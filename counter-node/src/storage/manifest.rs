@@ -1,11 +1,9 @@
-//! Checks the engine's tables before the engine opens them, and changes nothing.
+//! Checks the checkpoint's tables before the engine opens them, and changes nothing.
 //!
-//! The engine deletes a keyspace whose manifest is missing, and tables that its manifest does not list, without having
-//! compared the manifest with its checksum. Both are right after a crash while a keyspace is made, which cannot happen here (the
-//! folder is put in place whole), and wrong when something was damaged. So all checksums are compared first: each
-//! manifest's with the one in `current`, each table's with the one in its manifest.
+//! The engine deletes tables that its manifest does not list, without having compared the manifest with its checksum. That is
+//! right after a crash while a table was written, and wrong when something was damaged. So all checksums are compared
+//! first: the manifest's with the one in `current`, each table's with the one in the manifest.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -14,41 +12,22 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::StoreError;
 
-/// `version`: the engine's own format.
-const ENGINE_FORMAT: &[u8] = b"FJL\x03";
-/// The engine's own keyspace and our three.
-const KEYSPACES: [&str; 4] = ["0", "1", "2", "3"];
-
 /// A table that a manifest lists.
 struct Table {
     number: u64,
     sum: u128,
 }
 
-/// Reads all that the engine has written, but the journals, and compares it with its checksums.
-pub(super) fn verify(store: &Path) -> Result<(), StoreError> {
-    let version = store.join("version");
-    if read(&version)? != ENGINE_FORMAT {
-        return Err(StoreError::corrupt(&version, "it does not name the storage engine's format that this release knows"));
-    }
-    let keyspaces = store.join("keyspaces");
-    let found = names(&keyspaces)?;
-    if found != BTreeSet::from(KEYSPACES.map(str::to_owned)) {
-        let found: Vec<_> = found.into_iter().collect();
-        return Err(StoreError::corrupt(&keyspaces, format!("it holds [{}] instead of the keyspaces 0 to 3", found.join(", "))));
-    }
-    KEYSPACES.iter().try_for_each(|name| verify_keyspace(&keyspaces.join(name)))
-}
-
-fn verify_keyspace(keyspace: &Path) -> Result<(), StoreError> {
-    let current_path = keyspace.join("current");
+/// Reads all that the engine has written, and compares it with its checksums.
+pub(super) fn verify(checkpoint: &Path) -> Result<(), StoreError> {
+    let current_path = checkpoint.join("current");
     let current = read(&current_path)?;
     let (number, sum) =
         parse_current(&current).ok_or_else(|| StoreError::corrupt(&current_path, "it does not name the current manifest"))?;
-    let manifest = keyspace.join(format!("v{number}"));
+    let manifest = checkpoint.join(format!("v{number}"));
     compare(&manifest, sum)?;
     for table in tables(&manifest)? {
-        compare(&keyspace.join("tables").join(table.number.to_string()), table.sum)?;
+        compare(&checkpoint.join("tables").join(table.number.to_string()), table.sum)?;
     }
     Ok(())
 }
@@ -104,11 +83,6 @@ fn open(path: &Path) -> Result<File, StoreError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     fs::read(path).map_err(|error| refusal(path, error))
-}
-
-fn names(path: &Path) -> Result<BTreeSet<String>, StoreError> {
-    let entries = fs::read_dir(path).map_err(|error| refusal(path, error))?;
-    entries.map(|entry| Ok(entry.map_err(StoreError::io("list", path))?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// A missing file is damage; anything else is the operating system's trouble.

@@ -1,46 +1,26 @@
-//! The store on a volume: fjall, in a data folder that this process has to itself.
-//!
-//! Fjall's journal writer hands every batch to the kernel before a commit returns. After a write error fjall refuses
-//! everything until it is opened anew; [`VolumeStore::reopen`] does that in place.
+//! The store on a volume: a write-ahead [log](super::log) and the [checkpoint](super::checkpoint) that it is folded into,
+//! in a data folder that this process has to itself.
 
-mod engine;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-
-use self::engine::Engine;
+use super::checkpoint::Checkpoint;
 use super::folder::{Folder, Stage};
-use super::memory::put_all;
-use super::{Durability, Record, Store, StoreError, Visitor, journal, manifest};
+use super::format::loaded;
+use super::log::{Entry, Log, LogConfig};
+use super::meta_file::MetaFile;
+use super::{Durability, Record, Store, StoreCounts, StoreError, Visitor, log, manifest};
 
-/// Where the engine is.
-enum State {
-    Open(Engine),
-    /// A reopening failed, or is under way.
-    Broken,
-    Closed,
-}
-
-/// The newest journal, opened a second time.
-struct JournalHandle {
-    path: PathBuf,
-    file: File,
-}
+const LOG: &str = "log";
+const CHECKPOINT: &str = "checkpoint";
+const META: &str = "meta";
 
 /// Records in a data folder.
 pub struct VolumeStore {
+    // Before the folder, so that nothing works there any more when it is let go.
+    log: Log,
+    meta: Mutex<MetaFile>,
     folder: Folder,
-    state: RwLock<State>,
-    /// All of the `meta` keyspace.
-    meta: Mutex<BTreeMap<String, Vec<u8>>>,
-    /// Held while `meta` is written, so that what is held in memory is what was written last.
-    meta_writing: Mutex<()>,
-    /// Forces commits to the disk through a descriptor of its own, since the engine would hold up all commits meanwhile. The
-    /// kernel reports a failed write-back to every descriptor that was open at the time, so this one learns of those too
-    /// that the engine met, and did not tell.
-    journal: Mutex<Option<JournalHandle>>,
 }
 
 impl VolumeStore {
@@ -49,10 +29,17 @@ impl VolumeStore {
     /// # Errors
     /// See [`super::open`].
     pub fn open(path: &Path, visitor: &mut Visitor<'_>) -> Result<Self, StoreError> {
+        Self::open_with(path, visitor, LogConfig::default())
+    }
+
+    fn open_with(path: &Path, visitor: &mut Visitor<'_>, config: LogConfig) -> Result<Self, StoreError> {
         let (folder, stage) = Folder::take(path)?;
         match stage {
             Stage::New => {
-                Engine::create(&folder.draft()?)?;
+                let draft = folder.draft()?;
+                Checkpoint::create(&draft.join(CHECKPOINT))?;
+                MetaFile::create(&draft.join(META))?;
+                log::create(&draft.join(LOG), &config)?;
                 folder.mark_format()?;
                 folder.finish()?;
             }
@@ -60,75 +47,56 @@ impl VolumeStore {
             Stage::Made => {}
         }
         let store = folder.store();
-        manifest::verify(&store)?;
-        let journals = journal::verify(&store)?;
-        for torn in journals.iter().filter(|journal| journal.torn_at.is_some()) {
-            tracing::debug!(path = %torn.path.display(), at = torn.torn_at, "cutting off what lies behind the journal's last whole write");
-            journal::cut(torn)?;
-        }
-        Engine::visit(&store, visitor)?;
-        let engine = Engine::open(&store)?;
-        let meta = engine.meta()?;
-        let opened = Self {
-            folder,
-            state: RwLock::new(State::Open(engine)),
-            meta: Mutex::new(meta),
-            meta_writing: Mutex::default(),
-            journal: Mutex::default(),
-        };
-        opened.hold_newest_journal(&mut opened.held_journal())?;
-        Ok(opened)
+        manifest::verify(&store.join(CHECKPOINT))?;
+        let meta = MetaFile::open(&store.join(META))?;
+        let checkpoint = Checkpoint::open(&store.join(CHECKPOINT))?;
+        let sound = log::read(&store.join(LOG), checkpoint.folded())?;
+        visit(&checkpoint, &sound.latest()?, &store, visitor)?;
+        let log = sound.start(&store.join(LOG), checkpoint, config)?;
+        Ok(Self { log, meta: Mutex::new(meta), folder })
     }
 
-    fn with_engine<T>(&self, use_it: impl FnOnce(&Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Open(engine) => use_it(engine),
-            State::Broken => Err(StoreError::Broken),
-            State::Closed => Err(StoreError::Closed),
-        }
-    }
-
-    fn held_journal(&self) -> MutexGuard<'_, Option<JournalHandle>> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn held_meta(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+    fn held_meta(&self) -> MutexGuard<'_, MetaFile> {
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Makes the held descriptor one of the newest journal. The one before is forced to the disk a last time.
-    fn hold_newest_journal(&self, held: &mut Option<JournalHandle>) -> Result<(), StoreError> {
-        let store = self.folder.store();
-        let newest = journal::journals(&store).map_err(StoreError::io("list", &store))?.pop();
-        let path = newest.ok_or_else(|| StoreError::corrupt(&store, "its journal is gone"))?;
-        if held.as_ref().is_some_and(|handle| handle.path == path) {
-            return Ok(());
+/// Hands out each record once: what the log has of it, or else what the checkpoint has. Both are ascending.
+fn visit(checkpoint: &Checkpoint, newer: &[Entry<'_>], store: &Path, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
+    let mut newer = newer.iter().peekable();
+    let mut visit = |key: &[u8], bytes: &[u8]| {
+        let loaded = loaded(key, bytes).ok_or_else(|| StoreError::corrupt(store, "a record's key names no slot"))?;
+        visitor(loaded).map_err(|why| {
+            let counter = String::from_utf8_lossy(key.get(3..).unwrap_or_default()).into_owned();
+            StoreError::corrupt(store, format!("the record of {counter:?} in slot {} cannot be read: {why}", loaded.slot()))
+        })
+    };
+    let visit_entry = |entry: &Entry<'_>, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>| {
+        entry.value.map_or(Ok(()), |bytes| visit(entry.key, bytes))
+    };
+    checkpoint.visit(|key, bytes| {
+        while let Some(entry) = newer.next_if(|entry| entry.key < key) {
+            visit_entry(entry, &mut visit)?;
         }
-        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
-        if let Some(before) = held.replace(JournalHandle { path, file }) {
-            before.file.sync_data().map_err(StoreError::io("force to the disk", &before.path))?;
+        match newer.next_if(|entry| entry.key == key) {
+            Some(entry) => visit_entry(entry, &mut visit),
+            None => visit(key, bytes),
         }
-        Ok(())
-    }
-
-    /// Lets go of the engine and of every descriptor of a journal.
-    fn shut(&self, next: State) -> Result<(), StoreError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        drop(self.held_journal().take());
-        match std::mem::replace(&mut *state, next) {
-            State::Open(engine) => engine.shut(),
-            State::Closed => {
-                *state = State::Closed;
-                Err(StoreError::Closed)
-            }
-            State::Broken => Ok(()),
-        }
-    }
+    })?;
+    newer.try_for_each(|entry| visit_entry(entry, &mut visit))
 }
 
 impl Store for VolumeStore {
     fn commit(&self, records: &[Record], durability: Durability) -> Result<(), StoreError> {
-        self.with_engine(|engine| engine.commit(records, durability))
+        let end = self.log.append(records)?;
+        match durability {
+            Durability::InKernel => Ok(()),
+            Durability::OnDisk => self.log.force_to(end),
+        }
+    }
+
+    fn may_wait(&self) -> bool {
+        self.log.may_wait()
     }
 
     fn meta(&self, name: &str) -> Option<Vec<u8>> {
@@ -136,43 +104,36 @@ impl Store for VolumeStore {
     }
 
     fn put_meta(&self, values: &[(&str, Option<&[u8]>)]) -> Result<(), StoreError> {
-        self.with_engine(|engine| {
-            let _writing = self.meta_writing.lock().unwrap_or_else(PoisonError::into_inner);
-            engine.put_meta(values)?;
-            put_all(&mut self.held_meta(), values);
-            Ok(())
-        })
+        let mut meta = self.held_meta();
+        self.log.usable()?;
+        meta.put(values).inspect_err(|_| self.log.mark_broken())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.with_engine(|_| {
-            let mut held = self.held_journal();
-            self.hold_newest_journal(&mut held)?;
-            let Some(handle) = &*held else { return Err(StoreError::Broken) };
-            handle.file.sync_data().map_err(StoreError::io("force to the disk", &handle.path))
-        })
+        self.log.force_all()
     }
 
     fn check(&self) -> Result<(), StoreError> {
-        self.with_engine(Engine::check)
+        self.log.usable()
     }
 
     fn reopen(&self) -> Result<(), StoreError> {
-        self.shut(State::Broken)?;
-        let engine = Engine::open(&self.folder.store())?;
-        *self.held_meta() = engine.meta()?;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::Open(engine);
-        self.hold_newest_journal(&mut self.held_journal())
+        self.log.reopen()
     }
 
     fn close(&self) -> Result<(), StoreError> {
-        let synced = self.sync();
-        self.shut(State::Closed)?;
-        self.folder.release();
+        let synced = self.log.force_all();
+        if !matches!(synced, Err(StoreError::Closed)) {
+            self.log.close();
+            self.folder.release();
+        }
         synced
+    }
+
+    fn counts(&self) -> StoreCounts {
+        self.log.counts()
     }
 }
 
 #[cfg(test)]
-#[path = "volume/tests.rs"]
 mod tests;

@@ -8,6 +8,9 @@ use counter_core::slot::Slot;
 use super::*;
 use crate::storage::{Change, FORMAT, Loaded, meta};
 
+mod faults;
+mod power_loss;
+
 fn key(name: &str) -> Key {
     Key::new(name.as_bytes()).unwrap()
 }
@@ -20,15 +23,20 @@ type Contents = BTreeMap<(Slot, Vec<u8>), Vec<u8>>;
 
 /// Opens a folder and returns what is in it; slots stand under an empty key.
 fn open(path: &Path) -> Result<(VolumeStore, Contents), StoreError> {
+    open_with(path, LogConfig::default())
+}
+
+fn open_with(path: &Path, config: LogConfig) -> Result<(VolumeStore, Contents), StoreError> {
     let mut contents = Contents::new();
-    let store = VolumeStore::open(path, &mut |loaded| {
+    let mut visit = |loaded: Loaded<'_>| {
         let (slot, key, bytes) = match loaded {
             Loaded::Slot { slot, bytes } => (slot, &b""[..], bytes),
             Loaded::Counter { slot, key, bytes } => (slot, key, bytes),
         };
-        contents.insert((slot, key.to_vec()), bytes.to_vec());
+        assert!(contents.insert((slot, key.to_vec()), bytes.to_vec()).is_none(), "a record was visited twice");
         Ok(())
-    })?;
+    };
+    let store = VolumeStore::open_with(path, &mut visit, config)?;
     Ok((store, contents))
 }
 
@@ -55,26 +63,35 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// A folder whose counters `0` to `99` were flushed to tables, and `100` to `199` are in the journal.
+/// A folder whose counters `0` to `99` are in the checkpoint, and `100` to `199` in the log.
 fn used_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open(folder.path()).unwrap();
-    let records: Vec<_> = (0..100).map(|number| record(&number.to_string(), "flushed")).collect();
+    let records: Vec<_> = (0..100).map(|number| record(&number.to_string(), "folded")).collect();
     store.commit(&records, Durability::InKernel).unwrap();
-    store.with_engine(|engine| engine.flush_to_tables()).unwrap();
+    store.reopen().unwrap();
+    store.log.settle().unwrap();
     for number in 100..200 {
-        store.commit(&[record(&number.to_string(), "in the journal")], Durability::InKernel).unwrap();
+        store.commit(&[record(&number.to_string(), "in the log")], Durability::InKernel).unwrap();
     }
     store.close().unwrap();
-    // Until opening finds nothing more to clear away: manifests that are out of date, preallocated zeros.
+    // Until opening finds nothing more to clear away.
     loop {
         let before = snapshot(folder.path());
-        open(folder.path()).unwrap().0.close().unwrap();
+        let (store, _) = open(folder.path()).unwrap();
+        store.log.settle().unwrap();
+        store.close().unwrap();
         if snapshot(folder.path()) == before {
             break;
         }
     }
     folder
+}
+
+/// The log's segments that hold something, oldest first.
+fn segments(folder: &Path) -> Vec<PathBuf> {
+    let files = snapshot(&folder.join("store/log"));
+    files.into_iter().filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)).map(|(path, _)| path).collect()
 }
 
 #[track_caller]
@@ -125,12 +142,24 @@ fn slots_are_visited_before_counters() {
 }
 
 #[test]
-fn records_in_tables_and_in_the_journal_are_both_found() {
+fn records_in_the_checkpoint_and_in_the_log_are_both_found_and_the_log_is_newer() {
     let folder = used_folder();
-    assert!(snapshot(folder.path()).keys().any(|path| path.parent().unwrap().ends_with("1/tables")), "no table was made");
-    let (_, contents) = open(folder.path()).unwrap();
+    assert!(snapshot(folder.path()).keys().any(|path| path.parent().unwrap().ends_with("tables")), "no table was made");
+    let (store, contents) = open(folder.path()).unwrap();
     assert_eq!(contents.len(), 200);
-    assert_eq!(contents.values().filter(|bytes| *bytes == b"flushed").count(), 100);
+    assert_eq!(contents.values().filter(|bytes| *bytes == b"folded").count(), 100);
+    let removed = Record { of: Change::of(&key("8")), bytes: None };
+    store.commit(&[record("7", "older"), record("7", "newer"), removed.clone()], Durability::InKernel).unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let (store, contents) = open(folder.path()).unwrap();
+        assert_eq!(contents[&(key("7").slot(), b"7".to_vec())], b"newer");
+        assert_eq!((contents.len(), contents.contains_key(&(key("8").slot(), b"8".to_vec()))), (199, false));
+        // From the checkpoint alone the second time.
+        store.reopen().unwrap();
+        store.log.settle().unwrap();
+        store.close().unwrap();
+    }
 }
 
 #[test]
@@ -149,16 +178,14 @@ fn a_folder_in_use_is_refused_until_it_is_closed() {
 fn a_newer_format_is_refused_untouched() {
     let folder = used_folder();
     fs::write(folder.path().join("FORMAT"), format!("distributed-counter data format {}\n", FORMAT + 1)).unwrap();
-    assert_refused_untouched(folder.path(), "has format 2, and this release knows formats up to 1");
+    assert_refused_untouched(folder.path(), "has format 3, and this release knows formats up to 2");
 }
 
 #[test]
-fn a_newer_format_of_the_records_alone_is_refused_untouched() {
+fn an_older_format_is_refused_untouched() {
     let folder = used_folder();
-    let (store, _) = open(folder.path()).unwrap();
-    store.put_meta(&[(meta::FORMAT, Some(&9_u32.to_le_bytes()))]).unwrap();
-    store.close().unwrap();
-    assert_refused_untouched(folder.path(), "has format 9");
+    fs::write(folder.path().join("FORMAT"), "distributed-counter data format 1\n").unwrap();
+    assert_refused_untouched(folder.path(), "has format 1, and this release reads format 2 only");
 }
 
 #[test]
@@ -180,8 +207,8 @@ fn the_empty_root_of_a_new_volume_is_taken() {
 #[test]
 fn a_folder_that_was_only_half_made_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("store.new/keyspaces/0")).unwrap();
-    fs::write(folder.path().join("store.new/0.jnl"), "half").unwrap();
+    fs::create_dir_all(folder.path().join("store.new/log")).unwrap();
+    fs::write(folder.path().join("store.new/meta"), "half").unwrap();
     fs::write(folder.path().join("FORMAT.new"), "distri").unwrap();
     drop(open(folder.path()).unwrap());
     // The same, with all but the last rename done.
@@ -196,12 +223,12 @@ fn missing_and_unreadable_parts_are_refused_untouched() {
         (|folder| fs::write(folder.join("FORMAT"), "1").unwrap(), "does not say which format"),
         (|folder| fs::remove_file(folder.join("FORMAT")).unwrap(), "holds `store` but no FORMAT file"),
         (|folder| fs::remove_dir_all(folder.join("store")).unwrap(), "its folder `store` is gone"),
-        (|folder| fs::write(folder.join("store/version"), "FJL\x09").unwrap(), "does not name the storage engine's format"),
-        (|folder| fs::remove_dir_all(folder.join("store/keyspaces/1")).unwrap(), "instead of the keyspaces 0 to 3"),
-        (|folder| fs::remove_file(folder.join("store/keyspaces/1/current")).unwrap(), "it is gone"),
-        (|folder| fs::write(folder.join("store/keyspaces/1/current"), "v").unwrap(), "does not name the current manifest"),
-        (|folder| remove_all(&folder.join("store/keyspaces/1/tables")), "it is gone"),
-        (|folder| remove_journals(folder), "its journal is gone"),
+        (|folder| fs::remove_file(folder.join("store/meta")).unwrap(), "it is gone"),
+        (|folder| fs::remove_dir_all(folder.join("store/log")).unwrap(), "it is gone"),
+        (|folder| fs::remove_file(&segments(folder)[0]).unwrap(), "it is gone"),
+        (|folder| fs::remove_file(folder.join("store/checkpoint/current")).unwrap(), "it is gone"),
+        (|folder| fs::write(folder.join("store/checkpoint/current"), "v").unwrap(), "does not name the current manifest"),
+        (|folder| remove_all(&folder.join("store/checkpoint/tables")), "it is gone"),
     ];
     for (damage, why) in damages {
         let folder = used_folder();
@@ -214,22 +241,18 @@ fn remove_all(folder: &Path) {
     fs::read_dir(folder).unwrap().for_each(|entry| fs::remove_file(entry.unwrap().path()).unwrap());
 }
 
-fn remove_journals(folder: &Path) {
-    journal::journals(&folder.join("store")).unwrap().iter().for_each(|path| fs::remove_file(path).unwrap());
-}
-
 #[test]
 fn a_flipped_byte_in_any_file_is_refused_untouched() {
     let folder = used_folder();
-    let store = folder.path().join("store");
-    for (path, bytes) in snapshot(&store) {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if bytes.is_empty() || name == "lock" {
+    for (path, bytes) in snapshot(&folder.path().join("store")) {
+        let data_end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        // Of `meta` there are two copies, and one is enough.
+        if data_end == 0 || path.ends_with("meta") {
             continue;
         }
-        // Without the last end mark whole, a journal's last batch counts as unfinished.
-        let end_mark = if name.ends_with(".jnl") { 13 } else { 0 };
-        for at in [0, 20.min(bytes.len() - 1), bytes.len() / 3, bytes.len() - 1 - end_mark] {
+        let in_log = path.extension().is_some_and(|extension| extension == "log");
+        let step = if in_log { 23 } else { bytes.len().div_ceil(6) };
+        for at in (0..data_end).step_by(step).chain([data_end - 1]) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x40;
             fs::write(&path, damaged).unwrap();
@@ -242,9 +265,45 @@ fn a_flipped_byte_in_any_file_is_refused_untouched() {
 }
 
 #[test]
+fn damage_in_the_log_is_told_with_file_and_byte() {
+    let folder = used_folder();
+    let path = segments(folder.path()).pop().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    assert_refused_untouched(folder.path(), &format!("{name} is corrupt: the log is damaged at byte 64"));
+}
+
+#[test]
+fn a_log_that_was_cut_short_is_refused_untouched() {
+    let folder = used_folder();
+    let path = segments(folder.path()).pop().unwrap();
+    for length in [1000, 700, 64, 40, 3] {
+        fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+        assert_refused_untouched(folder.path(), "the log is damaged at byte 0");
+    }
+}
+
+#[test]
+fn a_hole_in_what_was_on_the_disk_is_refused_untouched() {
+    let folder = used_folder();
+    let (store, _) = open(folder.path()).unwrap();
+    store.sync().unwrap();
+    // Says how far the log was on the disk.
+    store.commit(&[record("later", "1")], Durability::InKernel).unwrap();
+    store.close().unwrap();
+    let path = segments(folder.path()).pop().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[1024..1536].fill(0);
+    fs::write(&path, bytes).unwrap();
+    assert_refused_untouched(folder.path(), ", which was on the disk before");
+}
+
+#[test]
 fn a_table_that_was_cut_short_is_refused_untouched() {
     let folder = used_folder();
-    let tables = fs::read_dir(folder.path().join("store/keyspaces/1/tables")).unwrap();
+    let tables = fs::read_dir(folder.path().join("store/checkpoint/tables")).unwrap();
     for table in tables {
         let path = table.unwrap().path();
         let bytes = fs::read(&path).unwrap();
@@ -264,30 +323,28 @@ fn a_record_that_its_reader_does_not_know_is_refused_untouched() {
 }
 
 #[test]
-fn wherever_the_journal_is_torn_a_prefix_is_left_and_more_can_be_committed() {
+fn wherever_the_log_is_torn_a_prefix_is_left_and_more_can_be_committed() {
     let folder = used_folder();
-    let journal = journal::journals(&folder.path().join("store")).unwrap().pop().unwrap();
-    let whole = fs::read(&journal).unwrap();
-    let mut length = whole.len();
+    let path = segments(folder.path()).pop().unwrap();
+    let whole = fs::read(&path).unwrap();
+    let mut end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     let mut held = 200;
-    while length > whole.len() / 2 {
-        length -= 37;
-        fs::File::options().write(true).open(&journal).unwrap().set_len(length as u64).unwrap();
+    while end > 64 + 37 {
+        end -= 37;
+        // As a write that the process did not survive leaves it: zeros from anywhere on.
+        let mut torn = whole.clone();
+        torn[end..].fill(0);
+        fs::write(&path, torn).unwrap();
         let (store, contents) = open(folder.path()).unwrap();
-        assert!(contents.len() <= held && contents.len() > 100, "{} of {held} are left", contents.len());
         let numbers: Vec<_> = (0..contents.len()).map(|number| key(&number.to_string())).collect();
         assert!(numbers.iter().all(|key| contents.contains_key(&(key.slot(), key.as_bytes().to_vec()))), "not a prefix");
+        assert!(contents.len() <= held, "{} of {held} are left", contents.len());
         held = contents.len();
         store.commit(&[record("later", &held.to_string())], Durability::InKernel).unwrap();
-        store.close().unwrap();
-        let (store, contents) = open(folder.path()).unwrap();
-        assert_eq!(contents.len(), held + 1);
-        store.commit(&[Record { of: Change::of(&key("later")), bytes: None }], Durability::InKernel).unwrap();
         drop(store);
-        // Back to where it was torn: the two later commits are no part of the prefix.
-        fs::write(&journal, &whole[..length]).unwrap();
+        assert_eq!(open(folder.path()).unwrap().1.len(), held + 1);
     }
-    assert!(held < 160, "the loop tore nothing off");
+    assert_eq!(held, 100, "all of the log was torn off");
 }
 
 #[test]
@@ -308,20 +365,29 @@ fn reopening_in_place_keeps_records_meta_and_the_lock() {
 }
 
 #[test]
-fn sync_follows_the_journal_as_the_engine_rotates_it() {
+fn a_log_of_many_segments_never_grows_beyond_its_bound_and_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, _) = open(folder.path()).unwrap();
-    let first = store.held_journal().as_ref().unwrap().path.clone();
-    let padding = "x".repeat(1 << 16);
-    // A new journal is begun when 64 MB are full and a table is written.
-    for round in 0..1200_u32 {
-        store.commit(&[record(&format!("page-{}", round % 50), &padding)], Durability::InKernel).unwrap();
+    let config = || LogConfig { first_bytes: 4 << 10, bytes_max: 16 << 10, ..LogConfig::default() };
+    let (mut store, _) = open_with(folder.path(), config()).unwrap();
+    let (mut expected, mut folds) = (BTreeMap::new(), 0);
+    for round in 0..3000_u32 {
+        let name = format!("page-{}", round % 97);
+        // Now and then one that no segment of the ordinary size has room for.
+        let bytes = if round % 701 == 700 { "x".repeat(40_000) } else { round.to_string() };
+        store.commit(&[record(&name, &bytes)], Durability::InKernel).unwrap();
+        expected.insert((key(&name).slot(), name.into_bytes()), bytes.into_bytes());
+        assert!(fs::read_dir(folder.path().join("store/log")).unwrap().count() <= log::SEGMENTS_MAX + 1);
+        if round % 500 == 499 {
+            folds += store.counts().folds;
+            drop(store);
+            let contents;
+            (store, contents) = open_with(folder.path(), config()).unwrap();
+            assert!(contents == expected, "after {round}");
+        }
     }
-    store.with_engine(|engine| engine.flush_to_tables()).unwrap();
-    store.commit(&[record("last", "1")], Durability::InKernel).unwrap();
-    store.sync().unwrap();
-    let last = store.held_journal().as_ref().unwrap().path.clone();
-    assert_ne!(first, last);
-    drop(store);
-    assert_eq!(open(folder.path()).unwrap().1.len(), 51);
+    assert!(folds > 0);
+    store.log.settle().unwrap();
+    assert_eq!(store.counts().full_segments, 0);
+    store.close().unwrap();
+    assert!(open_with(folder.path(), config()).unwrap().1 == expected);
 }

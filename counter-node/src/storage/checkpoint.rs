@@ -1,0 +1,154 @@
+//! What the log has been folded into: a tree of tables, sorted by key, from which the counters are read at start.
+//!
+//! The tree is fjall's engine, used without fjall: a full segment of the log is written as tables of its own, in one
+//! step, and nothing else ever is. So there is no journal besides our log, no memtable, no thread of the engine's, and a
+//! crash leaves at worst tables that no manifest lists. How far the log has been folded stands in the tree itself.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lsm_tree::compaction::Leveled;
+use lsm_tree::config::{CompressionPolicy, FilterPolicy};
+use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Error, Guard, SeqNo, SequenceNumberCounter};
+
+use super::format::FOLDED_KEY;
+use super::{StoreError, log};
+
+/// Records are read at start only, from end to end, so a cache has nothing to win.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// The open tree.
+pub(super) struct Checkpoint {
+    path: PathBuf,
+    tree: AnyTree,
+    folded: u32,
+}
+
+/// What one step of compaction left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compacted {
+    /// Perhaps more.
+    OneStep,
+    /// Nothing.
+    AllThereIs,
+}
+
+impl Checkpoint {
+    /// Makes an empty tree, complete and on the disk when this returns.
+    pub(super) fn create(path: &Path) -> Result<(), StoreError> {
+        open_tree(path).map(drop).map_err(|error| failed("make the checkpoint", path, error))
+    }
+
+    /// Opens the tree, whose files were [verified](super::manifest) before: the engine takes away what it does not list.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        // The engine asserts what it expects of its files.
+        let tree = match catch_unwind(|| open_tree(path)) {
+            Ok(opened) => opened.map_err(|error| unreadable(path, error))?,
+            Err(_) => return Err(StoreError::corrupt(path, "the storage engine gave up on it")),
+        };
+        let folded = tree.get(FOLDED_KEY, SeqNo::MAX).map_err(|error| unreadable(path, error))?;
+        let folded = match folded.as_deref().map(<[u8; 4]>::try_from) {
+            None => 0,
+            Some(Ok(number)) => u32::from_le_bytes(number),
+            Some(Err(_)) => return Err(StoreError::corrupt(path, "it does not say how far the log has been folded into it")),
+        };
+        Ok(Self { path: path.to_path_buf(), tree, folded })
+    }
+
+    /// The newest segment of the log that it holds all of; 0 for none.
+    pub(super) fn folded(&self) -> u32 {
+        self.folded
+    }
+
+    /// Calls `each` with every key and its bytes, ascending.
+    pub(super) fn visit(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        for pair in self.tree.iter(SeqNo::MAX, None) {
+            let (key, bytes) = pair.into_inner().map_err(|error| unreadable(&self.path, error))?;
+            if *key != *FOLDED_KEY {
+                each(&key, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in a segment of the log, all or nothing; on the disk when this returns. The entries are ascending by key.
+    pub(super) fn fold(&mut self, number: u32, entries: &[log::Entry<'_>]) -> Result<(), StoreError> {
+        let folded = catch_unwind(AssertUnwindSafe(|| {
+            let mut ingestion = self.tree.ingestion()?;
+            for log::Entry { key, value } in entries {
+                match value {
+                    Some(value) => ingestion.write(*key, *value)?,
+                    None => ingestion.write_tombstone(*key)?,
+                }
+            }
+            ingestion.write(FOLDED_KEY, number.to_le_bytes())?;
+            ingestion.finish().map(drop)
+        }));
+        self.settle("write to the checkpoint", folded)?;
+        self.folded = number;
+        Ok(())
+    }
+
+    /// How many runs of tables may overlap each other.
+    pub(super) fn runs(&self) -> usize {
+        self.tree.l0_run_count()
+    }
+
+    /// Merges tables where too many lie over each other.
+    pub(super) fn compact(&mut self) -> Result<Compacted, StoreError> {
+        let before = self.tree.current_version().id();
+        // Nobody reads older versions of a record.
+        let newest = self.tree.get_highest_seqno().unwrap_or_default();
+        let compacted = catch_unwind(AssertUnwindSafe(|| self.tree.compact(Arc::new(Leveled::default()), newest)));
+        self.settle("compact the checkpoint", compacted)?;
+        Ok(if self.tree.current_version().id() == before { Compacted::AllThereIs } else { Compacted::OneStep })
+    }
+
+    /// After a failure the tree is opened anew, which takes away what was not finished.
+    fn settle(&mut self, action: &'static str, done: std::thread::Result<lsm_tree::Result<()>>) -> Result<(), StoreError> {
+        let error = match done {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => failed(action, &self.path, error),
+            Err(_) => StoreError::Engine("it panicked".to_owned()),
+        };
+        if let Ok(Ok(tree)) = catch_unwind(|| open_tree(&self.path)) {
+            self.tree = tree;
+        }
+        Err(error)
+    }
+}
+
+fn open_tree(path: &Path) -> lsm_tree::Result<AnyTree> {
+    let sequence = SequenceNumberCounter::default();
+    let tree = Config::new(path, sequence.clone(), SequenceNumberCounter::default())
+        .use_cache(Arc::new(Cache::with_capacity_bytes(CACHE_BYTES)))
+        // Nothing but one key is ever looked up, so filters would be dead weight.
+        .filter_policy(FilterPolicy::disabled())
+        .data_block_compression_policy(CompressionPolicy::disabled())
+        .index_block_compression_policy(CompressionPolicy::disabled())
+        .open()?;
+    if let Some(newest) = tree.get_highest_seqno() {
+        sequence.fetch_max(newest + 1);
+    }
+    Ok(tree)
+}
+
+/// The engine's refusal of the folder.
+fn unreadable(path: &Path, error: Error) -> StoreError {
+    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    match error {
+        Error::Io(source) if !matches!(source.kind(), InvalidData | NotFound | UnexpectedEof) => {
+            StoreError::io("open the checkpoint", path)(source)
+        }
+        error => StoreError::corrupt(path, format!("the storage engine cannot read it: {error}")),
+    }
+}
+
+/// The engine's refusal to write.
+fn failed(action: &'static str, path: &Path, error: Error) -> StoreError {
+    match error {
+        Error::Io(source) => StoreError::io(action, path)(source),
+        error => StoreError::Engine(error.to_string()),
+    }
+}
