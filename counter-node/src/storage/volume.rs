@@ -64,26 +64,37 @@ impl VolumeStore {
 /// Hands out each record once: what the log has of it, or else what the checkpoint has. Both are ascending.
 fn visit(checkpoint: &Checkpoint, newer: &[Entry<'_>], store: &Path, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
     let mut newer = newer.iter().peekable();
-    let mut visit = |key: &[u8], bytes: &[u8]| {
-        let loaded = loaded(key, bytes).ok_or_else(|| StoreError::corrupt(store, "a record's key names no slot"))?;
-        visitor(loaded).map_err(|why| {
-            let counter = String::from_utf8_lossy(key.get(3..).unwrap_or_default()).into_owned();
-            StoreError::corrupt(store, format!("the record of {counter:?} in slot {} cannot be read: {why}", loaded.slot()))
-        })
-    };
-    let visit_entry = |entry: &Entry<'_>, visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>| {
-        entry.value.map_or(Ok(()), |bytes| visit(entry.key, bytes))
-    };
+    let mut visiting = Visiting { store, visitor };
     checkpoint.visit(|key, bytes| {
         while let Some(entry) = newer.next_if(|entry| entry.key < key) {
-            visit_entry(entry, &mut visit)?;
+            visiting.entry(entry)?;
         }
         match newer.next_if(|entry| entry.key == key) {
-            Some(entry) => visit_entry(entry, &mut visit),
-            None => visit(key, bytes),
+            Some(entry) => visiting.entry(entry),
+            None => visiting.record(key, bytes),
         }
     })?;
-    newer.try_for_each(|entry| visit_entry(entry, &mut visit))
+    newer.try_for_each(|entry| visiting.entry(entry))
+}
+
+struct Visiting<'a, 'v> {
+    store: &'a Path,
+    visitor: &'a mut Visitor<'v>,
+}
+
+impl Visiting<'_, '_> {
+    fn record(&mut self, key: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
+        let loaded = loaded(key, bytes).ok_or_else(|| StoreError::corrupt(self.store, "a record's key names no slot"))?;
+        (self.visitor)(loaded).map_err(|why| {
+            let counter = String::from_utf8_lossy(key.get(3..).unwrap_or_default()).into_owned();
+            let what = format!("the record of {counter:?} in slot {} cannot be read: {why}", loaded.slot());
+            StoreError::corrupt(self.store, what)
+        })
+    }
+
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
+        entry.value.map_or(Ok(()), |bytes| self.record(entry.key, bytes))
+    }
 }
 
 impl Store for VolumeStore {
