@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use counter_core::id::NodeName;
 use counter_core::table::TableLimits;
 
-use crate::storage::{Fsync, StoreConfig};
+use crate::storage::{Fsync, RedisConfig, StoreConfig};
 use crate::telemetry::LogFormat;
 
 /// The exit code of a program that was called wrongly (EX_USAGE).
@@ -24,6 +24,11 @@ pub const EXIT_CONFIG: u8 = 78;
 
 /// The storage engine's own lines tell of its files, at every start.
 const DEFAULT_FILTER: &str = "info,lsm_tree=warn";
+
+/// What the keys of a node that is a cluster of its own begin with, if it is told nothing.
+const DEFAULT_PREFIX: &str = "counter";
+/// The name of a node that is a cluster of its own.
+pub const ALONE: &str = "local";
 
 const AFTER_HELP: &str = "\
 Started without flags it is a whole cluster of one node, which keeps its counters in ./counter-data:
@@ -85,9 +90,15 @@ struct NodeArgs {
     /// Bearer tokens, one a line, of which PUT, POST and DELETE of the public API need one; read again when the file changes.
     #[arg(long, env = "COUNTER_API_TOKEN_FILE", value_name = "FILE")]
     api_token_file: Option<PathBuf>,
-    /// Keep counters on a volume (--data), or in memory only.
+    /// Keep counters on a volume (--data), in an external Redis or Valkey, or in memory only.
     #[arg(long, env = "COUNTER_STORAGE", value_enum, default_value_t = StorageKind::Volume)]
     storage: StorageKind,
+    /// The file with the URL of that Redis, redis:// or rediss:// with TLS, a secret; read again when it changes.
+    #[arg(long, env = "COUNTER_REDIS_URL_FILE", value_name = "FILE")]
+    redis_url_file: Option<PathBuf>,
+    /// What the node's keys in Redis begin with: the cluster's id, or for a node of its own any name.
+    #[arg(long, env = "COUNTER_REDIS_PREFIX", value_name = "TEXT", value_parser = parse_prefix)]
+    redis_prefix: Option<String>,
     /// When a volume's writes are forced to the disk: before each answer, each second, or when the kernel pleases.
     #[arg(long, env = "COUNTER_FSYNC", value_enum, default_value_t = FsyncMode::EverySecond)]
     fsync: FsyncMode,
@@ -132,6 +143,7 @@ struct NodeArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum StorageKind {
     Volume,
+    Redis,
     Memory,
 }
 
@@ -236,6 +248,7 @@ impl Command {
 
 impl NodeArgs {
     fn check(self) -> Result<Config, String> {
+        let store = self.store()?;
         let config = Config {
             name: self.name.map(NodeName),
             http: self.http.on(self.bind),
@@ -244,15 +257,14 @@ impl NodeArgs {
             seeds: self.seeds,
             cluster_token_file: self.cluster_token_file,
             api_token_file: self.api_token_file,
-            store: match self.storage {
-                StorageKind::Volume => StoreConfig::Volume(self.data),
-                StorageKind::Memory => StoreConfig::Memory,
-            },
+            // Redis has what is acknowledged before each answer; when that is on its disk, its own configuration says.
             fsync: match self.fsync {
+                _ if matches!(store, StoreConfig::Redis(_)) => Fsync::Always,
                 FsyncMode::Always => Fsync::Always,
                 FsyncMode::EverySecond => Fsync::EverySecond,
                 FsyncMode::Never => Fsync::Never,
             },
+            store,
             acks: self.acks,
             pod_uid: self.pod_uid.filter(|uid| !uid.is_empty()),
             hosts_file: self.hosts_file,
@@ -268,6 +280,29 @@ impl NodeArgs {
         config.check_name()?;
         config.check_addresses()?;
         Ok(config)
+    }
+
+    fn store(&self) -> Result<StoreConfig, String> {
+        let kind = self.storage;
+        match (kind, &self.redis_url_file) {
+            (StorageKind::Volume | StorageKind::Memory, Some(_)) => Err("--redis-url-file needs --storage redis".to_owned()),
+            (StorageKind::Volume, None) => Ok(StoreConfig::Volume(self.data.clone())),
+            (StorageKind::Memory, None) => Ok(StoreConfig::Memory),
+            (StorageKind::Redis, None) => Err("--storage redis needs --redis-url-file".to_owned()),
+            (StorageKind::Redis, Some(url_file)) => {
+                let prefix = match (&self.redis_prefix, &self.name) {
+                    (Some(prefix), _) => prefix.clone(),
+                    (None, None) => DEFAULT_PREFIX.to_owned(),
+                    (None, Some(_)) => {
+                        return Err("--storage redis needs --redis-prefix, the cluster's id: clusters and nodes of one name \
+                                    may share a Redis"
+                            .to_owned());
+                    }
+                };
+                let node = self.name.clone().unwrap_or_else(|| ALONE.to_owned());
+                Ok(StoreConfig::Redis(RedisConfig { url_file: url_file.clone(), prefix, node }))
+            }
+        }
     }
 }
 
@@ -332,6 +367,13 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
 fn parse_seed(text: &str) -> Result<String, String> {
     let valid = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
     if valid { Ok(text.to_owned()) } else { Err("expected HOST:PORT".to_owned()) }
+}
+
+/// Text that needs no escaping in keys, nor in patterns over them.
+fn parse_prefix(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let valid = !text.is_empty() && text.len() <= 63 && text.bytes().all(plain);
+    if valid { Ok(text.to_owned()) } else { Err("expected 1 to 63 letters, digits, `-`, `_` or `.`".to_owned()) }
 }
 
 /// Reads `4096`, `64Ki`, `1Mi` or `2Gi`.

@@ -106,6 +106,8 @@ pub struct CommitCounts {
     pub changes: AtomicU64,
     /// Failed commits, syncs and attempts to reopen.
     pub failures: AtomicU64,
+    /// How often the store was opened anew and everything written again that it might have lacked.
+    pub mended: AtomicU64,
 }
 
 impl CommitCounts {

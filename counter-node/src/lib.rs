@@ -27,3 +27,4 @@ pub mod storage;
 pub mod telemetry;
 pub mod tokens;
 pub mod totals;
+mod waiting;

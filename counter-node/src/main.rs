@@ -32,7 +32,12 @@ fn run(config: Config) -> ExitCode {
             Ok(stop) => stop,
             Err(error) => return say(&mut std::io::stderr(), &format!("counter-node: {error}"), ExitCode::FAILURE),
         };
-        match Node::start(config).await {
+        let started = tokio::select! {
+            started = Node::start(config) => started,
+            // It may wait long for its storage; nothing has been served yet.
+            () = stop.cancelled() => return ExitCode::SUCCESS,
+        };
+        match started {
             Err(error) => say(&mut std::io::stderr(), &format!("counter-node: {}", in_full(&error)), exit_code(&error)),
             Ok(node) => match node.run(stop).await {
                 Ended::Stopped => ExitCode::SUCCESS,
@@ -60,7 +65,7 @@ fn exit_code(error: &StartError) -> ExitCode {
         StartError::Storage(error) if error.is_data_error() => EXIT_DATA.into(),
         StartError::Layout(_) => EXIT_DATA.into(),
         StartError::Token(_) | StartError::ApiToken(_) => EXIT_CONFIG.into(),
-        StartError::Storage(_) | StartError::Listen { .. } | StartError::Thread(_) => ExitCode::FAILURE,
+        StartError::Storage(_) | StartError::Listen { .. } | StartError::Wait(_) | StartError::Thread(_) => ExitCode::FAILURE,
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::admin::{self, Admin};
-use crate::args::{self, Config};
+use crate::args::{self, ALONE, Config};
 use crate::clock::Clock;
 use crate::commit::{CommitConfig, CommitError, Committer};
 use crate::details::Details;
@@ -37,13 +37,14 @@ use crate::storage::{self, Identity, Store, StoreError, meta};
 use crate::telemetry::{Metrics, PortMetrics, Ports};
 use crate::tokens::{ClusterTokens, TokenError};
 use crate::totals::Totals;
+use crate::waiting::Waiting;
 
-/// The name of a node that is a cluster of its own.
-const ALONE: &str = "local";
 /// What a stopping process may need beyond its grace.
 const PREDECESSOR_SPARE: Duration = Duration::from_secs(5);
 /// How often a data folder in use is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How often, at the least, a storage that is away is looked for.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// Connections to the admin and the peer port: every node of the largest cluster, and some more.
 const INTERNAL_CONNECTIONS: usize = 4_096;
 
@@ -63,6 +64,8 @@ pub enum StartError {
     Listen { port: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("the data folder holds a layout that cannot be used: {0}")]
     Layout(String),
+    #[error("cannot wait for the storage: {0}")]
+    Wait(std::io::Error),
     #[error("cannot start the commit thread: {0}")]
     Thread(std::io::Error),
 }
@@ -108,6 +111,11 @@ impl Listeners {
         })
     }
 
+    /// Serves the ports while there is no storage yet.
+    fn wait(&self, reason: &str) -> Result<Waiting, StartError> {
+        Waiting::serve([&self.http, &self.admin, &self.peer], reason).map_err(StartError::Wait)
+    }
+
     /// The addresses of a cluster of one node, as its layout names them.
     fn as_layout_node(&self, name: &NodeName) -> layout::Node {
         let text = |listener: &TcpListener| {
@@ -146,17 +154,35 @@ fn open_storage(config: &Config) -> Result<Opened, StartError> {
 }
 
 /// A cluster's node may start while its predecessor still stops, as when a Pod is deleted by force: it waits as long as
-/// that may take. Someone who starts a node by hand is told at once.
-async fn open_storage_in_turn(config: &Config) -> Result<Opened, StartError> {
+/// that may take. Someone who starts a node by hand is told at once. For an external storage any node waits without end, since
+/// to end would bring it no nearer, and tells whoever asks.
+async fn open_storage_in_turn(config: &Config, ports: &Listeners) -> Result<Opened, StartError> {
     let patience = if config.name.is_some() { config.shutdown_grace + PREDECESSOR_SPARE } else { Duration::ZERO };
     let deadline = Instant::now() + patience;
+    let mut waiting: Option<Waiting> = None;
+    let mut pause = LOOK_AGAIN;
     loop {
-        match tokio::task::block_in_place(|| open_storage(config)) {
+        let opened = tokio::task::block_in_place(|| open_storage(config));
+        match opened {
             Err(StartError::Storage(error @ StoreError::InUse { .. })) if Instant::now() < deadline => {
                 tracing::warn!(%error, "waiting for the process that uses it to end");
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
-            opened => return opened,
+            Err(StartError::Storage(error)) if error.may_heal() => {
+                tracing::warn!(%error, again_in_ms = pause.as_millis(), "waiting for the storage");
+                match &waiting {
+                    Some(waiting) => waiting.because(&error.to_string()),
+                    None => waiting = Some(ports.wait(&error.to_string())?),
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_AGAIN_MAX);
+            }
+            opened => {
+                if let Some(waiting) = waiting {
+                    waiting.end().await;
+                }
+                return opened;
+            }
         }
     }
 }
@@ -193,7 +219,7 @@ impl Node {
         let api_tokens = config.api_token_file.as_deref().map(ApiTokens::open).transpose();
         let api_tokens = api_tokens.map_err(|error| StartError::ApiToken(error.to_string()))?;
         let ports = Listeners::bind(&config).await?;
-        let opened = open_storage_in_turn(&config).await?;
+        let opened = open_storage_in_turn(&config, &ports).await?;
         let me = config.name.clone().unwrap_or_else(|| ALONE.into());
         let layout = first_layout(&config, &*opened.store, &me, &ports)?;
         let parts = assemble(&config, opened, &me, layout)?;

@@ -76,6 +76,7 @@ impl StatusSource {
         let kind = match self.store {
             StoreConfig::Volume(_) => "volume",
             StoreConfig::Memory => "memory",
+            StoreConfig::Redis(_) => "redis",
         };
         StorageStatus {
             kind: kind.to_owned(),
@@ -159,6 +160,7 @@ impl Source for StatusSource {
                 Kind::Counter,
                 store.waited_us,
             ),
+            Sample::one("storage_mended", "Reconnects or reopenings after a failure", Kind::Counter, counts.mended.load(Relaxed)),
             Sample::one("forward_waiting", "Requests that wait for other nodes", Kind::Gauge, self.forwarding.waiting() as u64),
             Sample {
                 name: "peer_unacknowledged",

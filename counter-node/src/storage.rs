@@ -2,7 +2,8 @@
 //!
 //! A [`Store`] knows bytes only; what a record means is its writer's business. Every record is absolute (all of one
 //! counter, or all of one slot's generation and retired actors), so writing one twice, or a later one first, is harmless, and
-//! a lost tail is merely old. [`open`] makes a [`VolumeStore`] (a log and its checkpoint, on a volume) or a [`MemoryStore`].
+//! a lost tail is merely old. [`open`] makes a [`VolumeStore`] (a log and its checkpoint, on a volume), a [`RedisStore`] or a
+//! [`MemoryStore`].
 //!
 //! On a volume every commit is in the kernel when it returns, in every fsync mode: `kill -9` loses nothing that was
 //! acknowledged. What [`Fsync`] chooses is how much a power failure may take.
@@ -16,6 +17,7 @@ mod log;
 mod manifest;
 mod memory;
 mod meta_file;
+mod redis;
 mod volume;
 
 use std::cmp::Ordering;
@@ -29,6 +31,7 @@ pub use error::StoreError;
 pub use format::FORMAT;
 pub use identity::Identity;
 pub use memory::MemoryStore;
+pub use redis::{RedisConfig, RedisFailure, RedisStore};
 pub use volume::VolumeStore;
 
 /// When what was committed is forced from the kernel to the disk.
@@ -245,6 +248,8 @@ pub enum StoreConfig {
     Volume(PathBuf),
     /// Nothing is kept.
     Memory,
+    /// An external Redis or Valkey.
+    Redis(RedisConfig),
 }
 
 /// Opens the store and hands each record in it to `visitor`.
@@ -258,5 +263,6 @@ pub fn open(config: &StoreConfig, visitor: &mut Visitor<'_>) -> Result<Arc<dyn S
     match config {
         StoreConfig::Volume(path) => Ok(Arc::new(VolumeStore::open(path, visitor)?)),
         StoreConfig::Memory => Ok(Arc::new(MemoryStore::default())),
+        StoreConfig::Redis(config) => Ok(Arc::new(RedisStore::open(config, visitor)?)),
     }
 }

@@ -11,6 +11,7 @@ pub mod node;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod redis;
 pub mod site;
 pub mod sockets;
 pub mod wait;

@@ -70,6 +70,11 @@ impl TestNode {
         Self::new(folder, ALONE, flags)
     }
 
+    /// Gives it further flags, for the processes that are started from now on.
+    pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
+        self.flags.extend(flags);
+    }
+
     /// Gives it another cluster token, which its process reads by itself.
     ///
     /// # Errors

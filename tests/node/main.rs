@@ -13,6 +13,8 @@ mod forwarding;
 mod full_disk;
 mod hostile_peers;
 mod limits;
+mod redis;
+mod redis_store;
 mod replicas;
 mod rotation;
 mod seen;

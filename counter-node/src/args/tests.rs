@@ -45,6 +45,22 @@ fn the_argv_of_a_pod_is_read() {
 }
 
 #[test]
+fn a_node_that_keeps_its_counters_in_redis_knows_its_place_there() {
+    let place = |flags: &str| match config(flags).store {
+        StoreConfig::Redis(RedisConfig { url_file, prefix, node }) => (url_file.display().to_string(), prefix, node),
+        other => panic!("{other:?}"),
+    };
+    let in_redis = "--storage redis --redis-url-file /etc/counter/redis/url";
+    let owned = |place: [&str; 3]| place.map(str::to_owned).into();
+    assert_eq!(place(in_redis), owned(["/etc/counter/redis/url", "counter", "local"]));
+    assert_eq!(
+        place(&format!("{in_redis} --name a-0-1 --redis-prefix c0de")),
+        owned(["/etc/counter/redis/url", "c0de", "a-0-1"])
+    );
+    assert_eq!(config(&format!("{in_redis} --fsync Never")).fsync, Fsync::Always, "it waits for a network, so on a thread");
+}
+
+#[test]
 fn an_address_of_its_own_goes_before_bind() {
     let config = config("--bind 127.0.0.2 --http 0.0.0.0:80 --admin 81 --peer [::1]:82");
     let ports = [config.http, config.admin, config.peer].map(|address| address.to_string());
@@ -80,6 +96,10 @@ fn flags_that_do_not_fit_each_other_are_refused() {
         ("--name=-0-1", "--name `-0-1` is no node name"),
         ("--bind 0.0.0.0", "--admin 0.0.0.0:8081 is not a loopback address, which needs --cluster-token-file"),
         ("--peer 10.0.0.1:1", "--peer 10.0.0.1:1 is not a loopback address, which needs --cluster-token-file"),
+        ("--storage redis", "--storage redis needs --redis-url-file"),
+        ("--redis-url-file f", "--redis-url-file needs --storage redis"),
+        ("--storage redis --redis-url-file f --name a-0-1", "--storage redis needs --redis-prefix, the cluster's id"),
+        ("--storage redis --redis-url-file f --redis-prefix {a}", "expected 1 to 63 letters"),
         ("--http 9000 --peer 9000", "--http and --peer are both 127.0.0.1:9000"),
     ] {
         let refused = refusal(flags);

@@ -37,6 +37,7 @@ impl Writer {
             let last = self.shared.queue.is_stopped();
             match self.reopen(scope) {
                 Ok(()) => {
+                    CommitCounts::add(&self.shared.counts.mended, 1);
                     tracing::info!(again = ?scope, "the store can be written to again");
                     return;
                 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::redis::RedisFailure;
+
 /// Why a store could not be opened, or could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -62,16 +64,29 @@ pub enum StoreError {
     /// The volume was started 2³² times. Nothing was changed.
     #[error("the volume's start counter is used up")]
     StartsUsedUp,
+    /// Redis, or the way to it, failed. Whether the outcome is known, the reason says.
+    #[error(transparent)]
+    Redis(#[from] RedisFailure),
     /// The storage engine failed in another way. The outcome is unknown.
     #[error("storage engine: {0}")]
     Engine(String),
 }
 
 impl StoreError {
-    /// Whether the folder itself is at fault, so that starting again cannot help until a person has looked.
+    /// Whether what is kept is itself at fault, so that starting again cannot help until a person has looked.
     #[must_use]
     pub fn is_data_error(&self) -> bool {
-        matches!(self, Self::NewerFormat { .. } | Self::OlderFormat { .. } | Self::Corrupt { .. })
+        match self {
+            Self::NewerFormat { .. } | Self::OlderFormat { .. } | Self::Corrupt { .. } => true,
+            Self::Redis(failure) => failure.is_data_error(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is Redis that is away or refuses, which may heal without this process ending.
+    #[must_use]
+    pub fn may_heal(&self) -> bool {
+        matches!(self, Self::Redis(failure) if !failure.is_data_error())
     }
 
     pub(super) fn corrupt(path: &Path, what: impl Into<String>) -> Self {
