@@ -78,6 +78,15 @@ struct NodeArgs {
     /// Node to node: a port, or ADDRESS:PORT.
     #[arg(long, env = "COUNTER_PEER", value_name = "PORT", default_value = "8082", value_parser = parse_endpoint)]
     peer: Endpoint,
+    /// Redis protocol: a port, or ADDRESS:PORT; not spoken when absent.
+    #[arg(long, env = "COUNTER_RESP", value_name = "PORT", value_parser = parse_endpoint)]
+    resp: Option<Endpoint>,
+    /// What a Redis client is answered at a node that does not own the counter: forward its request, or MOVED.
+    #[arg(long, env = "COUNTER_RESP_REDIRECT", value_enum, default_value_t = Redirect::Forward)]
+    resp_redirect: Redirect,
+    /// Let Redis clients reset all counters of a node at once (FLUSHALL, FLUSHDB).
+    #[arg(long, env = "COUNTER_RESP_FLUSH", action = clap::ArgAction::SetTrue)]
+    resp_flush: bool,
     /// The address for ports that are given without one.
     #[arg(long, env = "COUNTER_BIND", value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
@@ -117,7 +126,7 @@ struct NodeArgs {
     /// Memory that counters may take before new ones are refused: bytes, or with Ki, Mi or Gi; unlimited when absent.
     #[arg(long, env = "COUNTER_MAX_MEMORY", value_name = "BYTES", value_parser = parse_bytes)]
     max_memory: Option<u64>,
-    /// Connections to the public API; one more is answered 503 and closed.
+    /// Connections to the public API, and as many to the Redis port; one more is told so and closed.
     #[arg(long, env = "COUNTER_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
     /// Requests of the public API at once; one more is answered 503.
@@ -166,6 +175,15 @@ pub enum Acks {
     Quorum,
 }
 
+/// What a Redis client is answered about a counter of another shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Redirect {
+    /// The owner's answer.
+    Forward,
+    /// MOVED, with the owner's address.
+    Moved,
+}
+
 /// Where a port listens, before `--bind` has been considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Endpoint {
@@ -187,6 +205,11 @@ pub struct Config {
     pub http: SocketAddr,
     pub admin: SocketAddr,
     pub peer: SocketAddr,
+    /// None: the Redis protocol is not spoken.
+    pub resp: Option<SocketAddr>,
+    pub resp_redirect: Redirect,
+    /// Whether FLUSHALL and FLUSHDB are served.
+    pub resp_flush: bool,
     /// `host:port` each.
     pub seeds: Vec<String>,
     pub cluster_token_file: Option<PathBuf>,
@@ -254,6 +277,9 @@ impl NodeArgs {
             http: self.http.on(self.bind),
             admin: self.admin.on(self.bind),
             peer: self.peer.on(self.bind),
+            resp: self.resp.map(|resp| resp.on(self.bind)),
+            resp_redirect: self.resp_redirect,
+            resp_flush: self.resp_flush,
             seeds: self.seeds,
             cluster_token_file: self.cluster_token_file,
             api_token_file: self.api_token_file,
@@ -321,9 +347,11 @@ impl Config {
 
     /// Without a token anyone who reaches the admin or the peer port could change counters, so only this machine may.
     fn check_addresses(&self) -> Result<(), String> {
-        let ports = [("--http", self.http), ("--admin", self.admin), ("--peer", self.peer)];
+        let resp = self.resp.map(|address| ("--resp", address));
+        let ports: Vec<_> =
+            [("--http", self.http), ("--admin", self.admin), ("--peer", self.peer)].into_iter().chain(resp).collect();
         for (index, (flag, address)) in ports.iter().enumerate() {
-            let needs_token = *flag != "--http" && self.cluster_token_file.is_none();
+            let needs_token = matches!(*flag, "--admin" | "--peer") && self.cluster_token_file.is_none();
             if needs_token && !address.ip().is_loopback() {
                 return Err(format!("{flag} {address} is not a loopback address, which needs --cluster-token-file"));
             }

@@ -62,7 +62,7 @@ impl<B> Clone for Api<B> {
 struct Shared<B> {
     backend: B,
     /// None: everyone may update.
-    tokens: Option<ApiTokens>,
+    tokens: Option<Arc<ApiTokens>>,
     limits: RequestLimits,
     metrics: Arc<HttpMetrics>,
 }
@@ -76,7 +76,7 @@ pub fn metrics() -> Arc<HttpMetrics> {
 impl<B: Backend> Api<B> {
     /// The API over `backend`; `tokens` are the ones of which updates need one, if they need any.
     #[must_use]
-    pub fn new(backend: B, tokens: Option<ApiTokens>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Self {
+    pub fn new(backend: B, tokens: Option<Arc<ApiTokens>>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Self {
         Self(Arc::new(Shared { backend, tokens, limits, metrics }))
     }
 

@@ -76,7 +76,8 @@ impl Owner {
         ItemResult::Done(self.table.read(key))
     }
 
-    fn admit(&self, changes: usize) -> Result<Permit<'_>, NotApplied> {
+    /// Asks for room for so many changes, before the table is touched.
+    pub(crate) fn admit(&self, changes: usize) -> Result<Permit<'_>, NotApplied> {
         self.committer.admit(changes).inspect_err(|error| tracing::debug!(%error, "an update was not admitted")).map_err(
             |error| match error {
                 CommitError::Full => NotApplied::Overloaded,
@@ -87,7 +88,7 @@ impl Owner {
     }
 
     /// Waits until the changes are as safe as the cluster promises. False: that is not known.
-    async fn acknowledge(&self, permit: Permit<'_>, keys: Vec<Key>) -> bool {
+    pub(crate) async fn acknowledge(&self, permit: Permit<'_>, keys: Vec<Key>) -> bool {
         let ticket = permit.submit(keys.iter().map(Change::of));
         // Should the client go away while we wait, the change must still reach the siblings.
         let mut pushed = Push { protocol: &self.protocol, keys };

@@ -41,8 +41,16 @@ pub struct View {
 }
 
 impl View {
-    fn is_serving(&self) -> bool {
+    /// Whether the node serves what it owns.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
         matches!(self.readiness, Readiness::Ready | Readiness::Draining)
+    }
+
+    /// Whether the slot is this node's to serve.
+    #[must_use]
+    pub fn serves(&self, slot: Slot) -> bool {
+        self.is_serving() && self.routes.as_ref().is_some_and(|routes| routes.is_mine(slot))
     }
 }
 
@@ -141,8 +149,7 @@ impl Protocol {
     /// Whether the slot is this node's to serve. The hot path's question.
     #[must_use]
     pub fn serves(&self, slot: Slot) -> bool {
-        let view = self.view.load();
-        view.is_serving() && view.routes.as_ref().is_some_and(|routes| routes.is_mine(slot))
+        self.view.load().serves(slot)
     }
 
     /// Over how many virtual shards the layout spreads a page.

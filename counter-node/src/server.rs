@@ -1,5 +1,5 @@
-//! The accept loop that all three ports share: TCP_NODELAY, a connection limit, a time-out for request heads, HTTP/1
-//! and HTTP/2 (prior knowledge) on one port, and a stop that lets requests end, up to a deadline.
+//! The accept loop that all ports share: TCP_NODELAY, a connection limit, and a stop that lets requests end, up to a
+//! deadline. For the ports that speak HTTP a time-out for request heads, HTTP/1 and HTTP/2 (prior knowledge) on one port.
 //!
 //! `axum::serve` has none of these, and leaves Nagle's algorithm on, which costs tens of milliseconds to pipelined clients.
 
@@ -79,7 +79,17 @@ pub struct Ended {
     pub cut: usize,
 }
 
-/// Serves until `stop`, then until the last connection has ended or the grace is over.
+/// A connection that was accepted, and how it learns of the port's end.
+#[derive(Debug)]
+pub struct Accepted {
+    pub stream: TcpStream,
+    /// Cancelled: begin nothing more.
+    pub begin: CancellationToken,
+    /// Cancelled: end at once.
+    pub cut: CancellationToken,
+}
+
+/// Serves HTTP until `stop`, then until the last connection has ended or the grace is over.
 pub async fn serve<S, B>(port: Port, service: S, stop: Stop) -> Ended
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -87,25 +97,36 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let builders = Arc::new(Builders::new(&port.limits));
+    accept_all(port, stop, refusal::TOO_MANY.text(), move |Accepted { stream, begin, cut }| {
+        Connection { stream, builders: Arc::clone(&builders), begin, cut }.run(service.clone())
+    })
+    .await
+}
+
+/// Has every connection spoken to by `speak` until `stop`, then until the last one has ended or the grace is over. One
+/// connection too many is told `too_many` and closed.
+pub async fn accept_all<F>(port: Port, stop: Stop, too_many: String, speak: impl Fn(Accepted) -> F) -> Ended
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let Port { listener, limits, metrics } = port;
+    let too_many: Arc<str> = too_many.into();
     let places = Arc::new(Semaphore::new(limits.connections));
     let refusals = Arc::new(Semaphore::new(refusal::AT_ONCE));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    let builders = Arc::new(Builders::new(&limits));
     while let Some(stream) = accept(&listener, &stop.begin).await {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             metrics.refused.fetch_add(1, Ordering::Relaxed);
-            refusal::too_many(stream, &refusals);
+            refusal::too_many(stream, &refusals, too_many.clone());
             continue;
         };
         metrics.accepted.fetch_add(1, Ordering::Relaxed);
         let open = metrics.open();
-        let builders = Arc::clone(&builders);
-        let connection = Connection { stream, builders, begin: stop.begin.clone(), cut: cut.clone() };
-        let service = service.clone();
+        let connection = speak(Accepted { stream, begin: stop.begin.clone(), cut: cut.clone() });
         connections.spawn(async move {
-            connection.run(service).await;
+            connection.await;
             drop((place, open));
         });
     }
@@ -214,7 +235,7 @@ impl Connection {
         {
             // hyper has an answer ready, but with `pipeline_flush` never sends it while unread bytes are there.
             let refusal = if error.is_parse_too_large() { refusal::HEAD_TOO_LONG } else { refusal::NO_HTTP };
-            let _ = tokio::time::timeout(refusal::TIME, refusal::send(&mut stream, refusal)).await;
+            let _ = tokio::time::timeout(refusal::TIME, refusal::send(&mut stream, &refusal.text())).await;
         } else {
             let _ = stream.shutdown().await;
         }

@@ -66,6 +66,12 @@ impl ApiTokens {
         }
     }
 
+    /// Whether this is one of the tokens.
+    pub fn accepts(&self, token: &[u8]) -> bool {
+        self.reread(millis(self.since.elapsed()));
+        self.accepted.load().contains(token)
+    }
+
     fn reread(&self, now_ms: u64) {
         let look_at_ms = self.look_at_ms.load(Ordering::Relaxed);
         let next_ms = now_ms.saturating_add(millis(REREAD));

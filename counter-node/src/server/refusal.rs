@@ -21,7 +21,7 @@ pub(super) struct Refusal {
     problem: &'static str,
 }
 
-const TOO_MANY: Refusal = Refusal {
+pub(super) const TOO_MANY: Refusal = Refusal {
     status: "503 Service Unavailable",
     headers: "retry-after: 1\r\n",
     problem: r#"{"type":"/problems/overloaded","title":"The node has too much to do","status":503,"detail":"The port has as many connections open as it may. Try again."}"#,
@@ -39,22 +39,28 @@ pub(super) const NO_HTTP: Refusal = Refusal {
     problem: r#"{"type":"/problems/bad-input","title":"The request is wrong","status":400,"detail":"The request's head is not valid HTTP."}"#,
 };
 
+impl Refusal {
+    /// The whole answer.
+    pub(super) fn text(self) -> String {
+        let Self { status, headers, problem } = self;
+        let length = problem.len();
+        format!(
+            "HTTP/1.1 {status}\r\n{headers}content-type: application/problem+json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{problem}"
+        )
+    }
+}
+
 /// Tells a client that it is one too many, beside the accept loop.
-pub(super) fn too_many(mut stream: TcpStream, at_once: &Arc<Semaphore>) {
+pub(super) fn too_many(mut stream: TcpStream, at_once: &Arc<Semaphore>, answer: Arc<str>) {
     let Ok(place) = Arc::clone(at_once).try_acquire_owned() else { return };
     tokio::spawn(async move {
-        let _ = tokio::time::timeout(TIME, send(&mut stream, TOO_MANY)).await;
+        let _ = tokio::time::timeout(TIME, send(&mut stream, &answer)).await;
         drop(place);
     });
 }
 
-/// Sends the refusal and closes.
-pub(super) async fn send(stream: &mut TcpStream, refusal: Refusal) -> io::Result<()> {
-    let Refusal { status, headers, problem } = refusal;
-    let length = problem.len();
-    let answer = format!(
-        "HTTP/1.1 {status}\r\n{headers}content-type: application/problem+json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{problem}"
-    );
+/// Sends the answer and closes.
+pub(super) async fn send(stream: &mut TcpStream, answer: &str) -> io::Result<()> {
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     // Closing with unread bytes resets the connection, and the client might never see the answer.
