@@ -18,6 +18,7 @@ pub mod pages;
 pub mod peers;
 pub mod protocol;
 pub mod records;
+pub mod resp;
 pub mod router;
 pub mod server;
 pub mod signals;

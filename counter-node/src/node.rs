@@ -29,12 +29,13 @@ use crate::pages::Pages;
 use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
 use crate::protocol::{self, Protocol};
 use crate::records::{self, Records};
+use crate::resp;
 use crate::router::Router;
 use crate::server::{self, Limits, Port, Stop};
 use crate::site::Site;
 use crate::status::StatusSource;
-use crate::storage::{self, Identity, Store, StoreError, meta};
-use crate::telemetry::{Metrics, PortMetrics, Ports};
+use crate::storage::{self, Identity, Store, StoreConfig, StoreError, meta};
+use crate::telemetry::{Metrics, PortMetrics, Ports, Source};
 use crate::tokens::{ClusterTokens, TokenError};
 use crate::totals::Totals;
 use crate::waiting::Waiting;
@@ -91,6 +92,7 @@ pub struct Node {
     sending: Sending,
     announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
     api: Api<Arc<Pages<Arc<Router>, Arc<Protocol>>>>,
+    resp: Option<resp::Parts>,
     admin: Arc<Admin>,
     peers: PeerService,
     superseded: CancellationToken,
@@ -100,6 +102,7 @@ struct Listeners {
     http: (TcpListener, Arc<PortMetrics>),
     admin: (TcpListener, Arc<PortMetrics>),
     peer: (TcpListener, Arc<PortMetrics>),
+    resp: Option<(TcpListener, Arc<PortMetrics>)>,
 }
 
 impl Listeners {
@@ -108,6 +111,10 @@ impl Listeners {
             http: bind("http", config.http).await?,
             admin: bind("admin", config.admin).await?,
             peer: bind("peer", config.peer).await?,
+            resp: match config.resp {
+                Some(address) => Some(bind("resp", address).await?),
+                None => None,
+            },
         })
     }
 
@@ -126,7 +133,7 @@ impl Listeners {
             http: text(&self.http.0),
             admin: text(&self.admin.0),
             peer: text(&self.peer.0),
-            resp: None,
+            resp: self.resp.as_ref().map(|(listener, _)| text(listener)),
         }
     }
 }
@@ -272,7 +279,7 @@ impl Node {
             forwarding: forwarding.clone(),
             site,
         });
-        let pages = Arc::new(Pages::new(router, protocol.clone()));
+        let pages = Arc::new(Pages::new(router.clone(), protocol.clone()));
         let status = StatusSource {
             protocol: protocol.clone(),
             table: table.clone(),
@@ -283,8 +290,14 @@ impl Node {
             fsync: config.fsync,
         };
         let http_metrics = http::metrics();
-        let port_metrics = Ports([&ports.http, &ports.admin, &ports.peer].map(|(_, metrics)| metrics.clone()).to_vec());
-        let metrics = Metrics::new(vec![Box::new(http_metrics.clone()), Box::new(port_metrics), Box::new(status.clone())]);
+        let all_ports = [&ports.http, &ports.admin, &ports.peer].into_iter().chain(&ports.resp);
+        let port_metrics = Ports(all_ports.map(|(_, metrics)| metrics.clone()).collect());
+        let api_tokens = api_tokens.map(Arc::new);
+        let resp = resp_parts(&config, &ports, (&router, &pages), api_tokens.as_ref());
+        let mut sources: Vec<Box<dyn Source>> =
+            vec![Box::new(http_metrics.clone()), Box::new(port_metrics), Box::new(status.clone())];
+        sources.extend(resp.iter().map(|resp| Box::new(resp.metrics.clone()) as Box<dyn Source>));
+        let metrics = Metrics::new(sources);
         let admin = Arc::new(Admin {
             protocol: protocol.clone(),
             status,
@@ -296,6 +309,7 @@ impl Node {
         let limits = RequestLimits { body_bytes: config.body_bytes_max, in_flight: config.in_flight_max };
         Self {
             api: Api::new(pages, api_tokens, limits, http_metrics),
+            resp,
             peers: PeerService {
                 protocol: protocol.clone(),
                 forwarding: forwarding.clone(),
@@ -334,8 +348,14 @@ impl Node {
         let public = Stop { begin: self.admin.drain.clone(), grace: grace - grace / 5 };
         let internal = Stop { begin: stopped.clone(), grace: Duration::from_secs(1) };
         let port = |(listener, metrics), connections| Port { listener, limits: Limits::new(connections), metrics };
+        let connections_max = self.config.connections_max;
         let clients =
-            tokio::spawn(server::serve(port(self.ports.http, self.config.connections_max), self.api.into_service(), public));
+            tokio::spawn(server::serve(port(self.ports.http, connections_max), self.api.into_service(), public.clone()));
+        let redis_clients = self
+            .ports
+            .resp
+            .zip(self.resp)
+            .map(|(listening, parts)| tokio::spawn(resp::serve(parts, port(listening, connections_max), public)));
         let routes = admin::router(self.admin.clone());
         let routes = hyper::service::service_fn(move |request| routes.clone().oneshot(request));
         background.spawn(server::serve(port(self.ports.admin, INTERNAL_CONNECTIONS), routes, internal.clone()));
@@ -350,6 +370,9 @@ impl Node {
         self.admin.drain.cancel();
         let deadline = tokio::time::Instant::now() + grace;
         drop(clients.await);
+        if let Some(redis_clients) = redis_clients {
+            drop(redis_clients.await);
+        }
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         self.forwarding.close(left()).await;
         if !self.protocol.drained(left()).await {
@@ -365,6 +388,26 @@ impl Node {
         drop(tokio::task::spawn_blocking(move || close(flushed, &identity, &*store)).await);
         if self.superseded.is_cancelled() { Ended::Superseded } else { Ended::Stopped }
     }
+}
+
+/// What the Redis port needs, if there is one.
+fn resp_parts(config: &Config, ports: &Listeners, router: &Arc<Router>, tokens: Option<&Arc<ApiTokens>>) -> Option<resp::Parts> {
+    let (listener, port_metrics) = ports.resp.as_ref()?;
+    Some(resp::Parts {
+        router: router.clone(),
+        tokens: tokens.cloned(),
+        redirect: config.resp_redirect,
+        flush: config.resp_flush,
+        address: listener.local_addr().ok().or(config.resp)?,
+        connections_max: config.connections_max,
+        memory_bytes_max: config.table.memory_bytes,
+        durability: match config.store {
+            StoreConfig::Volume(_) => Some(config.fsync),
+            StoreConfig::Memory => None,
+        },
+        port_metrics: port_metrics.clone(),
+        metrics: Arc::default(),
+    })
 }
 
 fn close(flushed: Result<(), CommitError>, identity: &Identity, store: &dyn Store) {

@@ -1,5 +1,7 @@
 //! From a client's request to whoever owns the counter: this replica's own table, or a node that the layout names.
 
+mod pipeline;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use crate::owner::Owner;
 use crate::protocol::Protocol;
 use crate::site::Site;
 use crate::totals::SiteTotal;
+
+pub use pipeline::{Here, Pipeline};
 
 /// How often something is tried here when it keeps moving between being ours and not.
 const LOCAL_TRIES: usize = 3;
@@ -71,6 +75,8 @@ pub enum Action {
 pub enum Failure {
     /// Nothing was changed, and a later try may succeed.
     NotApplied { reason: String, retry_after_s: u32 },
+    /// The owner's storage cannot write; nothing was changed.
+    ReadOnly { reason: String, retry_after_s: u32 },
     /// The update may or may not count.
     OutcomeUnknown { reason: String },
     /// The update would leave the range of the number; nothing was changed.
@@ -239,6 +245,7 @@ fn answer(result: ItemResult) -> Result<Reading, Failure> {
 fn not_applied(reason: NotApplied) -> Failure {
     match reason {
         NotApplied::Overloaded => Failure::Overloaded { what: "updates that wait", limit: WAITING_MAX },
+        NotApplied::ReadOnly => Failure::ReadOnly { reason: reason.to_string(), retry_after_s: RETRY_S },
         reason => Failure::NotApplied { reason: reason.to_string(), retry_after_s: RETRY_S },
     }
 }

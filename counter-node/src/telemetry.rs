@@ -153,6 +153,12 @@ impl PortMetrics {
         Arc::new(Self { name, accepted: AtomicU64::new(0), refused: AtomicU64::new(0), open: AtomicU64::new(0) })
     }
 
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections_open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Counts a connection as open for as long as the value lives.
     #[must_use]
     pub fn open(self: &Arc<Self>) -> Open {

@@ -125,7 +125,7 @@ impl Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NotApplied { reason, retry_after_s } => {
+            Failure::NotApplied { reason, retry_after_s } | Failure::ReadOnly { reason, retry_after_s } => {
                 Self::new(Kind::NotApplied, reason).retry_after(retry_after_s.max(1))
             }
             // No Retry-After: clients that heed it by themselves would count twice.

@@ -114,7 +114,7 @@ impl Client {
         table.set_writer(Slot::all(), Some(ACTOR));
         let backend = Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0) });
         let metrics = super::metrics();
-        let api = Api::new(Arc::clone(&backend), tokens, limits, Arc::clone(&metrics));
+        let api = Api::new(Arc::clone(&backend), tokens.map(Arc::new), limits, Arc::clone(&metrics));
         Self { backend, api, metrics }
     }
 

@@ -1,0 +1,180 @@
+//! The requests of one read, executed together: what is this node's at once, with one commit for all; what is another's
+//! beside it. Nothing of the output may be sent before [`Batch::finish`].
+
+use std::ops::Range;
+
+use counter_core::counter::Key;
+use counter_core::key::slot_of;
+use counter_core::slot::Slot;
+
+use super::away::{Ask, Away};
+use super::reply::Replies;
+use super::words::{self, Refused};
+use crate::router::{Action, Failure, Here, Pipeline, Reading, Router};
+
+/// How a counter's reading is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// A number, as INCR does.
+    Count,
+    /// A value, or null when the counter does not exist, as GET does.
+    Value,
+    /// That all went well, as SET does.
+    Ok,
+}
+
+impl Told {
+    pub(super) fn write(self, reading: &Reading, out: &mut Replies) {
+        match self {
+            Self::Count => out.integer(reading.count),
+            Self::Value if reading.exists => out.number(reading.count),
+            Self::Value => out.null(),
+            Self::Ok => out.ok(),
+        }
+    }
+}
+
+/// How far a batch and its output are, for taking back what a client does not want to hear.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    bytes: usize,
+    told: usize,
+    holes: usize,
+}
+
+pub(super) struct Batch<'r> {
+    router: &'r Router,
+    pipeline: Pipeline<'r>,
+    last_key: Option<Key>,
+    /// Where in the output updates are answered that are not durable yet.
+    told: Vec<Range<usize>>,
+    away: Away,
+}
+
+impl<'r> Batch<'r> {
+    pub(super) fn new(router: &'r Router) -> Self {
+        let pipeline = router.pipeline();
+        Self { router, pipeline, last_key: None, told: Vec::new(), away: Away::default() }
+    }
+
+    /// About so many updates will be made until [`Self::finish`].
+    pub(super) fn expect(&mut self, updates: usize) {
+        self.pipeline.expect(updates);
+    }
+
+    /// Whether the slot is this node's to serve now.
+    pub(super) fn serves(&self, slot: Slot) -> bool {
+        self.pipeline.view().serves(slot)
+    }
+
+    pub(super) fn mark(&self, out: &Replies) -> Mark {
+        Mark { bytes: out.len(), told: self.told.len(), holes: self.away.holes() }
+    }
+
+    /// Takes back what was answered since.
+    pub(super) fn mute(&mut self, since: Mark, out: &mut Replies) {
+        out.bytes.truncate(since.bytes);
+        self.told.truncate(since.told);
+        self.away.mute(since.holes, since.bytes);
+    }
+
+    /// A key that a client sent. A hot one is not made anew for each of its requests.
+    pub(super) fn key(&mut self, bytes: &[u8]) -> Result<Key, Refused> {
+        if let Some(key) = self.last_key.as_ref().filter(|key| key.as_bytes() == bytes) {
+            return Ok(key.clone());
+        }
+        let key = Key::new(bytes).map_err(words::key)?;
+        self.last_key = Some(key.clone());
+        Ok(key)
+    }
+
+    /// Updates a counter and answers, now or at the end.
+    pub(super) fn update(&mut self, key: &[u8], action: Action, told: Told, out: &mut Replies) -> Result<(), Refused> {
+        let key = self.key(key)?;
+        match self.pipeline.update(key.slot(), &key, action) {
+            Here::Done(reading) => {
+                let start = out.len();
+                told.write(&reading, out);
+                self.told.push(start..out.len());
+            }
+            Here::Failed(failure) => return Err(words::failure(&failure)),
+            Here::Elsewhere => self.away.push(key, Ask::from(action), told, out.len()),
+        }
+        Ok(())
+    }
+
+    /// Reads a counter and answers, now or at the end.
+    pub(super) fn read(&mut self, bytes: &[u8], told: Told, out: &mut Replies) -> Result<(), Refused> {
+        match self.pipeline.read(slot_of(bytes), bytes) {
+            Some(reading) => told.write(&reading, out),
+            None => {
+                let key = self.key(bytes)?;
+                self.away.push(key, Ask::Read, told, out.len());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a counter of this node's.
+    pub(super) fn read_here(&self, bytes: &[u8]) -> Option<Reading> {
+        self.pipeline.read(slot_of(bytes), bytes)
+    }
+
+    /// Resets a counter of this node's if it exists, and says whether it did. None when it is not this node's to do.
+    pub(super) fn reset_here(&mut self, bytes: &[u8]) -> Option<bool> {
+        if !self.read_here(bytes)?.exists {
+            return Some(false);
+        }
+        let key = self.key(bytes).ok()?;
+        match self.pipeline.update(key.slot(), &key, Action::Reset) {
+            Here::Done(_) => Some(true),
+            Here::Failed(_) | Here::Elsewhere => None,
+        }
+    }
+
+    /// What was written since `start` tells of updates that are not durable yet.
+    pub(super) fn tells_since(&mut self, start: usize, out: &Replies) {
+        self.told.push(start..out.len());
+    }
+
+    /// Makes durable what was applied, has done what is elsewhere's, and completes the output.
+    pub(super) async fn finish(&mut self, out: &mut Replies) {
+        let committed = if self.away.is_empty() {
+            self.pipeline.commit().await
+        } else {
+            let (committed, ()) = futures::join!(self.pipeline.commit(), self.away.run(self.router));
+            committed
+        };
+        let failed = committed.err();
+        if failed.is_some() || !self.away.is_empty() {
+            self.complete(failed, out);
+        }
+        self.told.clear();
+    }
+
+    /// Puts the answers that came late into their places, and takes back those that turned out not to hold.
+    fn complete(&mut self, failed: Option<Failure>, out: &mut Replies) {
+        let mut complete = Replies { bytes: Vec::with_capacity(out.len() + 64), version: out.version };
+        let taken_back = failed.map(|failure| words::failure(&failure));
+        let mut taken_back_at = self.told.iter().filter(|_| taken_back.is_some()).peekable();
+        let mut holes = self.away.take_answers().into_iter().peekable();
+        let mut from = 0;
+        loop {
+            let next_hole = holes.peek().map_or(usize::MAX, |hole| hole.at);
+            let next_told = taken_back_at.peek().map_or(usize::MAX, |told| told.start);
+            if next_hole == usize::MAX && next_told == usize::MAX {
+                break;
+            }
+            complete.bytes.extend_from_slice(&out.bytes[from..next_hole.min(next_told)]);
+            if next_hole <= next_told {
+                from = next_hole;
+                holes.next().into_iter().for_each(|hole| hole.write(&mut complete));
+            } else if let (Some(told), Some(error)) = (taken_back_at.next(), &taken_back) {
+                from = told.end;
+                complete.error(error);
+            }
+        }
+        complete.bytes.extend_from_slice(&out.bytes[from..]);
+        *out = complete;
+    }
+}

@@ -1,0 +1,104 @@
+//! GET, SET and their kin: one counter's number.
+
+use super::{Args, Executed, Refused, Step, Turn, words};
+use crate::resp::batch::Told;
+use crate::router::Action;
+
+/// `INCR key [TOKEN token]`
+pub(super) fn incr(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    no_token(args, 2)?;
+    update(turn, args, Action::Increment(1), Told::Count)
+}
+
+/// `DECR key [TOKEN token]`
+pub(super) fn decr(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    no_token(args, 2)?;
+    update(turn, args, Action::Decrement(1), Told::Count)
+}
+
+/// `INCRBY key number [TOKEN token]`
+pub(super) fn incrby(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    no_token(args, 3)?;
+    update(turn, args, add(args.number(2)?), Told::Count)
+}
+
+/// `DECRBY key number [TOKEN token]`
+pub(super) fn decrby(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    no_token(args, 3)?;
+    let by = args.number(2)?.checked_neg().ok_or("ERR decrement would overflow")?;
+    update(turn, args, add(by), Told::Count)
+}
+
+/// `GET key`
+pub(super) fn get(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    turn.moved(args.get(1))?;
+    turn.batch.read(args.get(1), Told::Value, turn.out)?;
+    Ok(Step::Done)
+}
+
+/// `MGET key [key …]`. Of several shards, too: the answer is gathered.
+pub(super) fn mget(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    turn.moved(args.get(1))?;
+    // All keys are looked at first, so that the answer is an array or an error as a whole.
+    for key in args.from(1) {
+        turn.batch.key(key)?;
+    }
+    turn.out.array(args.len() - 1);
+    for key in args.from(1) {
+        turn.batch.read(key, Told::Value, turn.out)?;
+    }
+    Ok(Step::Done)
+}
+
+/// `SET key number [GET] [KEEPTTL]`
+pub(super) fn set(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    let mut told = Told::Ok;
+    for option in 3..args.len() {
+        match args.get(option) {
+            word if word.eq_ignore_ascii_case(b"get") => told = Told::Value,
+            // Nothing has a time to live.
+            word if word.eq_ignore_ascii_case(b"keepttl") => {}
+            word if word.eq_ignore_ascii_case(b"token") => return Err(words::NO_TOKEN_HERE),
+            word if CONDITIONS.iter().any(|condition| word.eq_ignore_ascii_case(condition)) => {
+                return Err(format!(
+                    "ERR SET option {} is not supported: counters neither expire nor are set on a condition",
+                    words::shown(&word.to_ascii_uppercase())
+                )
+                .into());
+            }
+            _ => return Err(words::SYNTAX),
+        }
+    }
+    update(turn, args, Action::Set(args.number(2)?), told)
+}
+
+/// Options of SET that Redis has and a counter cannot.
+const CONDITIONS: [&[u8]; 6] = [b"ex", b"px", b"exat", b"pxat", b"nx", b"xx"];
+
+/// `GETSET key number`
+pub(super) fn getset(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    if args.len() == 5 && args.is(3, "token") {
+        return Err(words::NO_TOKEN_HERE);
+    }
+    no_token(args, 3)?;
+    update(turn, args, Action::Set(args.number(2)?), Told::Value)
+}
+
+fn update(turn: &mut Turn<'_, '_>, args: Args<'_>, action: Action, told: Told) -> Executed {
+    turn.moved(args.get(1))?;
+    turn.batch.update(args.get(1), action, told, turn.out)?;
+    Ok(Step::Done)
+}
+
+fn add(by: i64) -> Action {
+    if by < 0 { Action::Decrement(by.unsigned_abs()) } else { Action::Increment(by.unsigned_abs()) }
+}
+
+/// What may follow a command's own arguments, of which there are so many with its name.
+fn no_token(args: Args<'_>, own: usize) -> Result<(), Refused> {
+    match args.len() {
+        length if length == own => Ok(()),
+        length if length == own + 2 && args.is(own, "token") => Err(words::NO_TOKENS),
+        _ => Err(words::arity(&String::from_utf8_lossy(args.get(0)).to_ascii_lowercase())),
+    }
+}

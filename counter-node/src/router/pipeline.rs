@@ -1,0 +1,109 @@
+//! Many requests of one client at once: what this node owns is applied as it comes and shares one commit; the rest is
+//! told to be elsewhere's, for [`Router::update`] and [`Router::read`].
+
+use std::sync::Arc;
+
+use counter_core::counter::{Key, Update};
+use counter_core::forward::NotApplied;
+use counter_core::hlc::Hlc;
+use counter_core::slot::Slot;
+use counter_core::vector::Refusal;
+
+use super::{Action, Failure, Reading, Router, unknown};
+use crate::commit::Permit;
+use crate::protocol::View;
+
+/// One client's requests between two of its commits. Everything applied must be brought to an end by [`Self::commit`].
+pub struct Pipeline<'a> {
+    router: &'a Router,
+    view: Arc<View>,
+    /// How many updates to ask room for.
+    room: usize,
+    permit: Option<Result<Permit<'a>, NotApplied>>,
+    /// All updates between two commits are one moment.
+    now: Option<Hlc>,
+    changed: Vec<Key>,
+}
+
+/// What became of a request that was made here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Here {
+    /// It is done, but not to be told before the commit.
+    Done(Reading),
+    /// It is refused, and nothing changed.
+    Failed(Failure),
+    /// It is not this node's to do, or not at present.
+    Elsewhere,
+}
+
+impl Router {
+    /// Begins a pipeline.
+    #[must_use]
+    pub fn pipeline(&self) -> Pipeline<'_> {
+        Pipeline { router: self, view: self.protocol.view(), room: 1, permit: None, now: None, changed: Vec::new() }
+    }
+}
+
+impl Pipeline<'_> {
+    /// The layout and state that the pipeline goes by.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// About so many updates will be made until the next commit.
+    pub fn expect(&mut self, updates: usize) {
+        self.room = updates;
+    }
+
+    /// Reads a counter of this node's, with all that the pipeline has done to it.
+    #[must_use]
+    pub fn read(&self, slot: Slot, key: &[u8]) -> Option<Reading> {
+        self.view.serves(slot).then(|| Reading::from(self.router.owner.table.read_in(slot, key)))
+    }
+
+    /// Applies an update to a counter of this node's.
+    pub fn update(&mut self, slot: Slot, key: &Key, action: Action) -> Here {
+        if !self.view.serves(slot) || !self.is_admitted() {
+            return Here::Elsewhere;
+        }
+        let owner = &self.router.owner;
+        let now = *self.now.get_or_insert_with(|| owner.clock.tick());
+        match owner.table.apply(key, Update::from(action), now) {
+            Ok(applied) => {
+                // A hot counter's updates come in a row.
+                if applied.changed && self.changed.last() != Some(key) {
+                    self.changed.push(key.clone());
+                }
+                Here::Done(Reading::from(applied.reading))
+            }
+            Err(Refusal::NotOwner) => Here::Elsewhere,
+            Err(refusal) => Here::Failed(Failure::from(refusal)),
+        }
+    }
+
+    /// Room is asked for before the first update. Where the storage cannot write, a sibling's may.
+    fn is_admitted(&mut self) -> bool {
+        self.permit.get_or_insert_with(|| self.router.owner.admit(self.room)).is_ok()
+    }
+
+    /// Makes all updates as safe as the cluster promises; then they may be told. Afterwards the pipeline begins anew.
+    ///
+    /// # Errors
+    /// [`Failure::OutcomeUnknown`], which holds for every update since the last commit.
+    pub async fn commit(&mut self) -> Result<(), Failure> {
+        let (permit, keys) = (self.permit.take(), std::mem::take(&mut self.changed));
+        self.now = None;
+        self.view = self.router.protocol.view();
+        match permit {
+            Some(Ok(permit)) if !keys.is_empty() => {
+                if self.router.owner.acknowledge(permit, keys).await {
+                    Ok(())
+                } else {
+                    Err(unknown())
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
