@@ -25,7 +25,7 @@ use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
 use crate::http::{self, Api, RequestLimits};
 use crate::owner::Owner;
-use crate::pages::Pages;
+use crate::pages::{NodePages, Pages};
 use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
 use crate::protocol::{self, Protocol};
 use crate::records::{self, Records};
@@ -91,7 +91,7 @@ pub struct Node {
     forwarding: Arc<Forwarding>,
     sending: Sending,
     announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
-    api: Api<Arc<Pages<Arc<Router>, Arc<Protocol>>>>,
+    api: Api<Arc<NodePages>>,
     resp: Option<resp::Parts>,
     admin: Arc<Admin>,
     peers: PeerService,
@@ -391,10 +391,16 @@ impl Node {
 }
 
 /// What the Redis port needs, if there is one.
-fn resp_parts(config: &Config, ports: &Listeners, router: &Arc<Router>, tokens: Option<&Arc<ApiTokens>>) -> Option<resp::Parts> {
+fn resp_parts(
+    config: &Config,
+    ports: &Listeners,
+    (router, pages): (&Arc<Router>, &Arc<NodePages>),
+    tokens: Option<&Arc<ApiTokens>>,
+) -> Option<resp::Parts> {
     let (listener, port_metrics) = ports.resp.as_ref()?;
     Some(resp::Parts {
         router: router.clone(),
+        pages: pages.clone(),
         tokens: tokens.cloned(),
         redirect: config.resp_redirect,
         flush: config.resp_flush,

@@ -20,7 +20,7 @@ use rand::seq::IndexedRandom as _;
 use crate::http::Backend;
 use crate::lock::lock;
 use crate::protocol::Protocol;
-use crate::router::{Action, Detailed, Failure, Reading};
+use crate::router::{Action, Detailed, Failure, Reading, Router};
 
 /// Under how many keys an update is tried.
 const TRIES: usize = 3;
@@ -53,6 +53,9 @@ pub struct Pages<B, P> {
     /// What the parts that are elsewhere said last.
     remembered: Mutex<HashMap<Key, (Reading, Instant)>>,
 }
+
+/// The pages of a node.
+pub type NodePages = Pages<Arc<Router>, Arc<Protocol>>;
 
 impl<B: Backend, P: Placement> Pages<B, P> {
     /// Pages that are kept in `counters`, spread as `placement` says.
@@ -87,7 +90,7 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             let (updated, others) = futures::join!(self.counters.update(key.clone(), action), join_all(others));
             match updated {
                 Ok(updated) => return Ok(sum(others.into_iter().flatten().chain([updated]))),
-                Err(failure @ Failure::NotApplied { .. }) => failed = Some(failure),
+                Err(failure @ (Failure::NotApplied { .. } | Failure::ReadOnly { .. })) => failed = Some(failure),
                 Err(failure) => return Err(failure),
             }
         }

@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use crate::args::Redirect;
 use crate::http::auth::ApiTokens;
+use crate::pages::NodePages;
 use crate::router::Router;
 use crate::server::{self, Port, Stop};
 use crate::storage::Fsync;
@@ -34,6 +35,7 @@ use session::Session;
 #[derive(Clone)]
 pub struct Parts {
     pub router: Arc<Router>,
+    pub pages: Arc<NodePages>,
     /// The public API's tokens; none: everyone may do everything.
     pub tokens: Option<Arc<ApiTokens>>,
     pub redirect: Redirect,
@@ -52,6 +54,7 @@ pub struct Parts {
 /// What all connections share.
 struct Resp {
     router: Arc<Router>,
+    pages: Arc<NodePages>,
     tokens: Option<Arc<ApiTokens>>,
     redirect: Redirect,
     flush: bool,
@@ -76,6 +79,7 @@ impl Resp {
     fn new(parts: Parts) -> Self {
         Self {
             router: parts.router,
+            pages: parts.pages,
             tokens: parts.tokens,
             redirect: parts.redirect,
             flush: parts.flush,

@@ -54,8 +54,8 @@ impl TestNode {
     pub fn new(folder: &Path, name: &str, flags: &[&str]) -> anyhow::Result<Self> {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
-        let [http, admin, peer] = addresses()?;
-        let entry = Entry { name: name.into(), http, admin, peer, resp: None };
+        let [http, admin, peer, resp] = addresses()?;
+        let entry = Entry { name: name.into(), http, admin, peer, resp: Some(resp) };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         let mut node = Self { entry, folder, flags, token: TOKEN.to_owned(), process: None };
         node.set_token(TOKEN)?;
@@ -151,6 +151,7 @@ impl TestNode {
         command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(programs::ours("counter-node")?);
         command.arg("--data").arg(self.data());
         command.args(["--http", &self.entry.http, "--admin", &self.entry.admin, "--peer", &self.entry.peer]);
+        command.args(self.entry.resp.iter().flat_map(|resp| ["--resp", resp]));
         if self.entry.name.0 != ALONE {
             command.args(["--name", &self.entry.name.0, "--cluster-token-file"]).arg(self.folder.join("token"));
         }
@@ -218,6 +219,14 @@ impl TestNode {
     #[must_use]
     pub fn http(&self) -> String {
         format!("http://{}", self.entry.http)
+    }
+
+    /// Where it speaks the Redis protocol: its host and its port.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn redis(&self) -> anyhow::Result<(&str, &str)> {
+        self.entry.resp.as_deref().and_then(|resp| resp.rsplit_once(':')).context("the node has no Redis port")
     }
 
     /// The base of its admin port's URLs.
@@ -352,17 +361,17 @@ fn part(shard: u16, shards: u16) -> anyhow::Result<SlotRange> {
     first.zip(last).and_then(|(first, last)| SlotRange::new(first, last)).context("no slots for this shard")
 }
 
-/// Three free ports on a loopback address that no other node of these tests has, so that they stay free while the node
+/// Four free ports on a loopback address that no other node of these tests has, so that they stay free while the node
 /// is down.
-fn addresses() -> anyhow::Result<[String; 3]> {
+fn addresses() -> anyhow::Result<[String; 4]> {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let process = u8::try_from(std::process::id() % 200)?;
     let address = Ipv4Addr::new(127, 40 + process, high, low);
-    let listeners = [(); 3].map(|()| TcpListener::bind((address, 0)));
+    let listeners = [(); 4].map(|()| TcpListener::bind((address, 0)));
     let mut addresses = Vec::new();
     for listener in listeners {
         addresses.push(listener?.local_addr()?.to_string());
     }
-    <[String; 3]>::try_from(addresses).map_err(|_| anyhow::anyhow!("three ports were asked for"))
+    <[String; 4]>::try_from(addresses).map_err(|_| anyhow::anyhow!("four ports were asked for"))
 }

@@ -19,10 +19,22 @@ pub fn ours(name: &str) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// When it has not been built.
 pub fn kubernetes(name: &str) -> anyhow::Result<PathBuf> {
+    found(cache()?.join("bin").join(name), "tests/cluster/cluster build-control-plane")
+}
+
+/// What `tests/redis/clients` has put into the cache: a path below its folder.
+///
+/// # Errors
+/// When it has not.
+pub fn redis_clients(path: &str) -> anyhow::Result<PathBuf> {
+    found(cache()?.join("redis").join(path), "tests/redis/clients")
+}
+
+fn cache() -> anyhow::Result<PathBuf> {
     let cache = std::env::var_os("DC_CACHE")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/distributed-counter")));
-    found(cache.context("neither DC_CACHE nor HOME is set")?.join("bin").join(name), "tests/cluster/cluster build-control-plane")
+    cache.context("neither DC_CACHE nor HOME is set")
 }
 
 /// A file of the repository.

@@ -2,6 +2,7 @@
 //! what comes for a counter that was asked for already goes into the next *wave*, unless it can be one with it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use counter_core::counter::Key;
 use futures::future::join_all;
@@ -9,7 +10,9 @@ use futures::future::join_all;
 use super::batch::Told;
 use super::reply::Replies;
 use super::words;
-use crate::router::{Action, Failure, Reading, Router};
+use crate::http::Backend as _;
+use crate::pages::NodePages;
+use crate::router::{Action, Failure, Reading};
 
 /// What is asked of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +46,14 @@ impl Ask {
         }
     }
 
-    async fn perform(self, router: &Router, key: &Key) -> Result<Reading, Failure> {
+    async fn perform(self, pages: &Arc<NodePages>, key: &Key) -> Result<Reading, Failure> {
         match self {
-            Self::Read => router.read(key.clone()).await,
-            Self::Other(action) => router.update(key.clone(), action).await,
+            Self::Read => pages.read(key.clone()).await,
+            Self::Other(action) => pages.update(key.clone(), action).await,
             Self::Add(by) => {
                 let amount = u64::try_from(by.unsigned_abs()).unwrap_or(u64::MAX);
                 let action = if by < 0 { Action::Decrement(amount) } else { Action::Increment(amount) };
-                router.update(key.clone(), action).await
+                pages.update(key.clone(), action).await
             }
         }
     }
@@ -132,10 +135,10 @@ impl Away {
     }
 
     /// Has everything done.
-    pub(super) async fn run(&mut self, router: &Router) {
+    pub(super) async fn run(&mut self, pages: &Arc<NodePages>) {
         self.last.clear();
         for wave in std::mem::take(&mut self.waves) {
-            let answers = join_all(wave.into_iter().map(|asked| asked.perform(router))).await;
+            let answers = join_all(wave.into_iter().map(|asked| asked.perform(pages))).await;
             for (hole, answer) in answers.into_iter().flatten() {
                 self.holes[hole].answer = Some(answer);
             }
@@ -149,13 +152,13 @@ impl Away {
 }
 
 impl Asked {
-    async fn perform(self, router: &Router) -> Vec<(usize, Result<Reading, Failure>)> {
-        let answer = self.ask.perform(router, &self.key).await;
+    async fn perform(self, pages: &Arc<NodePages>) -> Vec<(usize, Result<Reading, Failure>)> {
+        let answer = self.ask.perform(pages, &self.key).await;
         if self.waiting.len() > 1 && matches!(answer, Err(Failure::Range { .. })) {
             // Not all of them fit: then each for itself.
             let mut answers = Vec::with_capacity(self.waiting.len());
             for (hole, ask) in self.waiting {
-                answers.push((hole, ask.perform(router, &self.key).await));
+                answers.push((hole, ask.perform(pages, &self.key).await));
             }
             return answers;
         }
@@ -198,7 +201,7 @@ mod tests {
     }
 
     fn reading(count: i64) -> Reading {
-        Reading { count, clamped: false, tally: count.into(), updated_at: None, staleness_ms: 0, exists: true }
+        Reading { count, clamped: false, tally: count.into(), updated_at: None, exists: true }
     }
 
     #[test]

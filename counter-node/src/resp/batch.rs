@@ -2,14 +2,15 @@
 //! beside it. Nothing of the output may be sent before [`Batch::finish`].
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use counter_core::counter::Key;
 use counter_core::key::slot_of;
-use counter_core::slot::Slot;
 
 use super::away::{Ask, Away};
 use super::reply::Replies;
 use super::words::{self, Refused};
+use crate::pages::NodePages;
 use crate::router::{Action, Failure, Here, Pipeline, Reading, Router};
 
 /// How a counter's reading is told.
@@ -43,7 +44,7 @@ pub(super) struct Mark {
 }
 
 pub(super) struct Batch<'r> {
-    router: &'r Router,
+    pages: &'r Arc<NodePages>,
     pipeline: Pipeline<'r>,
     last_key: Option<Key>,
     /// Where in the output updates are answered that are not durable yet.
@@ -52,9 +53,9 @@ pub(super) struct Batch<'r> {
 }
 
 impl<'r> Batch<'r> {
-    pub(super) fn new(router: &'r Router) -> Self {
+    pub(super) fn new(router: &'r Router, pages: &'r Arc<NodePages>) -> Self {
         let pipeline = router.pipeline();
-        Self { router, pipeline, last_key: None, told: Vec::new(), away: Away::default() }
+        Self { pages, pipeline, last_key: None, told: Vec::new(), away: Away::default() }
     }
 
     /// About so many updates will be made until [`Self::finish`].
@@ -62,9 +63,9 @@ impl<'r> Batch<'r> {
         self.pipeline.expect(updates);
     }
 
-    /// Whether the slot is this node's to serve now.
-    pub(super) fn serves(&self, slot: Slot) -> bool {
-        self.pipeline.view().serves(slot)
+    /// Whether the counter is this node's to serve now.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.pipeline.holds(key.slot(), key.as_bytes())
     }
 
     pub(super) fn mark(&self, out: &Replies) -> Mark {
@@ -142,7 +143,7 @@ impl<'r> Batch<'r> {
         let committed = if self.away.is_empty() {
             self.pipeline.commit().await
         } else {
-            let (committed, ()) = futures::join!(self.pipeline.commit(), self.away.run(self.router));
+            let (committed, ()) = futures::join!(self.pipeline.commit(), self.away.run(self.pages));
             committed
         };
         let failed = committed.err();

@@ -100,7 +100,7 @@ pub(super) async fn run(resp: Arc<Resp>, accepted: Accepted) {
         session,
         input: Input::new(),
         out: Replies::new(),
-        batch: Batch::new(&resp.router),
+        batch: Batch::new(&resp.router, &resp.pages),
         figures: Figures::default(),
     };
     // Cut off only between requests or while the client is waited for: what has begun to be applied is brought to its end.

@@ -1,11 +1,12 @@
 //! Many requests of one client at once: what this node owns is applied as it comes and shares one commit; the rest is
-//! told to be elsewhere's, for [`Router::update`] and [`Router::read`].
+//! told to be elsewhere's, for [`crate::pages::Pages`].
 
 use std::sync::Arc;
 
 use counter_core::counter::{Key, Update};
 use counter_core::forward::NotApplied;
 use counter_core::hlc::Hlc;
+use counter_core::layout::Layout;
 use counter_core::slot::Slot;
 use counter_core::vector::Refusal;
 
@@ -45,10 +46,11 @@ impl Router {
 }
 
 impl Pipeline<'_> {
-    /// The layout and state that the pipeline goes by.
+    /// Whether the counter is this node's to serve, and no page that is spread over several counters.
     #[must_use]
-    pub fn view(&self) -> &View {
-        &self.view
+    pub fn holds(&self, slot: Slot, key: &[u8]) -> bool {
+        let spread = |layout: &Layout| !layout.virtual_shards.is_empty() && layout.spread(key).ever_count > 0;
+        self.view.serves(slot) && !self.view.routes.as_ref().is_some_and(|routes| spread(&routes.layout))
     }
 
     /// About so many updates will be made until the next commit.
@@ -59,12 +61,12 @@ impl Pipeline<'_> {
     /// Reads a counter of this node's, with all that the pipeline has done to it.
     #[must_use]
     pub fn read(&self, slot: Slot, key: &[u8]) -> Option<Reading> {
-        self.view.serves(slot).then(|| Reading::from(self.router.owner.table.read_in(slot, key)))
+        self.holds(slot, key).then(|| Reading::from(self.router.owner.table.read_in(slot, key)))
     }
 
     /// Applies an update to a counter of this node's.
     pub fn update(&mut self, slot: Slot, key: &Key, action: Action) -> Here {
-        if !self.view.serves(slot) || !self.is_admitted() {
+        if !self.holds(slot, key.as_bytes()) || !self.is_admitted() {
             return Here::Elsewhere;
         }
         let owner = &self.router.owner;

@@ -131,14 +131,15 @@ fn info(turn: &mut Turn<'_, '_>) {
 }
 
 impl Turn<'_, '_> {
-    /// Sends a client on that wants to be sent on: where another node owns the counter, and says where it is.
+    /// Sends a client on that wants to be sent on: where another node owns the counter, and says where it is. A page that
+    /// is spread over several counters is at home everywhere.
     pub(super) fn moved(&self, key: &[u8]) -> Result<(), Refused> {
         if self.resp.redirect == crate::args::Redirect::Forward {
             return Ok(());
         }
         let slot = Slot::of(key);
         let view = self.resp.router.protocol.view();
-        if view.routes.as_ref().is_none_or(|routes| routes.is_mine(slot)) {
+        if view.routes.as_ref().is_none_or(|routes| routes.is_mine(slot) || routes.layout.spread(key).ever_count > 0) {
             return Ok(());
         }
         match Topology::of(self.resp, self.session).master(slot) {

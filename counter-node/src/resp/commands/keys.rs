@@ -6,6 +6,7 @@
 use counter_core::counter::Key;
 
 use super::{Args, Executed, Later, Refused, Replies, Resp, Step, Turn, words};
+use crate::http::Backend as _;
 use crate::router::Action;
 
 /// What is told of a counter but its number.
@@ -30,7 +31,7 @@ impl Property {
 pub(super) fn del(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     turn.moved(args.get(1))?;
     let keys = keys(turn, args)?;
-    if !keys.iter().all(|key| turn.batch.serves(key.slot())) {
+    if !keys.iter().all(|key| turn.batch.holds(key)) {
         return Ok(Step::Later(Later::Delete(keys)));
     }
     let (mut deleted, start) = (0, turn.out.len());
@@ -92,7 +93,7 @@ pub(super) async fn delete(resp: &Resp, keys: Vec<Key>, out: &mut Replies) -> Re
     let existing = existing(resp, keys).await?;
     let resets = existing.into_iter().map(|key| (key, Action::Reset)).collect();
     let mut deleted = 0;
-    for answer in resp.router.update_many(resets).await {
+    for answer in resp.pages.update_many(resets).await {
         answer.map_err(|failure| words::failure(&failure))?;
         deleted += 1;
     }
@@ -107,14 +108,14 @@ pub(super) async fn exist(resp: &Resp, keys: Vec<Key>, out: &mut Replies) -> Res
 }
 
 pub(super) async fn tell(resp: &Resp, key: Key, property: Property, out: &mut Replies) -> Result<(), Refused> {
-    let reading = resp.router.read(key).await.map_err(|failure| words::failure(&failure))?;
+    let reading = resp.pages.read(key).await.map_err(|failure| words::failure(&failure))?;
     property.write(reading.exists, out);
     Ok(())
 }
 
 /// Those of the counters that exist, each as often as it is named.
 async fn existing(resp: &Resp, keys: Vec<Key>) -> Result<Vec<Key>, Refused> {
-    let readings = resp.router.read_many(keys.clone()).await;
+    let readings = resp.pages.read_many(keys.clone()).await;
     let mut existing = Vec::new();
     for (key, reading) in keys.into_iter().zip(readings) {
         let reading = reading.map_err(|failure| words::failure(&failure))?;
