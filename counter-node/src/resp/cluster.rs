@@ -2,6 +2,7 @@
 //!
 //! Every replica of a shard applies updates, but a client sends a slot's to the one *master* that it is told of. So the
 //! slots of a shard are dealt out to its replicas in even runs: all of them work, and each slot has its updates at one.
+//! No node is shown as a replica of another's slots beside that: clients (redis-py) hold a node to be either of the two.
 
 use counter_core::id::NodeName;
 use counter_core::layout::{Layout, Node, Shard};
@@ -22,11 +23,11 @@ pub(super) struct Place {
     pub(super) port: u16,
 }
 
-/// A run of slots with the nodes that serve it, the master first.
+/// A run of slots, and the node that clients send their requests to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) slots: SlotRange,
-    pub(super) nodes: Vec<Place>,
+    pub(super) master: Place,
 }
 
 /// Who serves which slots, in the order of the slots.
@@ -55,7 +56,7 @@ impl Topology {
 
     /// Any node takes any request: one that knows of no other address names itself for all slots.
     fn alone(myself: Place, version: u64) -> Self {
-        Self { parts: vec![Part { slots: SlotRange::ALL, nodes: vec![myself] }], version }
+        Self { parts: vec![Part { slots: SlotRange::ALL, master: myself }], version }
     }
 
     /// None when some shard has no node with an address for Redis clients.
@@ -70,35 +71,24 @@ impl Topology {
 
     /// The master of a slot.
     pub(super) fn master(&self, slot: Slot) -> Option<&Place> {
-        self.parts.iter().find(|part| part.slots.contains(slot)).and_then(|part| part.nodes.first())
+        self.parts.iter().find(|part| part.slots.contains(slot)).map(|part| &part.master)
     }
 
     /// The slots of which this node is the master, in order.
     pub(super) fn slots_of(&self, name: &NodeName) -> impl Iterator<Item = Slot> {
-        let own = |part: &&Part| part.nodes.first().is_some_and(|master| master.name == *name);
-        self.parts.iter().filter(own).flat_map(|part| part.slots.iter())
+        self.parts.iter().filter(|part| part.master.name == *name).flat_map(|part| part.slots.iter())
     }
 
-    /// Every node once, with the slots of which it is the master and, when it has none, the one whose slots it replicates.
-    pub(super) fn nodes(&self) -> Vec<(&Place, Vec<SlotRange>, Option<&Place>)> {
-        let mut nodes: Vec<(&Place, Vec<SlotRange>, Option<&Place>)> = Vec::new();
+    /// Every master once, with its slots.
+    pub(super) fn masters(&self) -> Vec<(&Place, Vec<SlotRange>)> {
+        let mut masters: Vec<(&Place, Vec<SlotRange>)> = Vec::new();
         for part in &self.parts {
-            for (rank, place) in part.nodes.iter().enumerate() {
-                let index = nodes.iter().position(|(known, ..)| known.name == place.name).unwrap_or_else(|| {
-                    nodes.push((place, Vec::new(), part.nodes.first()));
-                    nodes.len() - 1
-                });
-                if rank == 0 {
-                    nodes[index].1.push(part.slots);
-                }
+            match masters.iter_mut().find(|(known, _)| known.name == part.master.name) {
+                Some((_, slots)) => slots.push(part.slots),
+                None => masters.push((&part.master, vec![part.slots])),
             }
         }
-        for (_, slots, master) in &mut nodes {
-            if !slots.is_empty() {
-                *master = None;
-            }
-        }
-        nodes
+        masters
     }
 }
 
@@ -108,18 +98,16 @@ fn deal(shard: &Shard, silent: &[NodeName]) -> Option<Vec<Part>> {
     let heard: Vec<Place> = places.iter().filter(|place| !silent.contains(&place.name)).cloned().collect();
     let places = if heard.is_empty() { places } else { heard };
     let slots: Vec<Slot> = shard.slots.iter().flat_map(|range| range.iter()).collect();
-    let run = slots.len().div_ceil(places.len().max(1)).max(1);
-    let mut parts = Vec::new();
-    for (rank, own) in slots.chunks(run).enumerate() {
-        let mut nodes = places.clone();
-        if nodes.is_empty() {
-            return None;
-        }
-        nodes.rotate_left(rank % places.len());
-        let ranges = counter_core::slot::to_ranges(own.iter().copied());
-        parts.extend(ranges.into_iter().map(|slots| Part { slots, nodes: nodes.clone() }));
+    if places.is_empty() {
+        return None;
     }
-    Some(parts)
+    let run = slots.len().div_ceil(places.len()).max(1);
+    let runs = slots.chunks(run).zip(places);
+    let parts = runs.flat_map(|(own, master)| {
+        let ranges = counter_core::slot::to_ranges(own.iter().copied());
+        ranges.into_iter().map(move |slots| Part { slots, master: master.clone() })
+    });
+    Some(parts.collect())
 }
 
 fn place(node: &Node) -> Option<Place> {
@@ -167,8 +155,7 @@ mod tests {
                 let part: Vec<&Part> = topology.parts.iter().filter(|part| part.slots.contains(slot)).collect();
                 assert_eq!(part.len(), 1, "{slot}");
                 let shard = layout.owner(slot).unwrap();
-                assert_eq!(part[0].nodes.len(), shard.nodes.len());
-                assert!(part[0].nodes.iter().all(|place| layout.shard_of(&place.name) == Some(shard)));
+                assert_eq!(layout.shard_of(&part[0].master.name), Some(shard));
             }
             for shard in &layout.shards {
                 let all: usize = shard.slots.iter().map(|range| range.count()).sum();
@@ -177,7 +164,7 @@ mod tests {
                     assert!(own.abs_diff(all / shard.nodes.len()) <= shard.nodes.len(), "{own} of {all}");
                 }
             }
-            assert_eq!(topology.nodes().len(), layout.nodes().count());
+            assert_eq!(topology.masters().len(), layout.nodes().count());
         }
     }
 

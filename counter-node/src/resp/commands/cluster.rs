@@ -46,25 +46,22 @@ fn slot(args: Args<'_>) -> Result<Slot, Refused> {
 fn slots(topology: &Topology, out: &mut Replies) {
     out.array(topology.parts.len());
     for part in &topology.parts {
-        out.array(2 + part.nodes.len());
+        out.array(3);
         out.integer(part.slots.first().number().into());
         out.integer(part.slots.last().number().into());
-        for place in &part.nodes {
-            out.array(4);
-            out.text(&place.host);
-            out.integer(place.port.into());
-            out.text(&node_id(&place.name));
-            out.array(0);
-        }
+        out.array(4);
+        out.text(&part.master.host);
+        out.integer(part.master.port.into());
+        out.text(&node_id(&part.master.name));
+        out.array(0);
     }
 }
 
 /// One entry per master, since each has slots of its own.
 fn shards(topology: &Topology, out: &mut Replies) {
-    let nodes = topology.nodes();
-    let masters: Vec<_> = nodes.iter().filter(|(_, slots, _)| !slots.is_empty()).collect();
+    let masters = topology.masters();
     out.array(masters.len());
-    for (master, slots, _) in masters {
+    for (master, slots) in masters {
         out.map(2);
         out.text("slots");
         out.array(slots.len() * 2);
@@ -73,15 +70,12 @@ fn shards(topology: &Topology, out: &mut Replies) {
             out.integer(range.last().number().into());
         }
         out.text("nodes");
-        let followers = nodes.iter().filter(|(_, _, of)| of.is_some_and(|of| of.name == master.name)).map(|(node, ..)| *node);
-        let members: Vec<(&Place, &str)> =
-            std::iter::once((*master, "master")).chain(followers.map(|node| (node, "replica"))).collect();
-        out.array(members.len());
-        members.into_iter().for_each(|(place, role)| shard_node(place, role, out));
+        out.array(1);
+        shard_node(master, out);
     }
 }
 
-fn shard_node(place: &Place, role: &str, out: &mut Replies) {
+fn shard_node(place: &Place, out: &mut Replies) {
     out.map(7);
     for (name, text) in [("id", node_id(&place.name).as_str()), ("endpoint", &place.host), ("ip", &place.host)] {
         out.text(name);
@@ -90,7 +84,7 @@ fn shard_node(place: &Place, role: &str, out: &mut Replies) {
     out.text("port");
     out.integer(place.port.into());
     out.text("role");
-    out.text(role);
+    out.text("master");
     out.text("replication-offset");
     out.integer(0);
     out.text("health");
@@ -101,13 +95,11 @@ fn nodes(turn: &mut Turn<'_, '_>) {
     let topology = Topology::of(turn.resp, turn.session);
     let me = turn.resp.router.protocol.me();
     let mut text = String::new();
-    for (place, slots, master) in topology.nodes() {
+    for (place, slots) in topology.masters() {
         let myself = if place.name == *me { "myself," } else { "" };
-        let role = if master.is_some() { "slave" } else { "master" };
-        let of = master.map_or_else(|| "-".to_owned(), |master| node_id(&master.name));
         let (id, host, port) = (node_id(&place.name), &place.host, place.port);
         // Writing into memory does not fail.
-        let _ = write!(text, "{id} {host}:{port}@{port} {myself}{role} {of} 0 0 {} connected", topology.version);
+        let _ = write!(text, "{id} {host}:{port}@{port} {myself}master - 0 0 {} connected", topology.version);
         for range in slots {
             let _ = write!(text, " {range}");
         }
@@ -120,12 +112,10 @@ fn info(turn: &mut Turn<'_, '_>) {
     let topology = Topology::of(turn.resp, turn.session);
     let serving = turn.resp.router.protocol.view().routes.is_some();
     let (state, assigned) = if serving { ("ok", SLOTS) } else { ("fail", 0) };
-    let nodes = topology.nodes();
-    let masters = nodes.iter().filter(|(_, slots, _)| !slots.is_empty()).count();
+    let masters = topology.masters().len();
     turn.out.verbatim(&format!(
         "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{assigned}\r\ncluster_slots_ok:{assigned}\r\ncluster_slots_pfail:0\r\n\
-         cluster_slots_fail:0\r\ncluster_known_nodes:{}\r\ncluster_size:{masters}\r\ncluster_current_epoch:{version}\r\ncluster_my_epoch:{version}\r\n",
-        nodes.len(),
+         cluster_slots_fail:0\r\ncluster_known_nodes:{masters}\r\ncluster_size:{masters}\r\ncluster_current_epoch:{version}\r\ncluster_my_epoch:{version}\r\n",
         version = topology.version
     ));
 }
