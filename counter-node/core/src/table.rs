@@ -88,12 +88,6 @@ impl Table {
         self.slot(key.slot()).read(key)
     }
 
-    /// What this replica knows of the counter with this key, in its slot.
-    #[must_use]
-    pub fn read_in(&self, slot: Slot, key: &[u8]) -> Reading {
-        self.slot(slot).read_bytes(key)
-    }
-
     /// Merges what another replica knows; never refused. Returns the keys of what changed.
     pub fn merge(&self, delta: &SlotDelta) -> Vec<Key> {
         self.slot(delta.slot).merge(delta)

@@ -208,12 +208,6 @@ impl SlotVector {
         self.counter(key).map_or(Reading::UNKNOWN, Reading::of)
     }
 
-    /// What this replica knows of the counter with this key.
-    #[must_use]
-    pub fn read_bytes(&self, key: &[u8]) -> Reading {
-        self.counters.get(key).map_or(Reading::UNKNOWN, Reading::of)
-    }
-
     /// Applies a client's update as the slot's writer. `admit` is asked before a new counter is made.
     ///
     /// # Errors

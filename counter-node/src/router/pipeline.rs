@@ -6,6 +6,7 @@ use std::sync::Arc;
 use counter_core::counter::{Key, Update};
 use counter_core::forward::NotApplied;
 use counter_core::hlc::Hlc;
+use counter_core::key::KeyRef;
 use counter_core::layout::Layout;
 use counter_core::slot::Slot;
 use counter_core::vector::Refusal;
@@ -61,7 +62,8 @@ impl Pipeline<'_> {
     /// Reads a counter of this node's, with all that the pipeline has done to it.
     #[must_use]
     pub fn read(&self, slot: Slot, key: &[u8]) -> Option<Reading> {
-        self.holds(slot, key).then(|| Reading::from(self.router.owner.table.read_in(slot, key)))
+        let page = KeyRef::new(key).ok().filter(|_| self.holds(slot, key))?;
+        Some(Reading::from(self.router.owner.table.slot(slot).read(page)))
     }
 
     /// Applies an update to a counter of this node's.

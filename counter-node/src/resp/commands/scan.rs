@@ -6,7 +6,9 @@
 use std::collections::BinaryHeap;
 
 use counter_core::counter::Key;
+use counter_core::key::KeyRef;
 use counter_core::slot::Slot;
+use counter_core::vector::SlotVector;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Args, Executed, Refused, Step, Turn, words};
@@ -100,34 +102,40 @@ fn from_slot(turn: &Turn<'_, '_>, slot: Slot, place: u64, count: usize) -> (Vec<
         return (Vec::new(), None);
     }
     // The lowest places, the highest of them on top.
-    let mut lowest: BinaryHeap<(u64, &Key)> = BinaryHeap::new();
+    let mut lowest: BinaryHeap<(u64, &[u8])> = BinaryHeap::new();
     let mut cut = false;
-    for key in vector.keys().filter(|key| !key.is_virtual_shard()) {
-        let at = xxh3_64(key.as_bytes()) >> (u64::BITS - PLACE_BITS);
-        if at < place || !vector.read(key).exists {
-            continue;
+    for key in pages(&vector) {
+        let at = place_of(key);
+        if at >= place {
+            lowest.push((at, key.as_bytes()));
         }
-        lowest.push((at, key));
         if lowest.len() > count {
             cut = true;
             lowest.pop();
         }
     }
-    let mut found: Vec<(u64, &Key)> = lowest.into_vec();
-    let last = found.iter().map(|(at, _)| *at).max().filter(|_| cut);
-    // Keys of one place must not be parted: all of the last one's come with the next part, unless there is no other.
-    if let Some(last) = last.filter(|last| found.iter().any(|(at, _)| at < last)) {
+    let mut found: Vec<(u64, &[u8])> = lowest.into_vec();
+    let owned = |key: &[u8]| Key::new(key).ok();
+    let Some(last) = found.iter().map(|(at, _)| *at).max().filter(|_| cut) else {
+        return (found.into_iter().filter_map(|(_, key)| owned(key)).collect(), None);
+    };
+    // Keys of one place must not be parted: those of the last one come with the next part, unless there is no other.
+    if found.iter().any(|(at, _)| *at < last) {
         found.retain(|(at, _)| *at < last);
-        return (found.into_iter().map(|(_, key)| key.clone()).collect(), Some(last));
+        return (found.into_iter().filter_map(|(_, key)| owned(key)).collect(), Some(last));
     }
-    let all_of_place = |last: u64| vector.keys().filter(move |key| xxh3_64(key.as_bytes()) >> (u64::BITS - PLACE_BITS) == last);
-    match last {
-        Some(last) => {
-            let keys = all_of_place(last).filter(|key| vector.read(key).exists && !key.is_virtual_shard()).cloned().collect();
-            (keys, Some(last + 1).filter(|next| *next < 1 << PLACE_BITS))
-        }
-        None => (found.into_iter().map(|(_, key)| key.clone()).collect(), None),
-    }
+    let keys = pages(&vector).filter(|key| place_of(*key) == last).map(KeyRef::to_key).collect();
+    (keys, Some(last + 1).filter(|next| *next < 1 << PLACE_BITS))
+}
+
+fn place_of(key: KeyRef<'_>) -> u64 {
+    xxh3_64(key.as_bytes()) >> (u64::BITS - PLACE_BITS)
+}
+
+/// The slot's counters that exist, without parts of pages that are spread.
+fn pages(vector: &SlotVector) -> impl Iterator<Item = KeyRef<'_>> {
+    let whole = |key: &KeyRef<'_>| key.page().len() == key.as_bytes().len();
+    vector.keys().filter(move |key| whole(key) && vector.read(*key).exists)
 }
 
 /// `DBSIZE`
@@ -148,6 +156,5 @@ pub(super) fn existing(turn: &Turn<'_, '_>) -> i64 {
 /// Keys of one slot, at most `count`, for `CLUSTER GETKEYSINSLOT`.
 pub(super) fn keys_in(turn: &Turn<'_, '_>, slot: Slot, count: usize) -> Vec<Key> {
     let vector = turn.resp.router.owner.table.slot(slot);
-    let existing = vector.keys().filter(|key| !key.is_virtual_shard() && vector.read(key).exists);
-    existing.take(count.min(COUNT_MAX)).cloned().collect()
+    pages(&vector).take(count.min(COUNT_MAX)).map(KeyRef::to_key).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use counter_core::key::KeyRef;
 use counter_core::slot::Slot;
 
 use super::{Args, Executed, Later, Refused, Replies, Resp, Step, Turn, words};
@@ -47,7 +48,7 @@ pub(super) async fn flush(resp: &Resp, slots: Vec<Slot>, out: &mut Replies) -> R
     pipeline.expect(FLUSHED_AT_ONCE);
     let mut waiting = 0;
     for slot in slots {
-        let keys: Vec<_> = resp.router.owner.table.slot(slot).keys().cloned().collect();
+        let keys: Vec<_> = resp.router.owner.table.slot(slot).keys().map(KeyRef::to_key).collect();
         for key in keys {
             match pipeline.update(slot, &key, Action::Reset) {
                 Here::Done(_) => waiting += 1,
