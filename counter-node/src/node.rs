@@ -409,7 +409,7 @@ fn resp_parts(
         memory_bytes_max: config.table.memory_bytes,
         durability: match config.store {
             StoreConfig::Volume(_) => Some(config.fsync),
-            StoreConfig::Memory => None,
+            StoreConfig::Memory | StoreConfig::Redis(_) => None,
         },
         port_metrics: port_metrics.clone(),
         metrics: Arc::default(),
