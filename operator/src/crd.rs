@@ -87,6 +87,9 @@ pub struct DistributedCounterSpec {
     /// The Service that clients use.
     #[serde(default)]
     pub service: ServiceSpec,
+    /// The Redis protocol, beside HTTP.
+    #[serde(default)]
+    pub resp: RespSpec,
     /// While true the operator changes nothing; nodes go on counting, and status is kept up to date.
     #[serde(default)]
     pub paused: bool,
@@ -147,6 +150,14 @@ pub struct ServiceSpec {
     /// Annotations of the Service, for load balancers and the like.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// The Redis protocol.
+#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RespSpec {
+    /// Whether nodes speak it, on port 6379 of each and of the Service. A change replaces the Pods, one at a time.
+    #[serde(default)]
+    pub enabled: bool,
 }
 
 /// The kinds of Services that make sense for clients.

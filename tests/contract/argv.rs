@@ -49,7 +49,7 @@ pub(crate) fn pod(spec: Value) -> PodSpec {
 }
 
 fn addresses() -> Addresses {
-    Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned() }
+    Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned(), resp: true }
 }
 
 /// The one container of a Pod.
@@ -116,10 +116,15 @@ fn a_pods_seeds_are_the_addresses_that_the_layout_has_for_the_first_nodes() {
 
 #[test]
 fn a_node_listens_where_its_pod_its_services_and_its_layout_say() {
-    let pod = pod(json!({}));
+    let pod = pod(json!({"resp": {"enabled": true}}));
     let (container, config) = (container(&pod), config(container(&pod)));
     let layout = addresses().node(&NodeName::from(POD)).unwrap();
-    let listens = [("http", config.http, layout.http), ("admin", config.admin, layout.admin), ("peer", config.peer, layout.peer)];
+    let listens = [
+        ("http", config.http, layout.http),
+        ("admin", config.admin, layout.admin),
+        ("peer", config.peer, layout.peer),
+        ("resp", config.resp.unwrap(), layout.resp.unwrap()),
+    ];
     let ports = container.ports.as_ref().unwrap();
     assert_eq!(ports.len(), listens.len());
     for (name, address, in_layout) in listens {
@@ -127,6 +132,13 @@ fn a_node_listens_where_its_pod_its_services_and_its_layout_say() {
         assert_eq!(port.container_port, i32::from(address.port()), "{name}");
         assert!(address.ip().is_unspecified(), "{name} listens on {address} only");
         assert_eq!(in_layout, format!("{POD}.page-views-nodes.site.svc:{}", address.port()));
+    }
+}
+
+#[test]
+fn the_redis_protocol_is_off_unless_the_spec_asks_for_it() {
+    for spec in [json!({}), json!({"resp": {}}), json!({"resp": {"enabled": false}})] {
+        assert_eq!(config(container(&pod(spec.clone()))).resp, None, "{spec}");
     }
 }
 

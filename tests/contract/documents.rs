@@ -9,7 +9,7 @@ use operator::crd::GROUP;
 
 use crate::flags::{is_variable, of_the_node, of_the_operator};
 
-const DOCUMENTS: [&str; 3] = ["README.md", "docs/operations.md", "docs/security.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/operations.md", "docs/redis.md", "docs/security.md"];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -21,7 +21,7 @@ const CLUSTERS: &str = "
 apiVersion: distributedcounter.dev/v1alpha1
 kind: DistributedCounter
 metadata: {name: kept}
-spec: {shards: 1, replicas: 2, acks: Quorum, storage: {volume: {fsync: Always}}}
+spec: {shards: 1, replicas: 2, acks: Quorum, storage: {volume: {fsync: Always}}, resp: {enabled: true}}
 ---
 apiVersion: distributedcounter.dev/v1alpha1
 kind: DistributedCounter
@@ -73,7 +73,8 @@ async fn a_local_nodes_argv_means_to_the_node_what_the_file_says() -> anyhow::Re
     for (name, config) in &told {
         assert_eq!(config.name, Some(NodeName(name.clone())));
         assert!(config.exit_on_stdin_close, "{name} would outlive its operator");
-        for address in [config.http, config.admin, config.peer] {
+        assert_eq!(config.resp.is_some(), name.starts_with("kept"), "{name}");
+        for address in [config.http, config.admin, config.peer].into_iter().chain(config.resp) {
             assert!(address.ip().is_loopback(), "{name}: {address}");
         }
         let token = config.cluster_token_file.as_ref().unwrap();

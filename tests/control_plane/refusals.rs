@@ -95,6 +95,7 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         json!({}),
         json!({"shards": 256, "replicas": 7}),
         json!({"storage": {"memory": {}}}),
+        json!({"resp": {"enabled": true}}),
         volume(&json!({"size": "0.001k"})),
         json!({"apiTokenSecretRef": {"name": "api.token-1", "key": "Token_1.a-b"}}),
     ];
@@ -139,7 +140,7 @@ pub(crate) async fn a_misspelt_field_and_one_of_a_later_release_are_refused_by_n
     let spellings = [
         ("spec.shard", json!({"shard": 2})),
         ("spec.storage.volume.Size", volume(&json!({"Size": "1Gi"}))),
-        ("spec.resp", json!({"resp": {"enabled": true}})),
+        ("spec.presence", json!({"presence": {"leaseSeconds": 5}})),
     ];
     for (field, spec) in spellings {
         std::fs::write(&file, object("views", &spec).to_string())?;

@@ -12,6 +12,7 @@ use counter_core::proof::ClusterToken;
 use super::folder::{ClusterFolder, Folder, FolderError};
 use super::member::{Member, Place, Settings, ports_of};
 use super::ports::{self, NoPorts, Ports};
+use super::process::Process;
 use super::round::{Answer, Question};
 use super::view::{ClusterView, NodeState, PortsView};
 use crate::controller::plan::{Addresses, Eviction, Observed, ObservedShard, Pin, Plan, Step, Summary, Volumes, plan};
@@ -282,10 +283,12 @@ impl Cluster {
             let name = NodeName::of(&self.spec.identity.name, ShardId(place.0), place.1);
             let held = self.members.get(&place).map(|member| &member.process);
             let loose = |ports: PortsView| !self.names(&name) && ports::taken(ports).is_some();
-            if held.is_some_and(|process| process.pid().is_some() || !loose(process.ports())) {
-                continue;
-            }
-            let ports = self.ports_for(&name, host)?;
+            let stays = held.filter(|process| process.pid().is_some() || !loose(process.ports()));
+            let ports = match stays.map(Process::next_ports) {
+                Some(ports) if ports.resp.is_some() == self.spec.resp => continue,
+                Some(ports) => self.with_resp(ports, &name, host)?,
+                None => self.ports_for(&name, host)?,
+            };
             let launch = self.settings.launch(&name, ports, &[]);
             match self.members.get_mut(&place) {
                 Some(member) => member.process.set_launch(launch),
@@ -327,15 +330,29 @@ impl Cluster {
     }
 
     fn ports_for(&self, name: &NodeName, host: &mut Host) -> Result<PortsView, NoPorts> {
-        let key = format!("{}/{name}", self.spec.identity.namespace);
+        let key = self.ports_key(name);
         let recorded = self.layout.as_ref().and_then(|layout| layout.node(name)).and_then(ports_of);
-        match recorded {
+        let ports = match recorded {
             Some(ports) => {
                 host.ports.reserve(&key, ports);
-                Ok(ports)
+                ports
             }
-            None => host.ports.choose(&key, host.base_port, ports::is_free),
-        }
+            None => host.ports.choose(&key, host.base_port, ports::is_free)?,
+        };
+        self.with_resp(ports, name, host)
+    }
+
+    /// These ports, with one for the Redis protocol or without, as the specification says.
+    fn with_resp(&self, ports: PortsView, name: &NodeName, host: &mut Host) -> Result<PortsView, NoPorts> {
+        let resp = match ports.resp.filter(|_| self.spec.resp) {
+            None if self.spec.resp => Some(host.ports.choose_resp(&self.ports_key(name), host.base_port, ports::is_free)?),
+            kept => kept,
+        };
+        Ok(PortsView { resp, ..ports })
+    }
+
+    fn ports_key(&self, name: &NodeName) -> String {
+        format!("{}/{name}", self.spec.identity.namespace)
     }
 
     /// Lets the next start of every node know the newest settings and peers.
@@ -346,7 +363,7 @@ impl Cluster {
             let (mut peers, others): (Vec<_>, Vec<_>) = all.iter().partition(|(other, _)| other.0 == place.0);
             peers.extend(others);
             let peers: Vec<PortsView> = peers.into_iter().map(|(_, ports)| ports).collect();
-            member.process.set_launch(self.settings.launch(&member.name, member.process.ports(), &peers));
+            member.process.set_launch(self.settings.launch(&member.name, member.process.next_ports(), &peers));
         }
     }
 

@@ -30,7 +30,7 @@ struct Node<'a> {
     http: String,
     admin: String,
     peer: String,
-    /// Null: the nodes do not speak the Redis protocol.
+    /// `redis://…`; null where the node does not speak the Redis protocol.
     resp: Option<String>,
 }
 
@@ -57,7 +57,7 @@ fn node(view: &NodeView) -> Node<'_> {
         http: local_url(view.ports.http),
         admin: local_url(view.ports.admin),
         peer: local_url(view.ports.peer),
-        resp: None,
+        resp: view.ports.resp.map(|port| format!("redis://127.0.0.1:{port}")),
     }
 }
 
@@ -71,6 +71,7 @@ mod tests {
         let mut view = example();
         view.clusters[0].nodes[1].pid = None;
         view.clusters[0].nodes[1].state = NodeState::Down;
+        view.clusters[0].nodes[1].ports.resp = Some(19080);
         let json: serde_json::Value = serde_json::from_str(&render(&view)).unwrap();
         assert_eq!(
             json,
@@ -78,7 +79,7 @@ mod tests {
                 {"name": "page-views-0-0", "shard": 0, "replica": 0, "pid": 4711, "ready": true,
                  "http": "http://127.0.0.1:18080", "admin": "http://127.0.0.1:18081", "peer": "http://127.0.0.1:18082", "resp": null},
                 {"name": "page-views-0-1", "shard": 0, "replica": 1, "pid": null, "ready": false,
-                 "http": "http://127.0.0.1:18083", "admin": "http://127.0.0.1:18084", "peer": "http://127.0.0.1:18085", "resp": null},
+                 "http": "http://127.0.0.1:18083", "admin": "http://127.0.0.1:18084", "peer": "http://127.0.0.1:18085", "resp": "redis://127.0.0.1:19080"},
             ]}]})
         );
     }

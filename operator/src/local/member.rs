@@ -52,6 +52,8 @@ pub(super) struct Settings {
     pub(super) folder: ClusterFolder,
     /// Flags from the specification.
     pub(super) flags: Vec<String>,
+    /// Whether nodes speak the Redis protocol, each on a port of its own.
+    pub(super) resp: bool,
 }
 
 impl Settings {
@@ -65,12 +67,12 @@ impl Settings {
         if spec.api_token.is_some() {
             flags.extend(["--api-token-file".to_owned(), folder.api_token_path().display().to_string()]);
         }
-        Self { program, folder, flags }
+        Self { program, folder, flags, resp: spec.resp }
     }
 
     /// What stands for a Pod template: nodes made from equal ones need no restart.
     pub(super) fn template(&self) -> Template {
-        Template(self.flags.join(" "))
+        Template(if self.resp { format!("{} --resp", self.flags.join(" ")) } else { self.flags.join(" ") })
     }
 
     /// What to run as node `name`; `peers` are asked for the layout at its start.
@@ -81,8 +83,9 @@ impl Settings {
         for (flag, port) in [("--http", ports.http), ("--admin", ports.admin), ("--peer", ports.peer)] {
             args.extend([flag.into(), address(port).into()]);
         }
+        args.extend(ports.resp.into_iter().flat_map(|port| ["--resp".into(), address(port).into()]));
         let seeds: Vec<String> =
-            peers.iter().filter(|peer| **peer != ports).take(SEEDS_MAX).map(|peer| address(peer.peer)).collect();
+            peers.iter().filter(|peer| peer.peer != ports.peer).take(SEEDS_MAX).map(|peer| address(peer.peer)).collect();
         if !seeds.is_empty() {
             args.extend(["--seeds".into(), seeds.join(",").into()]);
         }
@@ -197,7 +200,7 @@ impl Member {
             http: address(ports.http),
             admin: address(ports.admin),
             peer: address(ports.peer),
-            resp: None,
+            resp: ports.resp.map(address),
         }
     }
 }
@@ -210,5 +213,6 @@ pub(super) fn address(port: u16) -> String {
 /// The ports by which a layout names a node; none when they are no loopback ports of ours.
 pub(super) fn ports_of(node: &Node) -> Option<PortsView> {
     let port = |address: &str| address.strip_prefix("127.0.0.1:")?.parse().ok();
-    Some(PortsView { http: port(&node.http)?, admin: port(&node.admin)?, peer: port(&node.peer)? })
+    let resp = node.resp.as_deref().and_then(port);
+    Some(PortsView { http: port(&node.http)?, admin: port(&node.admin)?, peer: port(&node.peer)?, resp })
 }

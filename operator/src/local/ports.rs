@@ -10,7 +10,13 @@ use super::view::PortsView;
 /// A node has three: http, admin, peer, in this order, one after the other.
 const PORTS_PER_NODE: u16 = 3;
 
-/// The ports given so far, by `NAMESPACE/NODE`: the first of the node's three.
+/// Ports for the Redis protocol are looked for so far above the others, so that these stay in their order.
+const RESP_OFFSET: u16 = 1000;
+/// What a node's name is followed by where its port for the Redis protocol stands.
+const RESP_SUFFIX: &str = "/resp";
+
+/// The ports given so far, by `NAMESPACE/NODE`: the first of the node's three. Where a node speaks the Redis protocol,
+/// `NAMESPACE/NODE/resp` has the port of that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Ports(BTreeMap<String, u16>);
@@ -35,7 +41,7 @@ impl Ports {
             return Ok(view(first));
         }
         // The node's own old ports count as given, so that a taken trio is not tried again at once.
-        let given: BTreeSet<u16> = self.0.values().flat_map(|&first| first..first.saturating_add(PORTS_PER_NODE)).collect();
+        let given = self.given();
         let usable = |port: u16| !given.contains(&port) && is_free(port);
         let first = (base..=u16::MAX - (PORTS_PER_NODE - 1))
             .step_by(usize::from(PORTS_PER_NODE))
@@ -45,9 +51,37 @@ impl Ports {
         Ok(view(first))
     }
 
+    /// The port for the Redis protocol of a node that has none in any layout yet: the one it has, unless `is_free` says
+    /// that someone else took it.
+    ///
+    /// # Errors
+    /// [`NoPorts`] when the search comes to the end.
+    pub(super) fn choose_resp(&mut self, node: &str, base: u16, is_free: impl Fn(u16) -> bool) -> Result<u16, NoPorts> {
+        let key = format!("{node}{RESP_SUFFIX}");
+        if let Some(&port) = self.0.get(&key)
+            && is_free(port)
+        {
+            return Ok(port);
+        }
+        let given = self.given();
+        let port = (base.saturating_add(RESP_OFFSET)..=u16::MAX)
+            .find(|port| !given.contains(port) && is_free(*port))
+            .ok_or_else(|| NoPorts { node: node.to_owned(), base })?;
+        self.0.insert(key, port);
+        Ok(port)
+    }
+
     /// Keeps the ports by which a layout names `node` from being given to others.
     pub(super) fn reserve(&mut self, node: &str, ports: PortsView) {
         self.0.insert(node.to_owned(), ports.http);
+        if let Some(port) = ports.resp {
+            self.0.insert(format!("{node}{RESP_SUFFIX}"), port);
+        }
+    }
+
+    fn given(&self) -> BTreeSet<u16> {
+        let width = |key: &str| if key.ends_with(RESP_SUFFIX) { 1 } else { PORTS_PER_NODE };
+        self.0.iter().flat_map(|(key, &first)| first..first.saturating_add(width(key))).collect()
     }
 }
 
@@ -56,7 +90,7 @@ fn trio_is(first: u16, wanted: impl Fn(u16) -> bool) -> bool {
 }
 
 fn view(first: u16) -> PortsView {
-    PortsView { http: first, admin: first.saturating_add(1), peer: first.saturating_add(2) }
+    PortsView { http: first, admin: first.saturating_add(1), peer: first.saturating_add(2), resp: None }
 }
 
 /// Whether nobody listens on this loopback port. Asked by binding it: what follows may still find it taken.
@@ -66,7 +100,7 @@ pub(super) fn is_free(port: u16) -> bool {
 
 /// The first of a node's ports that someone else has.
 pub(super) fn taken(ports: PortsView) -> Option<u16> {
-    [ports.http, ports.admin, ports.peer].into_iter().find(|port| !is_free(*port))
+    [ports.http, ports.admin, ports.peer].into_iter().chain(ports.resp).find(|port| !is_free(*port))
 }
 
 #[cfg(test)]
@@ -99,6 +133,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_for_the_redis_protocol_is_the_nodes_own_and_stays() {
+        let mut ports = Ports::default();
+        let resp = |ports: &mut Ports, node: &str, taken: u16| ports.choose_resp(node, 18080, |port| port != taken).unwrap();
+        assert_eq!(chosen(&mut ports, "default/a-0-0", &[]), 18080);
+        assert_eq!(resp(&mut ports, "default/a-0-0", 0), 19080);
+        assert_eq!(resp(&mut ports, "default/a-0-1", 0), 19081);
+        assert_eq!(resp(&mut ports, "default/a-0-0", 0), 19080);
+        assert_eq!(resp(&mut ports, "default/a-0-0", 19080), 19082);
+        assert_eq!(ports.choose("default/b-0-0", 19079, |_| true).unwrap().http, 19085, "19081 and 19082 are given");
+        ports.reserve("default/c-0-0", PortsView { resp: Some(19083), ..view(20000) });
+        assert_eq!(resp(&mut ports, "default/d-0-0", 0), 19080, "the first one is nobody's any more");
+        assert_eq!(resp(&mut ports, "default/e-0-0", 0), 19084);
+    }
+
+    #[test]
     fn the_end_of_the_ports_is_an_error_that_names_the_flag() {
         let error = Ports::default().choose("default/a-0-0", 65530, |_| false).unwrap_err();
         assert_eq!(error.to_string(), "no three free ports in a row from 65530 on for default/a-0-0; choose another --base-port");
@@ -109,6 +158,7 @@ mod tests {
         let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = stranger.local_addr().unwrap().port();
         assert!(!is_free(port));
-        assert_eq!(taken(PortsView { http: port, admin: port, peer: port }), Some(port));
+        assert_eq!(taken(PortsView { http: port, admin: port, peer: port, resp: None }), Some(port));
+        assert_eq!(taken(PortsView { resp: Some(port), ..PortsView::default() }), Some(port));
     }
 }

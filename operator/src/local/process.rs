@@ -124,6 +124,11 @@ impl Process {
         self.running.as_ref().map_or(self.launch.ports, |running| running.launch.ports)
     }
 
+    /// The ports of the next process.
+    pub(super) fn next_ports(&self) -> PortsView {
+        self.launch.ports
+    }
+
     /// What the running process, or else the next one, is made from.
     pub(super) fn template(&self) -> &str {
         self.running.as_ref().map_or(&self.launch.template, |running| &running.launch.template)
@@ -280,7 +285,7 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             template: "old".to_owned(),
             log: folder.join("a.log"),
-            ports: PortsView { http: free, admin: free, peer: free },
+            ports: PortsView { http: free, admin: free, peer: free, resp: None },
         }
     }
 

@@ -47,11 +47,13 @@ pub(super) struct NodeView {
 }
 
 /// The node's ports on the loopback address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct PortsView {
     pub(super) http: u16,
     pub(super) admin: u16,
     pub(super) peer: u16,
+    /// Where it speaks the Redis protocol, if it does.
+    pub(super) resp: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +115,7 @@ pub(super) fn example() -> View {
         replica,
         state: NodeState::Ready,
         pid: Some(4711 + u32::from(replica)),
-        ports: PortsView { http: 18080 + 3 * replica, admin: 18081 + 3 * replica, peer: 18082 + 3 * replica },
+        ports: PortsView { http: 18080 + 3 * replica, admin: 18081 + 3 * replica, peer: 18082 + 3 * replica, resp: None },
         restarts: 0,
         note: None,
     };

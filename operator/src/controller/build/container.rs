@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::controller::validate::{Bytes, ClusterSpec, Storage};
 
 use super::names::CLAIM_TEMPLATE;
-use super::template::{ADMIN, API_TOKEN_VOLUME, HTTP, PEER, Port, TOKEN_VOLUME, seeds};
+use super::template::{ADMIN, API_TOKEN_VOLUME, Port, RESP, TOKEN_VOLUME, ports, seeds};
 
 /// The container's name, for `kubectl logs`.
 const CONTAINER: &str = "counter-node";
@@ -33,7 +33,7 @@ pub(super) fn container(spec: &ClusterSpec, image: String, pull_policy: Option<&
         image_pull_policy: pull_policy.map(str::to_owned),
         args: Some(args(spec)),
         env: Some(env()),
-        ports: Some([HTTP, ADMIN, PEER].into_iter().map(container_port).collect()),
+        ports: Some(ports(spec).map(container_port).collect()),
         volume_mounts: Some(mounts(spec)),
         // Reading a large volume takes its time; until then nothing else may call the node dead.
         startup_probe: Some(Probe { period_seconds: Some(2), failure_threshold: Some(300), ..probe("/livez") }),
@@ -60,6 +60,7 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
     let grace = SHUTDOWN_GRACE_SECONDS.to_string();
     let seeds = seeds(spec);
     let memory = memory_max(spec).map(|bytes| bytes.to_string());
+    let resp = RESP.number.to_string();
     let mut flags = vec![
         ("--name", "$(POD_NAME)"),
         ("--seeds", &seeds),
@@ -71,6 +72,7 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
     ];
     flags.extend(fsync.map(|fsync| ("--fsync", fsync)));
     flags.extend(spec.api_token.as_ref().map(|_| ("--api-token-file", API_TOKEN_FILE)));
+    flags.extend(spec.resp.then_some(("--resp", resp.as_str())));
     flags.extend(memory.as_deref().map(|bytes| ("--max-memory", bytes)));
     flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).collect()
 }

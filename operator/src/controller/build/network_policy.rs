@@ -9,7 +9,7 @@ use crate::controller::validate::ClusterSpec;
 
 use super::metadata::{owned, selector};
 use super::names::Names;
-use super::template::{ADMIN, HTTP, PEER, Port};
+use super::template::{ADMIN, PEER, Port, client_ports};
 
 pub(super) fn network_policy(spec: &ClusterSpec) -> NetworkPolicy {
     let own_pods = NetworkPolicyPeer { pod_selector: Some(selector(&spec.identity)), ..NetworkPolicyPeer::default() };
@@ -19,7 +19,10 @@ pub(super) fn network_policy(spec: &ClusterSpec) -> NetworkPolicy {
             pod_selector: Some(selector(&spec.identity)),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![
-                NetworkPolicyIngressRule { from: None, ports: Some(vec![policy_port(HTTP), policy_port(ADMIN)]) },
+                NetworkPolicyIngressRule {
+                    from: None,
+                    ports: Some(client_ports(spec).chain([ADMIN]).map(policy_port).collect()),
+                },
                 NetworkPolicyIngressRule { from: Some(vec![own_pods]), ports: Some(vec![policy_port(PEER)]) },
             ]),
             ..NetworkPolicySpec::default()

@@ -7,7 +7,7 @@ use crate::controller::validate::ClusterSpec;
 
 use super::metadata::{owned, selected};
 use super::names::Names;
-use super::template::{ADMIN, HTTP, PEER, Port};
+use super::template::{Port, client_ports, ports};
 
 /// Names for all nodes, ready or not: a node must find its siblings before any of them can become ready.
 pub(super) fn nodes(spec: &ClusterSpec) -> Service {
@@ -17,7 +17,7 @@ pub(super) fn nodes(spec: &ClusterSpec) -> Service {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
             selector: Some(selected(&spec.identity)),
-            ports: Some([HTTP, ADMIN, PEER].into_iter().map(service_port).collect()),
+            ports: Some(ports(spec).map(service_port).collect()),
             ..ServiceSpec::default()
         }),
         status: None,
@@ -34,7 +34,7 @@ pub(super) fn clients(spec: &ClusterSpec) -> Service {
         spec: Some(ServiceSpec {
             type_: Some(spec.service.kind.as_str().to_owned()),
             selector: Some(selected(&spec.identity)),
-            ports: Some(vec![service_port(HTTP)]),
+            ports: Some(client_ports(spec).map(service_port).collect()),
             ..ServiceSpec::default()
         }),
         status: None,

@@ -49,6 +49,18 @@ pub(super) struct Port {
 pub(super) const HTTP: Port = Port { name: "http", number: 8080, app_protocol: Some("http") };
 pub(super) const ADMIN: Port = Port { name: "admin", number: 8081, app_protocol: Some("http") };
 pub(super) const PEER: Port = Port { name: "peer", number: 8082, app_protocol: Some("kubernetes.io/h2c") };
+/// The Redis protocol's.
+pub(super) const RESP: Port = Port { name: "resp", number: 6379, app_protocol: Some("redis") };
+
+/// The ports that every client may use.
+pub(super) fn client_ports(spec: &ClusterSpec) -> impl Iterator<Item = Port> {
+    std::iter::once(HTTP).chain(spec.resp.then_some(RESP))
+}
+
+/// All ports of a node.
+pub(super) fn ports(spec: &ClusterSpec) -> impl Iterator<Item = Port> {
+    [HTTP, ADMIN, PEER].into_iter().chain(spec.resp.then_some(RESP))
+}
 
 /// What the Pods of a cluster would be made from if nothing were pinned.
 ///
@@ -74,7 +86,7 @@ pub(super) fn for_shard(template: &Template, shard: ShardId) -> Result<PodTempla
 /// The peer addresses from which a node without a layout may learn one.
 pub(super) fn seeds(spec: &ClusterSpec) -> String {
     let identity = &spec.identity;
-    let addresses = Addresses::Dns { cluster: identity.name.clone(), namespace: identity.namespace.clone() };
+    let addresses = Addresses::Dns { cluster: identity.name.clone(), namespace: identity.namespace.clone(), resp: false };
     let nodes = (0..SEEDS).map(|replica| NodeName::of(&identity.name, ShardId(0), replica));
     nodes.filter_map(|name| addresses.node(&name)).map(|node| node.peer).collect::<Vec<_>>().join(",")
 }

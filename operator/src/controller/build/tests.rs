@@ -59,6 +59,7 @@ fn full() -> Value {
             "size": "2Gi", "storageClassName": "fast", "fsync": "Always",
             "retention": {"whenScaled": "Delete", "whenDeleted": "Delete"}
         }},
+        "resp": {"enabled": true},
         "service": {"type": "LoadBalancer", "annotations": {"example.org/internal": "true"}},
         "resources": {"requests": {"cpu": 1, "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
         "nodeSelector": {"disk": "ssd"},
@@ -93,6 +94,8 @@ fn the_objects_of_a_full_spec() {
     let objects = objects(full());
     assert_eq!((objects.budgets.len(), objects.stateful_sets.len()), (2, 2));
     insta::assert_yaml_snapshot!("full_client_service", objects.client_service);
+    insta::assert_yaml_snapshot!("full_nodes_service", objects.nodes_service);
+    insta::assert_yaml_snapshot!("full_network_policy", objects.network_policy.unwrap());
     insta::assert_yaml_snapshot!("full_stateful_set", objects.stateful_sets[1]);
 }
 
@@ -106,7 +109,7 @@ fn the_stateful_set_of_a_cluster_in_memory() {
 fn the_objects_that_are_written_once() {
     let spec = spec_of(json!({}));
     insta::assert_yaml_snapshot!("secret", secret(&spec, "s3cret"));
-    let node = Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned() };
+    let node = Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned(), resp: false };
     let layout = Layout::single(ClusterId(7), node.node(&NodeName::from("page-views-0-0")).unwrap());
     let record = layout_record(&spec, &layout, None).unwrap();
     insta::assert_yaml_snapshot!("layout_record", record);
@@ -115,7 +118,7 @@ fn the_objects_that_are_written_once() {
 
 #[test]
 fn the_layouts_record_goes_with_the_cluster_only_when_its_volumes_do() {
-    let node = Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned() };
+    let node = Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned(), resp: false };
     let layout = Layout::single(ClusterId(7), node.node(&NodeName::from("page-views-0-0")).unwrap());
     let owned = |spec| layout_record(&spec_of(spec), &layout, None).unwrap().metadata.owner_references.is_some();
     assert!(!owned(json!({})));

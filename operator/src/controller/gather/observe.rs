@@ -30,7 +30,7 @@ pub(super) fn observed(
     Observed {
         layout: live.layout.clone(),
         fresh_cluster: super::fresh_cluster(),
-        addresses: Addresses::Dns { cluster: identity.name.clone(), namespace: identity.namespace.clone() },
+        addresses: Addresses::Dns { cluster: identity.name.clone(), namespace: identity.namespace.clone(), resp: spec.resp },
         template,
         nodes: nodes.collect(),
         shards: own_sets(live, spec).map(|(number, set)| (number, shard(set))).collect(),

@@ -92,8 +92,9 @@ pub struct ObservedNode {
 /// Where nodes are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Addresses {
-    /// By DNS names under the Service of the cluster's nodes.
-    Dns { cluster: String, namespace: String },
+    /// By DNS names under the Service of the cluster's nodes. `resp`: they speak the Redis protocol, or soon do: until
+    /// then they refuse connections to its port.
+    Dns { cluster: String, namespace: String, resp: bool },
     /// By what is written here. A node that is not in it joins no layout yet.
     Table(BTreeMap<NodeName, Node>),
 }
@@ -104,9 +105,10 @@ impl Addresses {
     pub fn node(&self, name: &NodeName) -> Option<Node> {
         match self {
             Self::Table(table) => table.get(name).cloned(),
-            Self::Dns { cluster, namespace } => {
+            Self::Dns { cluster, namespace, resp } => {
                 let address = |port: u16| format!("{name}.{cluster}-nodes.{namespace}.svc:{port}");
-                Some(Node { name: name.clone(), http: address(8080), admin: address(8081), peer: address(8082), resp: None })
+                let resp = resp.then(|| address(6379));
+                Some(Node { name: name.clone(), http: address(8080), admin: address(8081), peer: address(8082), resp })
             }
         }
     }

@@ -29,6 +29,8 @@ pub struct ClusterSpec {
     pub service: ServiceSpec,
     /// Where the public API's tokens are, if it needs any.
     pub api_token: Option<SecretKeyRef>,
+    /// Whether nodes speak the Redis protocol.
+    pub resp: bool,
     pub paused: bool,
     pub pod: PodSettings,
 }
@@ -127,6 +129,7 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
         image: spec.image.clone(),
         service: spec.service.clone(),
         api_token: spec.api_token_secret_ref.clone(),
+        resp: spec.resp.enabled,
         paused: spec.paused,
         pod: spec.pod.clone(),
     }

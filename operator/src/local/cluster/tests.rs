@@ -143,6 +143,29 @@ async fn a_changed_setting_restarts_one_node_at_a_time() {
 }
 
 #[tokio::test]
+async fn the_redis_protocol_gets_a_port_with_the_restart_and_loses_it_again() {
+    let root = tempfile::tempdir().unwrap();
+    let mut host = host(root.path());
+    let mut cluster = started(&mut host, "{shards: 1, replicas: 1}");
+    let (ports, before) = (cluster.view().nodes[0].ports, cluster.layout.clone().unwrap());
+    assert_eq!((ports.resp, before.nodes().next().unwrap().resp.clone()), (None, None));
+    for (enabled, spec_text) in [(true, "{shards: 1, replicas: 1, resp: {enabled: true}}"), (false, "{shards: 1, replicas: 1}")] {
+        cluster.set_spec(spec(spec_text));
+        for _ in 0..200 {
+            round(&mut cluster, &mut host);
+            if cluster.view().nodes[0].ports.resp.is_some() == enabled && cluster.is_settled() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        let now = cluster.view().nodes[0].ports;
+        assert_eq!((now.resp.is_some(), PortsView { resp: None, ..now }), (enabled, ports));
+        let layout = cluster.layout.clone().unwrap();
+        assert_eq!(layout.nodes().next().unwrap().resp, now.resp.map(|port| format!("127.0.0.1:{port}")));
+    }
+}
+
+#[tokio::test]
 async fn an_answer_of_a_process_that_is_gone_counts_for_nothing() {
     let root = tempfile::tempdir().unwrap();
     let mut host = host(root.path());

@@ -106,7 +106,7 @@ fn heal(world: &mut World) {
     }
     // Without a message between the two edits the second would be none.
     world.round();
-    let lost: Vec<String> = world.lost.iter().map(|node| node.0.clone()).collect();
+    let lost: Vec<String> = world.all_lost().into_iter().map(|node| node.0).collect();
     world.accept_loss(&lost.iter().map(String::as_str).collect::<Vec<_>>());
 }
 

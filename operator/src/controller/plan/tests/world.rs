@@ -137,6 +137,13 @@ impl World {
         self.absent_claims.insert(NodeName::from(node), format!("claim data-{node} does not exist"));
     }
 
+    /// Every node whose volume is not the recorded one: also those whose acceptance was taken back before it had an effect.
+    pub(super) fn all_lost(&self) -> BTreeSet<NodeName> {
+        let recorded = self.recorded_volumes.iter().flat_map(|volumes| &volumes.nodes);
+        let other = recorded.filter(|(node, id)| id.0 != format!("{:016x}", self.volumes[*node].origin));
+        self.lost.iter().chain(other.map(|(node, _)| node)).cloned().collect()
+    }
+
     /// There is room for a new volume.
     pub(super) fn replace_claims(&mut self) {
         self.absent_claims.clear();
@@ -349,7 +356,7 @@ impl World {
         Observed {
             layout: self.recorded.clone(),
             fresh_cluster: ClusterId(7),
-            addresses: Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned() },
+            addresses: Addresses::Dns { cluster: "page-views".to_owned(), namespace: "site".to_owned(), resp: self.spec.resp },
             template: self.template.clone(),
             shards: self.shards.clone(),
             nodes: self.pods.iter().map(|(name, pod)| (name.clone(), self.node(name, pod))).collect(),
