@@ -126,6 +126,12 @@ struct NodeArgs {
     /// Memory that counters may take before new ones are refused: bytes, or with Ki, Mi or Gi; unlimited when absent.
     #[arg(long, env = "COUNTER_MAX_MEMORY", value_name = "BYTES", value_parser = parse_bytes)]
     max_memory: Option<u64>,
+    /// Tokens that the node remembers before it refuses updates under new ones.
+    #[arg(long, env = "COUNTER_MAX_TOKENS", value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    max_tokens: u64,
+    /// For how many seconds an update's idempotency key is recognised; later it is refused. The same on all nodes.
+    #[arg(long, env = "COUNTER_TOKEN_WINDOW", value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    token_window: u64,
     /// Connections to the public API, and as many to the Redis port; one more is told so and closed.
     #[arg(long, env = "COUNTER_MAX_CONNECTIONS", value_name = "N", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
@@ -294,7 +300,12 @@ impl NodeArgs {
             acks: self.acks,
             pod_uid: self.pod_uid.filter(|uid| !uid.is_empty()),
             hosts_file: self.hosts_file,
-            table: TableLimits { counters: self.max_counters, memory_bytes: self.max_memory.unwrap_or(u64::MAX) },
+            table: TableLimits {
+                counters: self.max_counters,
+                memory_bytes: self.max_memory.unwrap_or(u64::MAX),
+                tokens: self.max_tokens,
+                token_window_ms: self.token_window.saturating_mul(1_000),
+            },
             connections_max: size(self.max_connections.into()),
             in_flight_max: size(self.max_in_flight.into()),
             body_bytes_max: size(self.max_body),

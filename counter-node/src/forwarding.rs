@@ -10,7 +10,7 @@ use bytes::Bytes;
 use counter_core::counter::Key;
 use counter_core::forward::{
     Answer, Failure, ForwardEffect, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, ItemResult, NotApplied, Operation,
-    Outcome, Received, Ticket,
+    Outcome, Received, Ticket, UpdateItem,
 };
 use counter_core::id::NodeName;
 use counter_core::message::Envelope;
@@ -32,8 +32,8 @@ const TICK: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
     Outcome(Outcome),
-    /// The slot has come to this node: do it here.
-    Here,
+    /// The slot has come to this node: do it here. What has become of it so far goes along.
+    Here(Operation),
 }
 
 /// What forwarding stands on.
@@ -91,7 +91,7 @@ impl Forwarding {
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(ticket, sender);
         self.drive(|forwarder, now_ms| match operation {
-            Operation::Update(update) => forwarder.submit(now_ms, key, update, ticket),
+            Operation::Update(attempt) => forwarder.submit(now_ms, key, attempt, ticket),
             Operation::Read => forwarder.submit_read(now_ms, key, ticket),
         });
         // The sender goes only when the process ends, and then nobody is told anything any more.
@@ -147,7 +147,7 @@ impl Forwarding {
         ForwardReply { message, layout, answer }
     }
 
-    async fn apply_here(&self, updates: Vec<(Key, counter_core::counter::Update)>) -> Vec<ItemResult> {
+    async fn apply_here(&self, updates: Vec<UpdateItem>) -> Vec<ItemResult> {
         if self.closed.load(Ordering::SeqCst) || !self.protocol.is_serving() {
             return vec![ItemResult::NotApplied(NotApplied::NotReady); updates.len()];
         }
@@ -179,7 +179,7 @@ impl Forwarding {
             match effect {
                 ForwardEffect::Send { to, request } => self.send(to, request),
                 ForwardEffect::Complete { ticket, outcome } => self.complete(ticket, Forwarded::Outcome(outcome)),
-                ForwardEffect::Local { ticket, .. } => self.complete(ticket, Forwarded::Here),
+                ForwardEffect::Local { ticket, operation, .. } => self.complete(ticket, Forwarded::Here(operation)),
             }
         }
     }

@@ -11,6 +11,7 @@ mod body;
 mod counter;
 mod etag;
 mod html;
+mod idempotency;
 mod negotiate;
 pub mod openapi;
 mod page;
@@ -145,9 +146,6 @@ impl<B: Backend> Shared<B> {
     fn admit(&self, head: &hyper::http::request::Parts) -> Result<(), Problem> {
         if let Some(tokens) = &self.tokens {
             tokens.admit(&head.headers)?;
-        }
-        if head.headers.contains_key("idempotency-key") {
-            return Err(Problem::unsupported_key("Idempotency-Key"));
         }
         Ok(())
     }

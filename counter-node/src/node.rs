@@ -443,7 +443,8 @@ struct Assembled {
 
 fn assemble(config: &Config, opened: Opened, me: &NodeName, layout: Option<Layout>) -> Result<Assembled, StartError> {
     let clock = Arc::new(Clock::new());
-    let replica_config = ReplicaConfig { acks: acks(config), ..ReplicaConfig::default() };
+    let replica_config =
+        ReplicaConfig { acks: acks(config), token_window_ms: config.table.token_window_ms, ..ReplicaConfig::default() };
     let (mut replica, mut effects) =
         Replica::new(me.clone(), opened.actor, stored(config, &layout), replica_config, rand::random(), &opened.table);
     if config.name.is_none()

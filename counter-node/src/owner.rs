@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
-use counter_core::forward::{ItemResult, NotApplied};
+use counter_core::forward::{ItemResult, NotApplied, UpdateItem};
 use counter_core::replica::Acks;
 use counter_core::table::Table;
+use counter_core::token::Token;
 use counter_core::vector::Applied;
 
 use crate::clock::Clock;
@@ -28,42 +29,42 @@ pub struct Owner {
 
 impl Owner {
     /// Applies one update.
-    pub async fn update(&self, key: Key, update: Update) -> ItemResult {
+    pub async fn update(&self, key: Key, update: Update, token: Option<Token>) -> ItemResult {
         let permit = match self.admit(1) {
             Ok(permit) => permit,
             Err(refused) => return ItemResult::NotApplied(refused),
         };
-        let applied = match self.table.apply(&key, update, self.clock.tick()) {
+        let applied = match self.table.apply(&key, update, token.as_ref(), self.clock.tick()) {
             Ok(applied) => applied,
             Err(refusal) => return ItemResult::from(refusal),
         };
         if applied.changed && !self.acknowledge(permit, vec![key]).await {
             return ItemResult::Unknown;
         }
-        ItemResult::Done(applied.reading)
+        result_of(&applied)
     }
 
     /// Applies many updates, each by itself, in one commit. The results are in their order.
-    pub async fn update_many(&self, updates: Vec<(Key, Update)>) -> Vec<ItemResult> {
+    pub async fn update_many(&self, updates: Vec<UpdateItem>) -> Vec<ItemResult> {
         let permit = match self.admit(updates.len()) {
             Ok(permit) => permit,
             Err(refused) => return vec![ItemResult::NotApplied(refused); updates.len()],
         };
         let mut changed = Vec::with_capacity(updates.len());
         let mut results = Vec::with_capacity(updates.len());
-        for (key, update) in updates {
-            results.push(match self.table.apply(&key, update, self.clock.tick()) {
-                Ok(Applied { reading, changed: false }) => ItemResult::Done(reading),
-                Ok(Applied { reading, changed: true }) => {
-                    changed.push(key);
-                    ItemResult::Done(reading)
+        for UpdateItem { key, update, token } in updates {
+            results.push(match self.table.apply(&key, update, token.as_ref(), self.clock.tick()) {
+                Ok(applied) => {
+                    // Commits are in order: what is said to have been counted before is durable when this is.
+                    changed.extend(applied.changed.then_some(key));
+                    result_of(&applied)
                 }
                 Err(refusal) => ItemResult::from(refusal),
             });
         }
         if !changed.is_empty() && !self.acknowledge(permit, changed).await {
             // Which of them a failed commit held is not told apart.
-            for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_))) {
+            for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_) | ItemResult::Replayed(_))) {
                 *result = ItemResult::Unknown;
             }
         }
@@ -101,6 +102,10 @@ impl Owner {
             Acks::Quorum => self.protocol.await_quorum(std::mem::take(&mut pushed.keys), QUORUM_TIMEOUT).await,
         }
     }
+}
+
+fn result_of(applied: &Applied) -> ItemResult {
+    if applied.replayed { ItemResult::Replayed(applied.reading) } else { ItemResult::Done(applied.reading) }
 }
 
 /// Hands own changes to the replication when it goes out of scope, however that comes: an update that stands in the

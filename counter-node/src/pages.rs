@@ -20,7 +20,7 @@ use rand::seq::IndexedRandom as _;
 use crate::http::Backend;
 use crate::lock::lock;
 use crate::protocol::Protocol;
-use crate::router::{Action, Detailed, Failure, Reading, Router};
+use crate::router::{Action, Detailed, Failure, Reading, Router, Write};
 
 /// Under how many keys an update is tried.
 const TRIES: usize = 3;
@@ -64,22 +64,23 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         Self { counters, placement, remembered: Mutex::default() }
     }
 
-    async fn update_spread(&self, page: &Key, action: Action, spread: Spread) -> Result<Reading, Failure> {
-        match action {
-            Action::Increment(_) | Action::Decrement(_) => self.update_one(page, action, spread).await,
-            Action::Reset => self.update_all(parts(page, spread), |_| action).await,
+    async fn update_spread(&self, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
+        match write.action {
+            Action::Increment(_) | Action::Decrement(_) => self.update_one(page, write, spread).await,
+            Action::Reset => self.update_all(parts(page, spread), |_| write).await,
             // Each part is set, and answers with what that replaced; so the sum is exact.
             Action::Set(_) => {
-                let of_part = |key: &Key| if key.is_virtual_shard() { Action::Set(0) } else { action };
-                self.update_all(parts(page, spread), of_part).await
+                let zero = Write { action: Action::Set(0), ..write };
+                self.update_all(parts(page, spread), |key| if key.is_virtual_shard() { zero } else { write }).await
             }
         }
     }
 
     /// Applies the update under one key, and sums what that came to with all others.
-    async fn update_one(&self, page: &Key, action: Action, spread: Spread) -> Result<Reading, Failure> {
+    async fn update_one(&self, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
         let known = self.know_all(page, spread).await.map_err(not_applied)?;
-        let mut candidates = candidates(page, spread);
+        // A token is known under the key where it was counted. The page's own is the one that stays whatever the layout says.
+        let mut candidates = if write.token.is_some() { vec![page.clone()] } else { candidates(page, spread) };
         let mut failed = None;
         for _ in 0..TRIES {
             let Some(key) = self.pick(&mut candidates) else { break };
@@ -87,9 +88,12 @@ impl<B: Backend, P: Placement> Pages<B, P> {
                 let last = known.get(&part).copied();
                 self.read_part(part).await.or_else(|failure| last.ok_or(failure))
             });
-            let (updated, others) = futures::join!(self.counters.update(key.clone(), action), join_all(others));
+            let (updated, others) = futures::join!(self.counters.update(key.clone(), write), join_all(others));
             match updated {
-                Ok(updated) => return Ok(sum(others.into_iter().flatten().chain([updated]))),
+                Ok(updated) => {
+                    let total = sum(others.into_iter().flatten().chain([updated]));
+                    return Ok(Reading { replayed: updated.replayed, ..total });
+                }
                 Err(failure @ (Failure::NotApplied { .. } | Failure::ReadOnly { .. })) => failed = Some(failure),
                 Err(failure) => return Err(failure),
             }
@@ -112,15 +116,18 @@ impl<B: Backend, P: Placement> Pages<B, P> {
     }
 
     /// Updates every part. The sum is of what they answered.
-    async fn update_all(&self, keys: impl Iterator<Item = Key>, of: impl Fn(&Key) -> Action) -> Result<Reading, Failure> {
+    async fn update_all(&self, keys: impl Iterator<Item = Key>, of: impl Fn(&Key) -> Write) -> Result<Reading, Failure> {
         let updates = keys.map(|key| {
-            let action = of(&key);
-            self.counters.update(key, action)
+            let write = of(&key);
+            self.counters.update(key, write)
         });
         let results = join_all(updates).await;
         let applied = results.iter().filter(|result| result.is_ok()).count();
         match results.into_iter().collect::<Result<Vec<Reading>, Failure>>() {
-            Ok(readings) => Ok(sum(readings.into_iter())),
+            Ok(readings) => {
+                let replayed = readings.iter().all(|reading| reading.replayed);
+                Ok(Reading { replayed, ..sum(readings.into_iter()) })
+            }
             Err(failure) if applied == 0 => Err(failure),
             Err(_) => {
                 Err(Failure::OutcomeUnknown { reason: "some virtual shards did not take the update, others did".to_owned() })
@@ -189,10 +196,11 @@ impl<B: Backend, P: Placement> Pages<B, P> {
 }
 
 impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
-    async fn update(&self, page: Key, action: Action) -> Result<Reading, Failure> {
+    async fn update(&self, page: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        let write = write.into();
         match self.placement.spread(&page) {
-            Spread { ever_count: 0, .. } => self.counters.update(page, action).await,
-            spread => self.update_spread(&page, action, spread).await,
+            Spread { ever_count: 0, .. } => self.counters.update(page, write).await,
+            spread => self.update_spread(&page, write, spread).await,
         }
     }
 
@@ -200,14 +208,14 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
         self.read_page(page).await
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
+    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
         if updates.iter().all(|(page, _)| self.placement.spread(page).ever_count == 0) {
             return self.counters.update_many(updates).await;
         }
-        let is_plain = |(_, (page, _)): &(usize, (Key, Action))| self.placement.spread(page).ever_count == 0;
+        let is_plain = |(_, (page, _)): &(usize, (Key, Write))| self.placement.spread(page).ever_count == 0;
         let (plain, spread): (Vec<_>, Vec<_>) = updates.into_iter().enumerate().partition(is_plain);
-        let (places, plain): (Vec<usize>, Vec<(Key, Action)>) = plain.into_iter().unzip();
-        let spread = spread.into_iter().map(async |(place, (page, action))| (place, self.update(page, action).await));
+        let (places, plain): (Vec<usize>, Vec<(Key, Write)>) = plain.into_iter().unzip();
+        let spread = spread.into_iter().map(async |(place, (page, write))| (place, self.update(page, write).await));
         let (plain, spread) = futures::join!(self.counters.update_many(plain), join_all(spread));
         let mut results: Vec<_> = places.into_iter().zip(plain).chain(spread).collect();
         results.sort_unstable_by_key(|(place, _)| *place);

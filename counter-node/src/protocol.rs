@@ -352,7 +352,7 @@ impl Protocol {
             match effect {
                 Effect::Send { to, message } if Some(&to) == direct => replies.push(message),
                 Effect::Send { to, message } => self.parts.outboxes.push(&to, message),
-                Effect::Persist { id, keys, slots } => self.persist(id, &keys, &slots),
+                Effect::Persist { id, keys, slots, floors } => self.persist(id, changes_of(&slots, &floors, &keys)),
                 Effect::AdoptLayout(layout) => self.adopt(layout),
                 Effect::RenewActor { above } => self.renew_actor(above),
                 Effect::Forget { slots, keys } => self.forget(&slots, &keys),
@@ -391,8 +391,7 @@ impl Protocol {
         self.layout_came.notify_one();
     }
 
-    fn persist(&self, id: PersistId, keys: &[Key], slots: &[Slot]) {
-        let changes = changes_of(slots, keys);
+    fn persist(&self, id: PersistId, changes: Vec<Change>) {
         let Some(protocol) = self.myself.upgrade() else { return };
         tokio::spawn(async move {
             match commit(&protocol.parts.committer, &changes).await {
@@ -425,7 +424,7 @@ impl Protocol {
     }
 
     fn forget(&self, slots: &[Slot], keys: &[Key]) {
-        let changes = changes_of(slots, keys);
+        let changes = changes_of(slots, slots, keys);
         let Some(protocol) = self.myself.upgrade() else { return };
         tokio::spawn(async move {
             // Until it has worked, since the slot may come back, and what is left of it must not be taken for part of that.
@@ -460,6 +459,7 @@ async fn commit(committer: &Committer, changes: &[Change]) -> Result<(), CommitE
     Ok(())
 }
 
-fn changes_of(slots: &[Slot], keys: &[Key]) -> Vec<Change> {
-    slots.iter().copied().map(Change::Slot).chain(keys.iter().map(Change::of)).collect()
+fn changes_of(slots: &[Slot], floors: &[Slot], keys: &[Key]) -> Vec<Change> {
+    let slots = slots.iter().copied().map(Change::Slot).chain(floors.iter().copied().map(Change::Floor));
+    slots.chain(keys.iter().map(Change::of)).collect()
 }

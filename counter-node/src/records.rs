@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use counter_core::counter::{Counter, Key};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
+use counter_core::token::{TokenName, TokenRecord};
 use counter_core::vector::{SlotRecord, SlotVector};
 
 use crate::commit::RecordSource;
@@ -20,6 +21,17 @@ pub fn restore(table: &Table, loaded: Loaded<'_>) -> Result<(), String> {
         Loaded::Slot { slot, bytes } => {
             let record: SlotRecord = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
             table.restore_slot(slot, record);
+        }
+        Loaded::Floor { slot, bytes } => {
+            let floor_ms = bytes.try_into().map(u64::from_le_bytes).map_err(|_| "a floor has eight bytes".to_owned())?;
+            table.restore_floor(slot, floor_ms);
+        }
+        Loaded::Token { slot, bytes } => {
+            let record: TokenRecord = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
+            if record.key.slot() != slot {
+                return Err(format!("a token of {:?} stands under slot {slot}", record.key));
+            }
+            table.restore_token(&record);
         }
         Loaded::Counter { slot, key, bytes } => {
             let key = Key::from_bytes(key).map_err(|error| format!("a key {error}"))?;
@@ -59,13 +71,17 @@ impl RecordSource for Records {
     }
 }
 
-/// One slot's records, read in one go: a generation goes together with every counter of the slot.
+/// One slot's records, read in one go: a generation goes together with every counter of the slot, and a token's record
+/// with the counter that its effect is in.
 fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mut Vec<Record>) {
     let whole = changes.iter().any(|change| matches!(change, Change::Slot(_)));
     if whole {
         vector.mark_generation_unsaved();
+        vector.mark_tokens_unsaved();
     }
     if let Some((record, keys)) = vector.take_unsaved_generation() {
+        // A store may keep each generation of a slot apart: all of it goes along.
+        vector.mark_tokens_unsaved();
         into.push(Record { of: Change::Slot(slot), bytes: encode(&record) });
         into.extend(keys.iter().map(|key| counter_record(vector, key)));
     } else if whole {
@@ -76,10 +92,32 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
         into.extend(vector.counters().map(|(key, counter)| Record { of: Change::of(&key.to_key()), bytes: encode(&counter) }));
     }
     for change in changes {
-        if let Change::Counter { key, .. } = change {
-            into.push(counter_record(vector, key));
+        match change {
+            Change::Slot(_) => {}
+            Change::Floor(slot) => into.push(floor_record(*slot, vector.floor_ms())),
+            Change::Counter { key, .. } => into.push(counter_record(vector, key)),
+            Change::Token { name, .. } => token_records(slot, vector, name, vector.token(name), into),
         }
     }
+    if let Some(floor_ms) = vector.take_unsaved_floor() {
+        into.push(floor_record(slot, floor_ms));
+    }
+    // What any update of the slot has left, whoever asks: no counter is written without the records of what it holds.
+    for (name, record) in vector.take_unsaved_tokens() {
+        token_records(slot, vector, &name, record, into);
+    }
+}
+
+fn floor_record(slot: Slot, floor_ms: u64) -> Record {
+    Record { of: Change::Floor(slot), bytes: (floor_ms > 0).then(|| floor_ms.to_le_bytes().to_vec()) }
+}
+
+/// A token's record and its counter's; without bytes, which removes it, when the token is forgotten.
+fn token_records(slot: Slot, vector: &SlotVector, name: &TokenName, record: Option<TokenRecord>, into: &mut Vec<Record>) {
+    if let Some(record) = &record {
+        into.push(counter_record(vector, &record.key));
+    }
+    into.push(Record { of: Change::Token { slot, name: *name }, bytes: record.and_then(|record| encode(&record)) });
 }
 
 /// The counter's record; without bytes, which removes it, when the table does not hold it.
@@ -103,12 +141,12 @@ mod tests {
 
     #[test]
     fn a_slot_that_was_forgotten_leaves_no_record_behind() {
-        let table = Table::new(1, TableLimits { counters: 9, memory_bytes: 1 << 20 });
+        let table = Table::new(1, TableLimits { counters: 9, memory_bytes: 1 << 20, tokens: 9, token_window_ms: 600_000 });
         let actor = ActorId { origin: 1, incarnation: 1 };
         let key = Key::new(b"a").unwrap();
         let slot = key.slot();
         table.set_writer([slot], Some(actor));
-        table.apply(&key, Update::Increment(3), Hlc(1)).unwrap();
+        table.apply(&key, Update::Increment(3), None, Hlc(1)).unwrap();
         table.slot(slot).retire(&[actor]);
         let changes = [Change::Slot(slot), Change::of(&key)];
         let written = |changes: &[Change]| {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
-use counter_core::forward::{ItemResult, NotApplied, Operation, Outcome};
+use counter_core::forward::{Attempt, ItemResult, NotApplied, Operation, Outcome, UpdateItem};
 use counter_core::hlc::Hlc;
 use counter_core::replica::Freshness;
 use counter_core::slot::Slot;
+use counter_core::token::Token;
 use counter_core::vector::{self, Refusal};
 use futures::future::join_all;
 
@@ -45,6 +46,8 @@ pub struct Reading {
     pub updated_at: Option<Hlc>,
     /// Whether anything counts in it: not when nobody has updated it, nor when it was reset and not updated since.
     pub exists: bool,
+    /// The update had been counted before, under its token.
+    pub replayed: bool,
 }
 
 /// What a client learns of a counter, and of what stands behind it.
@@ -70,6 +73,20 @@ pub enum Action {
     Set(i64),
 }
 
+/// An update as a client sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub action: Action,
+    /// Under which the action counts once, however often it is sent.
+    pub token: Option<Token>,
+}
+
+impl From<Action> for Write {
+    fn from(action: Action) -> Self {
+        Self { action, token: None }
+    }
+}
+
 /// Why a client gets no reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -85,6 +102,14 @@ pub enum Failure {
     TooManyCounters { limit: u64 },
     /// The page is new and the node's counters take all of the memory that they may; nothing was changed.
     TooMuchMemory { limit_bytes: u64 },
+    /// The token has been used for another update of the counter; nothing was changed.
+    TokenReused,
+    /// The token is too old to be known any more; nothing was changed now.
+    TokenExpired { message: String },
+    /// The token was made in the future; nothing was changed.
+    TokenFromFuture { message: String },
+    /// The node remembers as many tokens as it may; nothing was changed.
+    TooManyTokens { limit: u64 },
     /// A queue is full; nothing was changed.
     Overloaded { what: &'static str, limit: u64 },
 }
@@ -103,24 +128,29 @@ impl Router {
     ///
     /// # Errors
     /// [`Failure`], which says whether anything changed.
-    pub async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
-        let update = Update::from(action);
+    pub async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        let Write { action, token } = write.into();
+        self.attempt(key, Attempt::new(action.into(), token)).await
+    }
+
+    async fn attempt(&self, key: Key, mut attempt: Attempt) -> Result<Reading, Failure> {
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {
-                match self.owner.update(key.clone(), update).await {
+                match self.owner.update(key.clone(), attempt.update, attempt.token).await {
                     // The slot has just come, and counts here as soon as the layout that brings it is durable.
                     ItemResult::NotApplied(NotApplied::NotOwner) if self.protocol.settles(SETTLE_TIME).await => continue,
                     // A sibling's storage may be able to, and the slot may just have moved.
                     ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {}
-                    result => return answer(result),
+                    result => return self.told(attempt.told(Outcome::from(result))),
                 }
             }
-            match self.forwarding.submit(key.clone(), Operation::Update(update)).await {
+            match self.forwarding.submit(key.clone(), Operation::Update(attempt)).await {
                 Forwarded::Outcome(outcome) => return self.told(outcome),
-                Forwarded::Here => {}
+                Forwarded::Here(Operation::Update(so_far)) => attempt = so_far,
+                Forwarded::Here(Operation::Read) => {}
             }
         }
-        Err(not_applied(NotApplied::NotOwner))
+        self.told(attempt.told(Outcome::NotApplied(NotApplied::NotOwner)))
     }
 
     /// Reads one counter; one that nobody has updated counts 0.
@@ -134,33 +164,37 @@ impl Router {
             }
             match self.forwarding.submit(key.clone(), Operation::Read).await {
                 Forwarded::Outcome(outcome) => return self.told(outcome),
-                Forwarded::Here => {}
+                Forwarded::Here(_) => {}
             }
         }
         Err(not_applied(NotApplied::NotOwner))
     }
 
     /// Applies many updates; the results are in their order, each stands for itself. Those of this node share a commit.
-    pub async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
+    pub async fn update_many(&self, writes: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
         let (own, foreign): (Vec<_>, Vec<_>) =
-            updates.into_iter().enumerate().partition(|(_, (key, _))| self.protocol.serves(key.slot()));
-        let (places, own): (Vec<usize>, Vec<(Key, Update)>) =
-            own.into_iter().map(|(place, (key, action))| (place, (key, Update::from(action)))).unzip();
+            writes.into_iter().enumerate().partition(|(_, (key, _))| self.protocol.serves(key.slot()));
+        let (places, own): (Vec<usize>, Vec<UpdateItem>) = own
+            .into_iter()
+            .map(|(place, (key, Write { action, token }))| (place, UpdateItem { key, update: action.into(), token }))
+            .unzip();
         let (applied, forwarded) = futures::join!(
             self.update_own(own),
-            join_all(foreign.into_iter().map(async |(place, (key, action))| (place, self.update(key, action).await)))
+            join_all(foreign.into_iter().map(async |(place, (key, write))| (place, self.update(key, write).await)))
         );
         in_order(places.into_iter().zip(applied).chain(forwarded))
     }
 
-    async fn update_own(&self, updates: Vec<(Key, Update)>) -> Vec<Result<Reading, Failure>> {
+    async fn update_own(&self, updates: Vec<UpdateItem>) -> Vec<Result<Reading, Failure>> {
         if updates.is_empty() {
             return Vec::new();
         }
         let again = updates.clone();
         let results = self.owner.update_many(updates).await.into_iter().zip(again);
-        join_all(results.map(async |(result, (key, update))| match result {
-            ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => self.update(key, Action::from(update)).await,
+        join_all(results.map(async |(result, UpdateItem { key, update, token })| match result {
+            ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {
+                self.attempt(key, Attempt::new(update, token)).await
+            }
             result => answer(result),
         }))
         .await
@@ -170,6 +204,7 @@ impl Router {
     fn told(&self, outcome: Outcome) -> Result<Reading, Failure> {
         match outcome {
             Outcome::Done(reading) => Ok(Reading::from(reading)),
+            Outcome::Replayed(reading) => Ok(Reading { replayed: true, ..Reading::from(reading) }),
             Outcome::Refused(refusal) => Err(Failure::from(refusal)),
             // The forwarder knows no reason of this node's but its storage.
             Outcome::NotApplied(NotApplied::ReadOnly) if !self.protocol.is_serving() => Err(not_applied(NotApplied::NotReady)),
@@ -236,6 +271,7 @@ fn in_order<T>(results: impl Iterator<Item = (usize, T)>) -> Vec<T> {
 fn answer(result: ItemResult) -> Result<Reading, Failure> {
     match result {
         ItemResult::Done(reading) => Ok(Reading::from(reading)),
+        ItemResult::Replayed(reading) => Ok(Reading { replayed: true, ..Reading::from(reading) }),
         ItemResult::Refused(refusal) => Err(Failure::from(refusal)),
         ItemResult::NotApplied(reason) => Err(not_applied(reason)),
         ItemResult::Unknown => Err(unknown()),
@@ -258,7 +294,7 @@ impl From<vector::Reading> for Reading {
     fn from(reading: vector::Reading) -> Self {
         let count = reading.count();
         let clamped = i128::from(count) != reading.tally;
-        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, exists: reading.exists }
+        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, exists: reading.exists, replayed: false }
     }
 }
 
@@ -273,17 +309,6 @@ impl From<Action> for Update {
     }
 }
 
-impl From<Update> for Action {
-    fn from(update: Update) -> Self {
-        match update {
-            Update::Increment(by) => Self::Increment(by),
-            Update::Decrement(by) => Self::Decrement(by),
-            Update::Reset => Self::Reset,
-            Update::Set(to) => Self::Set(to),
-        }
-    }
-}
-
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -291,6 +316,10 @@ impl From<Refusal> for Failure {
             Refusal::OutOfRange(range) => Self::Range { message: range.to_string() },
             Refusal::TooManyCounters { limit } => Self::TooManyCounters { limit },
             Refusal::TooMuchMemory { limit_bytes } => Self::TooMuchMemory { limit_bytes },
+            Refusal::TokenReused => Self::TokenReused,
+            Refusal::TokenExpired { .. } => Self::TokenExpired { message: refusal.to_string() },
+            Refusal::TokenFromFuture { .. } => Self::TokenFromFuture { message: refusal.to_string() },
+            Refusal::TooManyTokens { limit } => Self::TooManyTokens { limit },
         }
     }
 }

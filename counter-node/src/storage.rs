@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use counter_core::counter::Key;
 use counter_core::slot::Slot;
+use counter_core::token::TokenName;
 
 pub use error::StoreError;
 pub use format::FORMAT;
@@ -70,12 +71,21 @@ pub enum Durability {
 pub enum Change {
     /// A slot's own record, its generation and its retired actors. As news of a change it means all of its counters too.
     Slot(Slot),
+    /// The time before which a slot's tokens are forgotten.
+    Floor(Slot),
     /// One counter of a slot.
     Counter {
         /// The slot that the key belongs to.
         slot: Slot,
         /// The counter's key.
         key: Key,
+    },
+    /// The record of one token of a slot.
+    Token {
+        /// The slot that the token's counter belongs to.
+        slot: Slot,
+        /// The record's name.
+        name: TokenName,
     },
 }
 
@@ -90,22 +100,25 @@ impl Change {
     #[must_use]
     pub fn slot(&self) -> Slot {
         match self {
-            Self::Slot(slot) | Self::Counter { slot, .. } => *slot,
+            Self::Slot(slot) | Self::Floor(slot) | Self::Counter { slot, .. } | Self::Token { slot, .. } => *slot,
         }
     }
 
-    fn key(&self) -> Option<&Key> {
+    /// The order within a slot.
+    fn rank(&self) -> (u8, Option<&Key>, Option<&TokenName>) {
         match self {
-            Self::Slot(_) => None,
-            Self::Counter { key, .. } => Some(key),
+            Self::Slot(_) => (0, None, None),
+            Self::Floor(_) => (1, None, None),
+            Self::Counter { key, .. } => (2, Some(key), None),
+            Self::Token { name, .. } => (3, None, Some(name)),
         }
     }
 }
 
-/// By slot, so that each slot has to be locked once; within it, its own record first.
+/// By slot, so that each slot has to be locked once; within it, its own record first, and tokens after counters.
 impl Ord for Change {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.slot().cmp(&other.slot()).then_with(|| self.key().cmp(&other.key()))
+        self.slot().cmp(&other.slot()).then_with(|| self.rank().cmp(&other.rank()))
     }
 }
 
@@ -134,6 +147,20 @@ pub enum Loaded<'a> {
         /// Its record, as it was committed.
         bytes: &'a [u8],
     },
+    /// A slot's floor.
+    Floor {
+        /// Which slot.
+        slot: Slot,
+        /// Its record, as it was committed.
+        bytes: &'a [u8],
+    },
+    /// A token's record.
+    Token {
+        /// The slot that it was committed under.
+        slot: Slot,
+        /// Its record, as it was committed.
+        bytes: &'a [u8],
+    },
     /// A counter's record.
     Counter {
         /// The slot that it was committed under.
@@ -150,7 +177,7 @@ impl Loaded<'_> {
     #[must_use]
     pub fn slot(&self) -> Slot {
         match self {
-            Self::Slot { slot, .. } | Self::Counter { slot, .. } => *slot,
+            Self::Slot { slot, .. } | Self::Floor { slot, .. } | Self::Counter { slot, .. } | Self::Token { slot, .. } => *slot,
         }
     }
 }

@@ -49,6 +49,7 @@ impl RecordSource for Numbers {
         for change in changes {
             match change {
                 Change::Counter { key, .. } => into.push(self.record(page(key.as_bytes()))),
+                Change::Floor(_) | Change::Token { .. } => unreachable!("not in these tests"),
                 Change::Slot(slot) => {
                     into.extend((0..PAGES).filter(|page| key(*page).slot() == *slot).map(|page| self.record(page)));
                 }

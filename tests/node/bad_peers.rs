@@ -26,10 +26,10 @@ const PAGE: &str = "front-page";
 
 /// What the sibling, which exists only in this test, has counted.
 fn delta(actor: ActorId, now: Hlc) -> anyhow::Result<SlotDelta> {
-    let table = Table::new(1, TableLimits { counters: 9, memory_bytes: u64::MAX });
+    let table = Table::new(1, TableLimits { counters: 9, memory_bytes: u64::MAX, tokens: 9, token_window_ms: 600_000 });
     table.set_writer(Slot::all(), Some(actor));
     let key = Key::new(PAGE.as_bytes())?;
-    table.apply(&key, Update::Increment(5), now).unwrap();
+    table.apply(&key, Update::Increment(5), None, now).unwrap();
     let slot = table.slot(key.slot());
     Ok(slot.delta(key.slot(), [&key]))
 }

@@ -103,10 +103,14 @@ fn cases() -> Vec<Case> {
             ..Case::put("{}", "body", "The body needs Content-Type: application/json, and has text/plain.")
         },
         Case {
-            headers: &[("idempotency-key", "4711")],
-            ..Case::put("", "Idempotency-Key", "is not supported yet: send the update without it")
+            headers: &[("idempotency-key", "47 11")],
+            ..Case::put("", "Idempotency-Key", "must consist of visible ASCII characters")
         },
-        Case::put("{\"idempotency_key\":\"4711\"}", "idempotency_key", "idempotency keys are not supported yet"),
+        Case::put(
+            "{\"idempotency_key\":\"4711\"}",
+            "idempotency_key",
+            "the key of a single update is sent as the header Idempotency-Key",
+        ),
         Case {
             method: Method::POST,
             path: "/counters".to_owned(),

@@ -23,10 +23,14 @@ pub(crate) enum Bug {
     StatusBeforeSync,
     /// A slot that has moved away leaves its record, which says the generation, on the disk.
     SlotRecordLeft,
+    /// What an update under a token adds is written without the token's record.
+    EffectWithoutRecord,
+    /// A repeated update is acknowledged before the first one is durable.
+    ReplayBeforeDurable,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::AckBeforeDurable,
         Self::ReusedIncarnation,
         Self::EarlyFlip,
@@ -37,5 +41,7 @@ impl Bug {
         Self::InboxForgets,
         Self::StatusBeforeSync,
         Self::SlotRecordLeft,
+        Self::EffectWithoutRecord,
+        Self::ReplayBeforeDurable,
     ];
 }

@@ -100,6 +100,8 @@ pub(crate) fn vector_of(image: &Image, slot: Slot) -> SlotVector {
     if let Some(record) = image.slots.get(&slot) {
         vector.restore_slot(record.clone());
     }
+    image.floors.get(&slot).into_iter().for_each(|floor_ms| vector.restore_floor(*floor_ms));
+    image.tokens.values().filter(|record| record.key.slot() == slot).for_each(|record| vector.restore_token(record));
     for (key, counter) in image.counters.iter().filter(|(key, _)| key.slot() == slot) {
         vector.restore_counter(key, counter);
     }

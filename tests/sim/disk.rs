@@ -9,6 +9,7 @@ use counter_core::id::ActorId;
 use counter_core::layout::Layout;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
+use counter_core::token::{TokenName, TokenRecord};
 use counter_core::vector::SlotRecord;
 
 use crate::rng::Rng;
@@ -18,6 +19,8 @@ use crate::rng::Rng;
 pub(crate) enum Write {
     Counter(Key, Option<Counter>),
     Slot(Slot, Option<SlotRecord>),
+    Floor(Slot, u64),
+    Token(TokenName, Option<TokenRecord>),
 }
 
 /// A client's update that a process applied: the key's number, and what it adds.
@@ -36,6 +39,8 @@ pub(crate) struct Batch {
 pub(crate) struct Image {
     pub(crate) counters: BTreeMap<Key, Counter>,
     pub(crate) slots: BTreeMap<Slot, SlotRecord>,
+    pub(crate) floors: BTreeMap<Slot, u64>,
+    pub(crate) tokens: BTreeMap<TokenName, TokenRecord>,
 }
 
 impl Image {
@@ -46,6 +51,10 @@ impl Image {
                 Write::Counter(key, None) => drop(self.counters.remove(key)),
                 Write::Slot(slot, Some(record)) => drop(self.slots.insert(*slot, record.clone())),
                 Write::Slot(slot, None) => drop(self.slots.remove(slot)),
+                Write::Floor(slot, 0) => drop(self.floors.remove(slot)),
+                Write::Floor(slot, floor_ms) => drop(self.floors.insert(*slot, *floor_ms)),
+                Write::Token(name, Some(record)) => drop(self.tokens.insert(*name, record.clone())),
+                Write::Token(name, None) => drop(self.tokens.remove(name)),
             }
         }
     }
@@ -54,6 +63,8 @@ impl Image {
         for (slot, record) in &self.slots {
             table.restore_slot(*slot, record.clone());
         }
+        self.floors.iter().for_each(|(slot, floor_ms)| table.restore_floor(*slot, *floor_ms));
+        self.tokens.values().for_each(|record| table.restore_token(record));
         for (key, counter) in &self.counters {
             table.restore_counter(key, counter);
         }

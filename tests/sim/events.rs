@@ -27,6 +27,7 @@ pub(crate) enum Event {
     Start { node: usize },
     Sync,
     Client,
+    Again { request: u64 },
     Operate,
     LayoutArrives { to: usize, layout: Box<Layout> },
     SaidArrives { node: NodeName, said: Said },

@@ -84,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) faults_end_ms: u64,
     /// Restarts keep to kills, and volumes stay where they are.
     pub(crate) losses: bool,
+    /// Whether clients give their updates tokens, and send them again under these.
+    pub(crate) tokens: bool,
 }
 
 impl Plan {
@@ -97,6 +99,7 @@ impl Plan {
             faults: Vec::new(),
             faults_end_ms: rng.range(8_000, 16_000),
             losses: rng.per_mille(500),
+            tokens: rng.per_mille(500),
         };
         let kinds: Vec<u64> = (0..16).filter(|_| rng.per_mille(500)).collect();
         for _ in 0..rng.range(3, 20) {

@@ -6,9 +6,13 @@
 use std::collections::BTreeSet;
 
 use counter_core::counter::{Key, Update};
+use counter_core::token::Token;
 
 /// Beyond this many reachable sums the check falls back to their range.
 const SUMS_MAX: usize = 20_000;
+
+/// How often a client sends an update under a token.
+const REPEATS_MAX: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
@@ -25,6 +29,11 @@ pub(crate) struct Request {
     pub(crate) asked_ms: u64,
     pub(crate) told: Told,
     told_ms: u64,
+    token: Option<Token>,
+    /// How often it has been sent again.
+    repeats: u32,
+    /// Some time nobody could say whether it was applied.
+    maybe_applied: bool,
 }
 
 #[derive(Debug)]
@@ -55,8 +64,17 @@ impl Ledger {
     }
 
     /// Returns the request's number.
-    pub(crate) fn ask(&mut self, now_ms: u64, key: usize, update: Update) -> u64 {
-        self.requests.push(Request { key, update, asked_ms: now_ms, told: Told::Pending, told_ms: u64::MAX });
+    pub(crate) fn ask(&mut self, now_ms: u64, key: usize, update: Update, token: Option<Token>) -> u64 {
+        self.requests.push(Request {
+            key,
+            update,
+            asked_ms: now_ms,
+            told: Told::Pending,
+            told_ms: u64::MAX,
+            token,
+            repeats: 0,
+            maybe_applied: false,
+        });
         u64::try_from(self.requests.len() - 1).unwrap()
     }
 
@@ -65,7 +83,31 @@ impl Ledger {
     pub(crate) fn tell(&mut self, now_ms: u64, request: u64, told: Told) {
         let request = &mut self.requests[usize::try_from(request).unwrap()];
         assert_eq!(request.told, Told::Pending, "one answer per request: {request:?}, now {told:?}");
+        let told = if told == Told::NotApplied && request.maybe_applied { Told::Unknown } else { told };
         (request.told, request.told_ms) = (told, now_ms);
+    }
+
+    /// The request's key, update and token.
+    pub(crate) fn request(&self, request: u64) -> (usize, Update, Option<Token>) {
+        let request = &self.requests[usize::try_from(request).unwrap()];
+        (request.key, request.update, request.token)
+    }
+
+    /// A copy of the request is under way, and may be applied whatever the client hears.
+    pub(crate) fn may_have_come(&mut self, request: u64) {
+        let request = &mut self.requests[usize::try_from(request).unwrap()];
+        request.maybe_applied = true;
+        if request.told == Told::NotApplied {
+            request.told = Told::Unknown;
+        }
+    }
+
+    /// Whether the client sends it again after it has heard this.
+    pub(crate) fn asks_again(&mut self, request: u64, told: Told) -> bool {
+        let request = &mut self.requests[usize::try_from(request).unwrap()];
+        request.maybe_applied |= told == Told::Unknown;
+        request.repeats += 1;
+        request.token.is_some() && told != Told::Acknowledged && request.repeats < REPEATS_MAX
     }
 
     pub(crate) fn may_be_lost(&mut self, updates: Vec<(usize, i64)>) {

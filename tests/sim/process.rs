@@ -18,10 +18,14 @@ use crate::bugs::Bug;
 use crate::disk::{AppliedUpdate, Disk, Write};
 
 /// The wall clock when a simulation begins.
-const EPOCH_MS: u64 = 1_900_000_000_000;
+pub(crate) const EPOCH_MS: u64 = 1_900_000_000_000;
+/// Shortened, so that tokens are forgotten within a run.
+pub(crate) const TOKEN_WINDOW_MS: u64 = 8_000;
+pub(crate) const TOKEN_SLACK_MS: u64 = 3_000;
 /// The order in which tables go through their counters depends on it.
 const TABLE_SEED: u64 = 11;
-const LIMITS: TableLimits = TableLimits { counters: 1 << 20, memory_bytes: 1 << 30 };
+const LIMITS: TableLimits =
+    TableLimits { counters: 1 << 20, memory_bytes: 1 << 30, tokens: 1 << 20, token_window_ms: TOKEN_WINDOW_MS };
 
 /// A node: its volume stays, its process comes and goes.
 #[derive(Debug)]
@@ -60,6 +64,7 @@ pub(crate) struct ForwardWaiter {
 pub(crate) struct Work {
     pub(crate) keys: BTreeSet<Key>,
     pub(crate) slots: BTreeSet<Slot>,
+    pub(crate) floors: BTreeSet<Slot>,
     pub(crate) own: Vec<Key>,
     pub(crate) applied: Vec<AppliedUpdate>,
     pub(crate) waiters: Vec<Waiter>,
@@ -68,7 +73,11 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.slots.is_empty() && self.waiters.is_empty() && self.persists.is_empty()
+        self.keys.is_empty()
+            && self.slots.is_empty()
+            && self.floors.is_empty()
+            && self.waiters.is_empty()
+            && self.persists.is_empty()
     }
 }
 
@@ -152,7 +161,8 @@ impl Process {
 
     /// The current records of what is to be written.
     pub(crate) fn records(&self, work: &Work, bug: Option<Bug>) -> Vec<Write> {
-        let slots: BTreeSet<Slot> = work.keys.iter().map(Key::slot).chain(work.slots.iter().copied()).collect();
+        let slots: BTreeSet<Slot> =
+            work.keys.iter().map(Key::slot).chain(work.slots.iter().chain(&work.floors).copied()).collect();
         let mut writes = Vec::new();
         for slot in slots {
             let mut vector = self.table.slot(slot);
@@ -173,7 +183,26 @@ impl Process {
         let current =
             |key: &Key| Write::Counter(key.clone(), self.table.slot(key.slot()).counter(key).map(CounterView::to_counter));
         writes.extend(work.keys.iter().map(current));
+        for slot in work.keys.iter().map(Key::slot).chain(work.slots.iter().chain(&work.floors).copied()) {
+            self.records_of_tokens(slot, bug, &mut writes);
+        }
         writes
+    }
+}
+
+impl Process {
+    /// The slot's token records that storage lacks, with the counters that they are of.
+    fn records_of_tokens(&self, slot: Slot, bug: Option<Bug>, writes: &mut Vec<Write>) {
+        let mut vector = self.table.slot(slot);
+        writes.extend(vector.take_unsaved_floor().map(|floor_ms| Write::Floor(slot, floor_ms)));
+        for (name, record) in vector.take_unsaved_tokens() {
+            let key = record.as_ref().map(|record| record.key.clone());
+            let counter = key.map(|key| Write::Counter(key.clone(), vector.counter(&key).map(CounterView::to_counter)));
+            writes.extend(counter);
+            if bug != Some(Bug::EffectWithoutRecord) {
+                writes.push(Write::Token(name, record));
+            }
+        }
     }
 }
 
@@ -191,7 +220,9 @@ impl Process {
     pub(crate) fn fail(&mut self, keys: BTreeSet<Key>, slots: BTreeSet<Slot>) {
         self.writable = false;
         for slot in keys.iter().map(Key::slot).chain(slots.iter().copied()) {
-            self.table.slot(slot).mark_generation_unsaved();
+            let mut vector = self.table.slot(slot);
+            vector.mark_generation_unsaved();
+            vector.mark_tokens_unsaved();
         }
         self.unsaved.0.extend(keys);
         self.unsaved.1.extend(slots);

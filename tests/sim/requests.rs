@@ -1,9 +1,9 @@
 //! From a client's request to its outcome: here, or by forwarding.
 
-use counter_core::counter::{Key, Update};
+use counter_core::counter::Key;
 use counter_core::forward::{
-    Answer, Ask, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation, Outcome,
-    Received, Ticket,
+    Answer, Ask, Attempt, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation,
+    Outcome, Received, Ticket, UpdateItem,
 };
 use counter_core::id::NodeName;
 
@@ -21,37 +21,38 @@ enum Applied {
 
 impl World {
     /// A client's update.
-    pub(crate) fn ask(&mut self, node: usize, request: u64, key: usize, update: Update) {
+    pub(crate) fn ask(&mut self, node: usize, request: u64, key: usize, attempt: Attempt) {
         let key = self.ledger.keys[key].clone();
         let Some(process) = &mut self.nodes[node].process else { return };
         process.pending.insert(request);
         if process.stopping_ms.is_some() {
             return self.not_ready(node, request);
         }
-        self.route(node, request, key, update);
+        self.route(node, request, key, attempt);
         self.step(node, |_, _| Vec::new());
     }
 
-    fn route(&mut self, node: usize, request: u64, key: Key, update: Update) {
+    fn route(&mut self, node: usize, request: u64, key: Key, attempt: Attempt) {
         let held = &self.nodes[node];
         let serves = held.process.as_ref().is_some_and(|process| process.serves(&held.name, key.slot()));
         if serves {
-            match self.apply(node, &key, update) {
+            match self.apply(node, &key, attempt) {
                 (result, Applied::Queued) => {
                     return self.await_commit(node, Waiter::Client { request }, vec![result]);
                 }
                 // A sibling may be able to, or the slot has just moved.
                 (_, Applied::Result(ItemResult::NotApplied(_))) => {}
-                (_, Applied::Result(result)) => return self.complete(node, request, outcome(result)),
+                (_, Applied::Result(result)) => return self.complete(node, request, attempt.told(Outcome::from(result))),
             }
         }
         let now_ms = self.now_ms;
         let Some(process) = &mut self.nodes[node].process else { return };
-        process.forwarder.submit(process.monotonic_ms(now_ms), key, update, Ticket(request));
+        process.forwarder.submit(process.monotonic_ms(now_ms), key, attempt, Ticket(request));
     }
 
     /// Applies in memory, and queues what is to be written.
-    fn apply(&mut self, node: usize, key: &Key, update: Update) -> (ItemResult, Applied) {
+    fn apply(&mut self, node: usize, key: &Key, attempt: Attempt) -> (ItemResult, Applied) {
+        let Attempt { update, token, .. } = attempt;
         let number = self.ledger.number_of(key);
         let held = &mut self.nodes[node];
         let Some(process) = &mut held.process else { return refused(NotApplied::NotReady) };
@@ -60,10 +61,18 @@ impl World {
         }
         let now = process.now(self.now_ms, held.wall_offset_ms);
         let clock = process.tick_clock(now);
-        match process.table.apply(key, update, clock) {
+        match process.table.apply(key, update, token.as_ref(), clock) {
+            Ok(applied) if applied.replayed && self.bug == Some(Bug::ReplayBeforeDurable) => {
+                let result = ItemResult::Replayed(applied.reading);
+                (result, Applied::Result(result))
+            }
             Ok(applied) if applied.changed => {
                 process.queued.keys.insert(key.clone());
                 process.queued.own.push(key.clone());
+                if applied.replayed {
+                    self.note("update replayed");
+                    return (ItemResult::Replayed(applied.reading), Applied::Queued);
+                }
                 process.queued.applied.extend(amount(update).map(|added| (number, added)));
                 let by = process.table.slot(key.slot()).writer();
                 self.trace(|| format!("node {node} applies {update:?} to page-{number} as {by:?}"));
@@ -96,7 +105,7 @@ impl World {
             }
             Waiter::Forward(mut waiter) => {
                 if !durable {
-                    let done = |result: &&mut ItemResult| matches!(result, ItemResult::Done(_));
+                    let done = |result: &&mut ItemResult| matches!(result, ItemResult::Done(_) | ItemResult::Replayed(_));
                     waiter.results.iter_mut().filter(done).for_each(|result| *result = ItemResult::Unknown);
                 }
                 let Some(process) = &mut self.nodes[node].process else { return };
@@ -152,7 +161,7 @@ impl World {
     fn locally(&mut self, node: usize, ticket: Ticket, key: Key, operation: Operation) {
         let Some(process) = &self.nodes[node].process else { return };
         match operation {
-            Operation::Update(update) => self.route(node, ticket.0, key, update),
+            Operation::Update(attempt) => self.route(node, ticket.0, key, attempt),
             Operation::Read => {
                 let reading = process.table.read(&key);
                 self.complete(node, ticket.0, Outcome::Done(reading));
@@ -232,8 +241,8 @@ impl World {
             }
             Received::Apply { updates, .. } => {
                 let (mut results, mut queued) = (Vec::new(), false);
-                for (key, update) in &updates {
-                    let (result, applied) = self.apply_forwarded(to, key, *update);
+                for UpdateItem { key, update, token } in &updates {
+                    let (result, applied) = self.apply_forwarded(to, key, Attempt::new(*update, *token));
                     results.push(result);
                     queued |= matches!(applied, Applied::Queued);
                 }
@@ -247,10 +256,10 @@ impl World {
         self.step(to, |_, _| Vec::new());
     }
 
-    fn apply_forwarded(&mut self, node: usize, key: &Key, update: Update) -> (ItemResult, Applied) {
+    fn apply_forwarded(&mut self, node: usize, key: &Key, attempt: Attempt) -> (ItemResult, Applied) {
         let held = &self.nodes[node];
         match &held.process {
-            Some(process) if process.serves(&held.name, key.slot()) => self.apply(node, key, update),
+            Some(process) if process.serves(&held.name, key.slot()) => self.apply(node, key, attempt),
             Some(process) if process.is_ready() => refused(NotApplied::NotOwner),
             Some(_) | None => refused(NotApplied::NotReady),
         }
@@ -327,14 +336,5 @@ fn apply_again(request: &ForwardRequest) -> Received {
             Received::Apply { session: *session, message: request.message, updates: updates.clone() }
         }
         Ask::Open | Ask::Read { .. } => Received::Answer(Answer::InProgress),
-    }
-}
-
-fn outcome(result: ItemResult) -> Outcome {
-    match result {
-        ItemResult::Done(reading) => Outcome::Done(reading),
-        ItemResult::Refused(refusal) => Outcome::Refused(refusal),
-        ItemResult::NotApplied(reason) => Outcome::NotApplied(reason),
-        ItemResult::Unknown => Outcome::Unknown,
     }
 }

@@ -48,9 +48,10 @@ impl World {
         let number = process.number;
         match effect {
             Effect::Send { .. } => {}
-            Effect::Persist { id, keys, slots } => {
+            Effect::Persist { id, keys, slots, floors } => {
                 process.queued.keys.extend(keys);
                 process.queued.slots.extend(slots);
+                process.queued.floors.extend(floors);
                 process.queued.persists.push(id);
             }
             Effect::AdoptLayout(layout) => {
@@ -165,7 +166,8 @@ impl World {
             return;
         }
         let fails = self.nodes[node].storage_fails;
-        let Work { keys, slots, own, applied, waiters, persists } = work;
+        let Work { keys, mut slots, floors, own, applied, waiters, persists } = work;
+        slots.extend(if fails { floors } else { Default::default() });
         if !fails {
             let disk = &mut self.nodes[node].disk;
             disk.commit(Batch { writes, applied });

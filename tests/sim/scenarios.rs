@@ -21,6 +21,7 @@ fn plan(rng: &mut Rng, (shards, replicas): (u16, u16), faults: &[(u64, Fault)]) 
         faults: faults.to_vec(),
         faults_end_ms,
         losses: true,
+        tokens: false,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use counter_core::counter::{Key, Update};
-use counter_core::forward::{NotApplied, Outcome};
+use counter_core::forward::{Attempt, NotApplied, Outcome};
 use counter_core::id::{ActorId, NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase};
 use counter_core::message::Envelope;
 use counter_core::replica::{Acks, ReplicaConfig};
+use counter_core::token::Token;
 
 use crate::bugs::Bug;
 use crate::captures::Captures;
@@ -16,7 +17,7 @@ use crate::events::{Event, Events};
 use crate::faults::{Fault, Fsync, Plan};
 use crate::ledger::{Ledger, Told};
 use crate::operator::{Operator, Said};
-use crate::process::{Node, Process, Start};
+use crate::process::{EPOCH_MS, Node, Process, Start, TOKEN_SLACK_MS, TOKEN_WINDOW_MS};
 use crate::rng::Rng;
 
 /// Shards and replicas that there can be.
@@ -28,6 +29,8 @@ const SYNC_MS: u64 = 1_000;
 const TRACE_LINES: usize = 120;
 /// Tickets from here on are reads.
 pub(crate) const FIRST_READ: u64 = 1 << 40;
+/// Tickets from here on are of copies of requests.
+const FIRST_COPY: u64 = 1 << 39;
 /// The last of the keys is the one that is reset.
 const KEYS: usize = 14;
 
@@ -136,6 +139,7 @@ impl World {
             Event::Start { node } => self.start(node),
             Event::Sync => self.sync(),
             Event::Client => self.client(),
+            Event::Again { request } => self.again(request),
             Event::Operate => self.operate(),
             Event::LayoutArrives { to, layout } => self.layout_arrives(to, *layout),
             Event::SaidArrives { node, said } => drop(self.operator.said.insert(node, said)),
@@ -194,9 +198,45 @@ impl World {
             (false, 0..3) => Update::Decrement(by),
             _ => Update::Increment(by),
         };
-        let request = self.ledger.ask(self.now_ms, key, update);
+        let made_ms = EPOCH_MS + self.now_ms;
+        let tokened = self.plan.tokens && update != Update::Reset && self.rng.per_mille(700);
+        let token = tokened.then(|| Token { id: u128::from(self.rng.next()), made_ms: Some(made_ms) });
+        let request = self.ledger.ask(self.now_ms, key, update, token);
         self.trace(|| format!("client asks {update:?} of page-{key} at node {node}: request {request}"));
-        self.ask(node, request, key, update);
+        self.ask(node, request, key, Attempt::new(update, token));
+        if token.is_some() && self.rng.per_mille(300) {
+            // A copy of the request that comes by another way, and whose answer nobody hears.
+            let at_ms = self.now_ms + self.rng.below(3_000);
+            self.events.at(at_ms, Event::Again { request: FIRST_COPY + request });
+        }
+    }
+
+    /// A client sends an update under a token again, or a copy of it comes.
+    fn again(&mut self, request: u64) {
+        let of = if request >= FIRST_COPY { request - FIRST_COPY } else { request };
+        let asked = self.ledger.request(of);
+        let running: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].process.is_some()).collect();
+        if request >= FIRST_COPY {
+            if running.is_empty() || self.healed {
+                return;
+            }
+            self.ledger.may_have_come(of);
+        } else if running.is_empty() {
+            return self.answered(of, Told::NotApplied);
+        }
+        let node = *self.rng.pick(&running);
+        self.trace(|| format!("request {request} is sent to node {node}"));
+        self.note(if request >= FIRST_COPY { "copy of a request" } else { "update sent again" });
+        self.ask(node, request, asked.0, Attempt::new(asked.1, asked.2));
+    }
+
+    /// What a client hears; under a token it asks again, a few times, unless that ends it.
+    fn answered(&mut self, request: u64, told: Told) {
+        if self.ledger.asks_again(request, told) {
+            let at_ms = self.now_ms + self.rng.range(10, 1_500);
+            return self.events.at(at_ms, Event::Again { request });
+        }
+        self.ledger.tell(self.now_ms, request, told);
     }
 
     fn operate(&mut self) {
@@ -251,7 +291,14 @@ impl World {
         let actor = self.next_actor(node);
         let acks = if self.plan.quorum { Acks::Quorum } else { Acks::Local };
         // Shortened, so that a short run sees many of them.
-        let config = ReplicaConfig { acks, retire_ms: 1_000, ..ReplicaConfig::default() };
+        let config = ReplicaConfig {
+            acks,
+            retire_ms: 1_000,
+            token_window_ms: TOKEN_WINDOW_MS,
+            token_slack_ms: TOKEN_SLACK_MS,
+            token_floor_grain_ms: 1_000,
+            ..ReplicaConfig::default()
+        };
         let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.next(), config };
         let number = start.number;
         let held = &mut self.nodes[node];
@@ -285,8 +332,8 @@ impl World {
         let Some(process) = self.nodes[node].process.take() else { return };
         self.nodes[node].dying = Some(process.number);
         self.trace(|| format!("node {node} dies"));
-        for request in process.pending {
-            self.ledger.tell(self.now_ms, request, Told::Unknown);
+        for request in process.pending.into_iter().filter(|request| *request < FIRST_COPY) {
+            self.answered(request, Told::Unknown);
         }
     }
 
@@ -412,14 +459,16 @@ impl World {
             return;
         }
         let told = match outcome {
-            Outcome::Done(_) => Told::Acknowledged,
+            Outcome::Done(_) | Outcome::Replayed(_) => Told::Acknowledged,
             Outcome::Refused(_) | Outcome::NotApplied(_) => Told::NotApplied,
             Outcome::Unknown => Told::Unknown,
         };
         // One that died has been given up already.
         if self.nodes[node].process.as_mut().is_some_and(|process| process.pending.remove(&ticket)) {
             self.trace(|| format!("request {ticket} at node {node}: {outcome:?}"));
-            self.ledger.tell(self.now_ms, ticket, told);
+            if ticket < FIRST_COPY {
+                self.answered(ticket, told);
+            }
         }
     }
 

@@ -3,10 +3,15 @@
 //! Every part only grows, and merging takes the maximum of each: so loss, repetition and reordering of messages change
 //! nothing. **Tally = Σ entries + base − Σ baselines.**
 
+mod adjustment;
+
 use serde::{Deserialize, Serialize};
 
 use crate::hlc::Hlc;
 use crate::id::ActorId;
+
+pub(crate) use adjustment::Adjustment;
+pub use adjustment::Observed;
 
 pub use crate::key::{KEY_BYTES_MAX, Key, KeyError, KeyRef};
 
@@ -18,6 +23,21 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What an update adds to its actor's entry.
+    fn of(update: Update) -> Self {
+        match update {
+            Update::Increment(by) => Self { increments: by, decrements: 0 },
+            Update::Decrement(by) => Self { increments: 0, decrements: by },
+            Update::Reset => Self::default(),
+            Update::Set(to) => match to.signum() {
+                1 => Self { increments: to.unsigned_abs(), decrements: 0 },
+                -1 => Self { increments: 0, decrements: to.unsigned_abs() },
+                // 0 leaves a trace, too, by which a counter that was set to it is told from one that was reset.
+                _ => Self { increments: 1, decrements: 1 },
+            },
+        }
+    }
+
     pub(crate) fn max(self, other: Self) -> Self {
         Self { increments: self.increments.max(other.increments), decrements: self.decrements.max(other.decrements) }
     }
@@ -186,19 +206,41 @@ impl Counter {
     /// [`OutOfRange`]; nothing has changed then.
     pub fn apply(&mut self, actor: ActorId, update: Update, now: Hlc) -> Result<(), OutOfRange> {
         match update {
-            Update::Increment(by) => self.add(actor, Entry { increments: by, decrements: 0 })?,
-            Update::Decrement(by) => self.add(actor, Entry { increments: 0, decrements: by })?,
+            Update::Increment(_) | Update::Decrement(_) => self.add(actor, Entry::of(update), self.tally())?,
             Update::Reset => self.reset(),
             Update::Set(to) => self.set(actor, to)?,
         }
-        self.updated_at = self.updated_at.max(now);
+        self.touch(now);
         Ok(())
     }
 
-    fn add(&mut self, actor: ActorId, change: Entry) -> Result<(), OutOfRange> {
+    /// The same for a counter that token records adjust.
+    pub(crate) fn apply_with(
+        &mut self,
+        actor: ActorId,
+        update: Update,
+        now: Hlc,
+        adjustment: &Adjustment,
+    ) -> Result<(), OutOfRange> {
+        match update {
+            Update::Increment(_) | Update::Decrement(_) => {
+                self.add(actor, Entry::of(update), self.adjusted(adjustment).tally())?;
+            }
+            Update::Reset => self.clear(&self.observe(adjustment, now)),
+            Update::Set(_) => {
+                let observed = self.observe(adjustment, now);
+                self.add(actor, Entry::of(update), 0)?;
+                self.clear(&observed);
+            }
+        }
+        self.touch(now);
+        Ok(())
+    }
+
+    fn add(&mut self, actor: ActorId, change: Entry, tally: i128) -> Result<(), OutOfRange> {
         let place = self.entries.binary_search_by_key(&actor, |(actor, _)| *actor);
         let held = place.map_or_else(|_| Entry::default(), |index| self.entries[index].1);
-        let entry = held.changed_by(change, self.tally())?;
+        let entry = held.changed_by(change, tally)?;
         match place {
             Ok(index) => self.entries[index].1 = entry,
             Err(index) => self.entries.insert(index, (actor, entry)),
@@ -223,14 +265,7 @@ impl Counter {
         if self.exists() {
             self.reset();
         }
-        let by = to.unsigned_abs();
-        // 0 leaves a trace, too, by which a counter that was set to it is told from one that was reset.
-        let change = match to.signum() {
-            1 => Entry { increments: by, decrements: 0 },
-            -1 => Entry { increments: 0, decrements: by },
-            _ => Entry { increments: 1, decrements: 1 },
-        };
-        self.add(actor, change).map_err(|_| {
+        self.add(actor, Entry::of(Update::Set(to)), self.tally()).map_err(|_| {
             let refused = OutOfRange { tally: before.tally() };
             *self = before;
             refused

@@ -1,8 +1,8 @@
 //! Forwarding: how a node that does not own a counter's slot has a replica of the owner apply an update, at most once.
 //!
 //! **The rule.** A forwarder tries an update again only when nothing was sent, when the replica said that it did not
-//! apply it, or with the same replica process under the same message id. In every other case the client is told that
-//! the outcome is unknown.
+//! apply it, or with the same replica process under the same message id, or when the update carries a token, by which
+//! any replica recognises it. In every other case the client is told that the outcome is unknown.
 //!
 //! *The same replica process* is what a [`Session`] stands for. A forwarder opens one with an [`Ask::Open`], which
 //! applies nothing, and addresses every [`Ask::Apply`] to it. A [`ForwardInbox`] applies only what is addressed to a session
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::counter::{Key, Update};
 use crate::id::{ActorId, NodeName};
 use crate::layout::{Layout, LayoutVersion};
+use crate::token::Token;
 use crate::vector::{Reading, Refusal};
 
 pub use forwarder::Forwarder;
@@ -67,7 +68,7 @@ pub enum Ask {
         session: Session,
         /// The lowest message id that this forwarder may still send in the session.
         floor: MessageId,
-        updates: Vec<(Key, Update)>,
+        updates: Vec<UpdateItem>,
     },
     /// Read these counters.
     Read { keys: Vec<Key> },
@@ -101,6 +102,8 @@ pub enum Answer {
 pub enum ItemResult {
     /// Read, or applied and as durable as the cluster promises.
     Done(Reading),
+    /// Applied earlier, under the same token, and as durable as the cluster promises.
+    Replayed(Reading),
     /// Against the counter's range or the node's limits: no replica would do otherwise. Nothing changed.
     Refused(Refusal),
     /// Nothing changed, for a reason of this replica's own.
@@ -113,7 +116,13 @@ impl From<Refusal> for ItemResult {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::NotOwner => Self::NotApplied(NotApplied::NotOwner),
-            Refusal::OutOfRange(_) | Refusal::TooManyCounters { .. } | Refusal::TooMuchMemory { .. } => Self::Refused(refusal),
+            Refusal::OutOfRange(_)
+            | Refusal::TooManyCounters { .. }
+            | Refusal::TooMuchMemory { .. }
+            | Refusal::TokenReused
+            | Refusal::TokenExpired { .. }
+            | Refusal::TokenFromFuture { .. }
+            | Refusal::TooManyTokens { .. } => Self::Refused(refusal),
         }
     }
 }
@@ -140,8 +149,42 @@ pub struct Ticket(pub u64);
 /// What is to be done with a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    Update(Update),
+    Update(Attempt),
     Read,
+}
+
+/// An update on its way to a replica that applies it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub update: Update,
+    pub token: Option<Token>,
+    /// Some replica may have applied it already. Only under a token is it tried again then.
+    pub maybe_applied: bool,
+}
+
+impl Attempt {
+    /// The first attempt.
+    #[must_use]
+    pub fn new(update: Update, token: Option<Token>) -> Self {
+        Self { update, token, maybe_applied: false }
+    }
+
+    /// What the client is told: an earlier attempt may have come through where a later one was refused.
+    #[must_use]
+    pub fn told(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Refused(_) | Outcome::NotApplied(_) if self.maybe_applied => Outcome::Unknown,
+            outcome => outcome,
+        }
+    }
+}
+
+/// One update of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateItem {
+    pub key: Key,
+    pub update: Update,
+    pub token: Option<Token>,
 }
 
 /// What became of what was submitted.
@@ -149,12 +192,26 @@ pub enum Operation {
 pub enum Outcome {
     /// Read, or applied and as durable as the cluster promises.
     Done(Reading),
+    /// Applied earlier, under the same token, and as durable as the cluster promises.
+    Replayed(Reading),
     /// Refused for good; nothing changed.
     Refused(Refusal),
     /// Certainly not applied.
     NotApplied(NotApplied),
     /// Perhaps applied. Never said of a read.
     Unknown,
+}
+
+impl From<ItemResult> for Outcome {
+    fn from(result: ItemResult) -> Self {
+        match result {
+            ItemResult::Done(reading) => Self::Done(reading),
+            ItemResult::Replayed(reading) => Self::Replayed(reading),
+            ItemResult::Refused(refusal) => Self::Refused(refusal),
+            ItemResult::NotApplied(reason) => Self::NotApplied(reason),
+            ItemResult::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// What the rim has to do.

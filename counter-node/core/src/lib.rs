@@ -18,4 +18,5 @@ pub mod replica;
 pub mod slot;
 pub mod status;
 pub mod table;
+pub mod token;
 pub mod vector;

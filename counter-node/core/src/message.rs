@@ -13,9 +13,9 @@ use crate::slot::{Slot, SlotRange};
 use crate::vector::{Generation, SlotDelta};
 
 /// The newest format of the envelope and its messages that this release reads and writes.
-pub const MESSAGE_FORMAT: u16 = 4;
+pub const MESSAGE_FORMAT: u16 = 5;
 /// The oldest one that it reads: no release has ever written another.
-const MESSAGE_FORMAT_OLDEST: u16 = 4;
+const MESSAGE_FORMAT_OLDEST: u16 = 5;
 
 /// The longest encoded envelope that a node takes, in bytes. Messages are cut at about 256 KiB; only the retirement
 /// record of a large slot, which must stay whole, comes near this.
@@ -173,17 +173,42 @@ pub struct DigestReply {
     pub last: Vec<SlotRange>,
 }
 
-/// A pull's second step: what the puller has of one slot, counter by counter, in a range of key hashes.
+/// A place in the order in which a pull goes through a slot: a counter, by the hash of its key, then its token records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    pub key_hash: u64,
+    /// Of a record its token; zero for the counter.
+    pub token: u128,
+}
+
+impl Position {
+    pub const FIRST: Self = Self { key_hash: 0, token: 0 };
+    pub const LAST: Self = Self { key_hash: u64::MAX, token: u128::MAX };
+
+    /// The place after this one; none after the last.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        let Self { key_hash, token } = self;
+        match token.checked_add(1) {
+            Some(token) => Some(Self { key_hash, token }),
+            None => Some(Self { key_hash: key_hash.checked_add(1)?, token: 0 }),
+        }
+    }
+}
+
+/// A pull's second step: what the puller has of one slot, item by item, in a range of its order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DetailAsk {
     pub round: u64,
     pub slot: Slot,
     pub generation: Generation,
-    /// The range of key hashes, both ends included, that the summary is complete for.
-    pub from_hash: u64,
-    pub to_hash: u64,
-    /// [`crate::vector::SlotVector::summary`], restricted to the range.
-    pub summary: Vec<(u64, u64)>,
+    /// The range, both ends included, that the summary is complete for.
+    pub from: Position,
+    pub to: Position,
+    /// The counters in the range: the hash of the key, the hash of the counter.
+    pub counters: Vec<(u64, u64)>,
+    /// The hashes of the token records in the range.
+    pub tokens: Vec<u64>,
 }
 
 /// What the replier has otherwise.
@@ -194,20 +219,22 @@ pub struct DetailReply {
     pub layout: LayoutVersion,
     /// See [`DigestReply::last`].
     pub last: bool,
-    /// How far the reply goes, in key hashes: less than was asked when that would have made it too long.
-    pub upto_hash: u64,
+    /// How far the reply goes: less far than was asked when that would have made it too long.
+    pub upto: Position,
     /// With the slot's retirement when the puller's generation is older. None when the slot is not held.
     pub delta: Option<SlotDelta>,
 }
 
-/// A slot's closed actors, and what they came to at the proposer.
+/// What a slot is to forget, and what that came to at the proposer: closed actors, or token records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetireProposal {
     pub slot: Slot,
     pub generation: Generation,
-    /// Sorted.
+    /// The actors to be retired, sorted.
     pub actors: Vec<ActorId>,
-    /// [`crate::vector::SlotVector::digest_of`] these actors.
+    /// When there are none: the floor to be taken, in milliseconds since the Unix epoch.
+    pub floor_ms: u64,
+    /// [`crate::vector::SlotVector::digest_of`] the actors, or [`crate::vector::SlotVector::digest_below`] the floor.
     pub digest: u64,
 }
 
@@ -237,14 +264,14 @@ mod tests {
     fn a_newer_format_is_refused_by_name() {
         let bytes = postcard::to_stdvec(&(MESSAGE_FORMAT + 1, "whatever it holds")).unwrap();
         let refused = Envelope::<Vec<Message>>::decode(&bytes).unwrap_err();
-        assert_eq!(refused.to_string(), "peer messages of format 5 are newer than 4, the newest that this release knows");
+        assert_eq!(refused.to_string(), "peer messages of format 6 are newer than 5, the newest that this release knows");
     }
 
     #[test]
     fn garbage_is_refused() {
         let older = Envelope::<Vec<Message>>::decode(&[1]).unwrap_err();
         assert_eq!(older, EnvelopeError::OlderFormat { found: 1 });
-        for bytes in [&b""[..], &[0], &[4], &[4, 255, 255, 255]] {
+        for bytes in [&b""[..], &[0], &[5], &[5, 255, 255, 255]] {
             assert!(matches!(Envelope::<Vec<Message>>::decode(bytes), Err(EnvelopeError::Malformed(_))), "{bytes:?}");
         }
     }

@@ -49,7 +49,7 @@ use self::peers::Peer;
 use self::pull::Pulled;
 use self::random::Random;
 use self::retire::Retiring;
-use self::saves::{Saves, Then};
+use self::saves::{Saves, Then, Unsaved};
 use self::slots::SlotSet;
 use self::start::Start;
 
@@ -98,6 +98,8 @@ pub struct Replica {
     sweep: Turns,
     hello: Turns,
     reported: BTreeMap<(NodeName, &'static str), u64>,
+    /// Slots with own changes that nobody else is to hear of.
+    alone: BTreeSet<Slot>,
 }
 
 /// Something that is done again and again.
@@ -172,6 +174,7 @@ impl Replica {
             sweep: Turns::default(),
             hello: Turns::default(),
             reported: BTreeMap::new(),
+            alone: BTreeSet::new(),
         };
         let mut step = Step::on(table);
         if let Some(layout) = layout {
@@ -245,7 +248,7 @@ impl Replica {
             layout: self.layout_id.map_or(LayoutVersion::default(), |id| id.version),
             is_last,
             bytes_max: self.config.message_bytes_max,
-            counters_max: self.config.summary_counters_max,
+            items_max: self.config.summary_counters_max,
         }
     }
 
@@ -289,20 +292,27 @@ impl Replica {
 
     /// The only way in for what other nodes know. Returns whether anything was new.
     fn merge(&mut self, step: &mut Step<'_>, deltas: &[SlotDelta]) -> bool {
-        let (mut keys, mut generations) = (Vec::new(), Vec::new());
+        let (mut keys, mut generations, mut floors, mut settled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for delta in deltas {
             let before = step.table.slot(delta.slot).generation();
             let newer = delta.retirement.as_ref().filter(|retirement| retirement.generation > before);
             if newer.is_some_and(|retirement| retirement.retired.contains(&self.actor)) {
                 self.bar(step, delta.slot);
             }
-            keys.extend(step.table.merge(delta));
+            let merged = step.table.merge(delta);
+            keys.extend(merged.keys);
+            settled.extend(merged.settled);
+            floors.extend(merged.floor.then_some(delta.slot));
             if step.table.slot(delta.slot).generation() != before {
                 generations.push(delta.slot);
             }
         }
-        let changed = !keys.is_empty() || !generations.is_empty();
-        step.effects.0.extend(self.saves.save(keys, generations));
+        let changed = !keys.is_empty() || !generations.is_empty() || !floors.is_empty();
+        step.effects.0.extend(self.saves.save(Unsaved { keys, generations, floors }));
+        if !settled.is_empty() {
+            // Should it be lost before it is durable, others are none the worse for knowing it.
+            self.committed(settled);
+        }
         changed
     }
 

@@ -8,15 +8,23 @@ use crate::counter::{Counter, Key, KeyRef, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::{SLOTS, Slot};
-use crate::vector::{Applied, Reading, Refusal, SlotDelta, SlotRecord, SlotVector};
+use crate::token::{Token, TokenRecord};
+use crate::vector::{Applied, Growth, Merged, Reading, Refusal, SlotDelta, SlotRecord, SlotVector};
+
+/// About what a token's record takes in memory: see `docs/exactly-once.md` for how it was measured.
+const TOKEN_BYTES: u64 = 96;
 
 /// How much a table takes in before it refuses new counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLimits {
     pub counters: u64,
-    /// What counters may take in memory: [`Table::memory_bytes`]. Memory grows in steps of up to an eighth of a slot, so the
+    /// What counters and token records may take in memory: [`Table::memory_bytes`]. Memory grows in steps of up to an eighth of a slot, so the
     /// last counter that is taken in may go past it by that much.
     pub memory_bytes: u64,
+    /// Token records.
+    pub tokens: u64,
+    /// For how long after they were made tokens are taken.
+    pub token_window_ms: u64,
 }
 
 /// Every slot of a replica, each behind its own lock, held for one counter's worth of work.
@@ -31,6 +39,7 @@ pub struct Table {
 #[derive(Debug, Default)]
 struct Held {
     counters: AtomicU64,
+    tokens: AtomicU64,
     memory_bytes: AtomicU64,
 }
 
@@ -46,6 +55,7 @@ pub struct LockedSlot<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Size {
     counters: u64,
+    tokens: u64,
     memory_bytes: u64,
 }
 
@@ -53,8 +63,12 @@ impl Table {
     /// An empty table that owns nothing. `seed`: see [`SlotVector::new`].
     #[must_use]
     pub fn new(seed: u64, limits: TableLimits) -> Self {
-        let slots = (0..SLOTS).map(|_| Mutex::new(SlotVector::new(seed))).collect();
-        Self { slots, limits, held: Held::default() }
+        let slot = || {
+            let mut slot = SlotVector::new(seed);
+            slot.set_token_window_ms(limits.token_window_ms);
+            Mutex::new(slot)
+        };
+        Self { slots: (0..SLOTS).map(|_| slot()).collect(), limits, held: Held::default() }
     }
 
     /// The slot, locked. Take one at a time.
@@ -65,18 +79,25 @@ impl Table {
         LockedSlot { vector, held: &self.held, counted }
     }
 
-    /// Applies a client's update.
+    /// Applies a client's update, once for each token.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
-    pub fn apply<'k>(&self, key: impl Into<KeyRef<'k>>, update: Update, now: Hlc) -> Result<Applied, Refusal> {
+    pub fn apply<'k>(
+        &self,
+        key: impl Into<KeyRef<'k>>,
+        update: Update,
+        token: Option<&Token>,
+        now: Hlc,
+    ) -> Result<Applied, Refusal> {
         let key = key.into();
         let mut slot = self.slot(key.slot());
         let LockedSlot { vector, counted, .. } = &mut slot;
-        vector.apply(key, update, now, || {
-            self.admit(key)?;
-            // The place is taken already, so that two new counters at the limit cannot both have it.
-            counted.counters = counted.counters.saturating_add(1);
+        vector.apply(key, update, token, now, |growth| {
+            self.admit(key, growth)?;
+            // The places are taken already, so that two new counters at the limit cannot both have it.
+            counted.counters = counted.counters.saturating_add(u64::from(growth.counter));
+            counted.tokens = counted.tokens.saturating_add(u64::from(growth.token));
             Ok(())
         })
     }
@@ -88,9 +109,25 @@ impl Table {
         self.slot(key.slot()).read(key)
     }
 
-    /// Merges what another replica knows; never refused. Returns the keys of what changed.
-    pub fn merge(&self, delta: &SlotDelta) -> Vec<Key> {
+    /// Merges what another replica knows; never refused.
+    pub fn merge(&self, delta: &SlotDelta) -> Merged {
         self.slot(delta.slot).merge(delta)
+    }
+
+    /// Puts a token's record back as storage had it, at start.
+    pub fn restore_token(&self, record: &TokenRecord) {
+        self.slot(record.key.slot()).restore_token(record);
+    }
+
+    /// Puts a slot's floor back as storage had it, at start.
+    pub fn restore_floor(&self, slot: Slot, floor_ms: u64) {
+        self.slot(slot).restore_floor(floor_ms);
+    }
+
+    /// How many token records the table holds.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.held.tokens.load(Ordering::Relaxed)
     }
 
     /// Puts a counter back as storage had it, at start.
@@ -132,16 +169,26 @@ impl Table {
         self.held.memory_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes a place for a new counter.
-    fn admit(&self, key: KeyRef<'_>) -> Result<(), Refusal> {
-        let TableLimits { counters, memory_bytes } = self.limits;
-        let added = count(SlotVector::new_counter_bytes(key));
+    /// Takes the places that an update needs: all or none.
+    fn admit(&self, key: KeyRef<'_>, growth: Growth) -> Result<(), Refusal> {
+        let TableLimits { counters, memory_bytes, tokens, .. } = self.limits;
+        let counter_bytes = if growth.counter { count(SlotVector::new_counter_bytes(key)) } else { 0 };
+        let added = counter_bytes.saturating_add(if growth.token { TOKEN_BYTES } else { 0 });
         if self.memory_bytes().saturating_add(added) > memory_bytes {
             return Err(Refusal::TooMuchMemory { limit_bytes: memory_bytes });
         }
-        let within = |held: u64| held.checked_add(1).filter(|sum| *sum <= counters);
-        let taken = self.held.counters.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
-        taken.map(drop).map_err(|_| Refusal::TooManyCounters { limit: counters })
+        let take = |held: &AtomicU64, limit: u64| {
+            let within = |held: u64| held.checked_add(1).filter(|sum| *sum <= limit);
+            held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
+        };
+        if growth.counter && !take(&self.held.counters, counters) {
+            return Err(Refusal::TooManyCounters { limit: counters });
+        }
+        if growth.token && !take(&self.held.tokens, tokens) {
+            self.held.counters.fetch_sub(u64::from(growth.counter), Ordering::Relaxed);
+            return Err(Refusal::TooManyTokens { limit: tokens });
+        }
+        Ok(())
     }
 }
 
@@ -164,6 +211,7 @@ impl Drop for LockedSlot<'_> {
         let size = Size::of(&self.vector);
         if size != self.counted {
             adjust(&self.held.counters, self.counted.counters, size.counters);
+            adjust(&self.held.tokens, self.counted.tokens, size.tokens);
             adjust(&self.held.memory_bytes, self.counted.memory_bytes, size.memory_bytes);
         }
     }
@@ -171,7 +219,9 @@ impl Drop for LockedSlot<'_> {
 
 impl Size {
     fn of(vector: &SlotVector) -> Self {
-        Self { counters: count(vector.len()), memory_bytes: count(vector.memory_bytes()) }
+        let tokens = count(vector.tokens());
+        let memory_bytes = count(vector.memory_bytes()).saturating_add(tokens.saturating_mul(TOKEN_BYTES));
+        Self { counters: count(vector.len()), tokens, memory_bytes }
     }
 }
 
@@ -189,7 +239,7 @@ fn count(length: usize) -> u64 {
 mod tests {
     use super::*;
 
-    const LIMITS: TableLimits = TableLimits { counters: 2, memory_bytes: 1 << 20 };
+    const LIMITS: TableLimits = TableLimits { counters: 2, memory_bytes: 1 << 20, tokens: 3, token_window_ms: 1_000 };
     const ACTOR: ActorId = ActorId { origin: 1, incarnation: 1 };
 
     fn key(name: &str) -> Key {
@@ -206,41 +256,41 @@ mod tests {
     fn at_the_limit_a_new_counter_is_refused_and_existing_ones_count_on() {
         let table = owning(LIMITS);
         for name in ["a", "b"] {
-            table.apply(&key(name), Update::Increment(1), Hlc(1)).unwrap();
+            table.apply(&key(name), Update::Increment(1), None, Hlc(1)).unwrap();
         }
-        let refused = table.apply(&key("c"), Update::Increment(1), Hlc(1)).unwrap_err();
+        let refused = table.apply(&key("c"), Update::Increment(1), None, Hlc(1)).unwrap_err();
         assert_eq!(refused, Refusal::TooManyCounters { limit: 2 });
         assert_eq!((table.counters(), table.read(&key("c"))), (2, Reading::UNKNOWN));
-        assert_eq!(table.apply(&key("a"), Update::Increment(1), Hlc(2)).unwrap().reading.tally, 2);
+        assert_eq!(table.apply(&key("a"), Update::Increment(1), None, Hlc(2)).unwrap().reading.tally, 2);
     }
 
     #[test]
     fn at_the_memory_limit_a_new_counter_is_refused_and_takes_no_place() {
-        let table = owning(TableLimits { counters: 9, memory_bytes: 50 });
-        table.apply(&key("a"), Update::Increment(1), Hlc(1)).unwrap();
-        let refused = table.apply(&key("b"), Update::Increment(1), Hlc(1)).unwrap_err();
+        let table = owning(TableLimits { counters: 9, memory_bytes: 50, ..LIMITS });
+        table.apply(&key("a"), Update::Increment(1), None, Hlc(1)).unwrap();
+        let refused = table.apply(&key("b"), Update::Increment(1), None, Hlc(1)).unwrap_err();
         assert_eq!(refused, Refusal::TooMuchMemory { limit_bytes: 50 });
         assert_eq!((table.counters(), table.read(&key("b"))), (1, Reading::UNKNOWN));
-        assert_eq!(table.apply(&key("a"), Update::Increment(1), Hlc(2)).unwrap().reading.tally, 2);
+        assert_eq!(table.apply(&key("a"), Update::Increment(1), None, Hlc(2)).unwrap().reading.tally, 2);
     }
 
     #[test]
     fn a_refused_first_update_takes_no_place() {
         let table = owning(LIMITS);
-        assert!(table.apply(&key("a"), Update::Increment(u64::MAX), Hlc(1)).is_err());
+        assert!(table.apply(&key("a"), Update::Increment(u64::MAX), None, Hlc(1)).is_err());
         assert_eq!(table.counters(), 0);
     }
 
     #[test]
     fn a_slot_without_a_writer_refuses() {
         let table = Table::new(7, LIMITS);
-        assert_eq!(table.apply(&key("a"), Update::Increment(1), Hlc(1)), Err(Refusal::NotOwner));
+        assert_eq!(table.apply(&key("a"), Update::Increment(1), None, Hlc(1)), Err(Refusal::NotOwner));
     }
 
     #[test]
     fn what_is_changed_through_a_locked_slot_is_counted_too() {
         let (table, slot) = (owning(LIMITS), key("a").slot());
-        table.apply(&key("a"), Update::Increment(1), Hlc(1)).unwrap();
+        table.apply(&key("a"), Update::Increment(1), None, Hlc(1)).unwrap();
         table.slot(slot).retire(&[ACTOR]);
         let held = table.slot(slot).memory_bytes();
         assert_eq!((table.counters(), table.memory_bytes()), (1, held.try_into().unwrap()));
@@ -251,7 +301,7 @@ mod tests {
     #[test]
     fn a_cleared_slot_gives_its_places_back() {
         let table = owning(LIMITS);
-        table.apply(&key("a"), Update::Increment(1), Hlc(1)).unwrap();
+        table.apply(&key("a"), Update::Increment(1), None, Hlc(1)).unwrap();
         assert_eq!(table.clear(key("a").slot()), [key("a")]);
         assert_eq!((table.counters(), table.memory_bytes()), (0, 0));
     }

@@ -4,17 +4,30 @@
 //! replica, after all holders of the slot have reported the same generation n and the same final entries and baselines
 //! of the actors that retire. Two consequences make [`SlotVector::merge`] exact: equal generations have equal bases,
 //! and a holder that lags one generation behind knows the final entries of all that was folded meanwhile.
+//!
+//! **Tokens.** An update under a token enters the entry and the slot's records in one step, and nothing that shows the one
+//! leaves without the other: not to storage, not to a peer. Where several actors have counted one token, all but the
+//! winner are *refunded*: at once in every reading, then in the loser's own entry by its actor. Records are forgotten when
+//! all holders have agreed on what lies below a *floor*, a time before which tokens were made that nobody takes any more;
+//! what is still to be refunded then is refunded by all. An actor with records is not retired before that.
 
-use std::collections::HashMap;
+mod tokens;
+
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::packed::{Changed, InPlace, PackedCounters};
-use crate::counter::{Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
+use self::tokens::Tokens;
+use crate::counter::{Adjustment, Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::Slot;
+use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS, Token, TokenName, TokenRecord};
+
+/// Counters whose entries go out together with resets take along all of their records, if they are not more than this.
+const RECORDS_WITH_RESETS_MAX: usize = 256;
 
 mod digest;
 mod packed;
@@ -42,6 +55,9 @@ pub struct SlotVector {
     updated_at: Hlc,
     /// The generation changed since the slot was last written to storage.
     unsaved_generation: bool,
+    token_window_ms: u64,
+    /// None while there never was a token.
+    tokens: Option<Box<Tokens>>,
 }
 
 /// A replica's answer about one counter.
@@ -82,6 +98,40 @@ pub enum Refusal {
     TooManyCounters { limit: u64 },
     #[error("the node's counters take {limit_bytes} bytes, its limit; counters that exist count on")]
     TooMuchMemory { limit_bytes: u64 },
+    #[error("the token has been used for another update of the counter")]
+    TokenReused,
+    #[error("the token was made more than {window_ms} ms ago, and whether it has been counted is not known any more")]
+    TokenExpired { window_ms: u64 },
+    #[error("the token was made {ahead_ms} ms in the future")]
+    TokenFromFuture { ahead_ms: u64 },
+    #[error("the node remembers {limit} tokens, its limit; updates without one count on")]
+    TooManyTokens { limit: u64 },
+}
+
+/// What an update would add to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    pub counter: bool,
+    pub token: bool,
+}
+
+/// What a merge has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// The keys of what has changed: counters and token records.
+    pub keys: Vec<Key>,
+    /// Among them, those in which this node's own entries have changed: it has to push them.
+    pub settled: Vec<Key>,
+    /// The floor was raised.
+    pub floor: bool,
+}
+
+impl Merged {
+    /// Whether nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && !self.floor
+    }
 }
 
 /// A retirement: all that a replica of an older generation needs to catch up with it.
@@ -101,7 +151,11 @@ pub struct SlotDelta {
     pub generation: Generation,
     /// Present when the receiver's generation is known to be older.
     pub retirement: Option<Retirement>,
+    /// Tokens made before it, in milliseconds since the Unix epoch, are forgotten.
+    pub floor_ms: u64,
     pub counters: Vec<(Key, Counter)>,
+    /// With the counters that their effects are in, as of the same moment.
+    pub tokens: Vec<TokenRecord>,
 }
 
 /// What storage keeps of a slot apart from its counters.
@@ -124,7 +178,14 @@ impl SlotVector {
             existing: 0,
             updated_at: Hlc::default(),
             unsaved_generation: false,
+            token_window_ms: TOKEN_WINDOW_MS,
+            tokens: None,
         }
+    }
+
+    /// For how long tokens are taken after they were made.
+    pub fn set_token_window_ms(&mut self, token_window_ms: u64) {
+        self.token_window_ms = token_window_ms;
     }
 
     /// From now on updates are applied as `writer`, or refused.
@@ -191,6 +252,19 @@ impl SlotVector {
         self.counters.iter()
     }
 
+    /// Whether the slot holds anything at all that a new slot does not.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        let tokens = self.tokens.as_ref().is_none_or(|tokens| tokens.is_empty() && tokens.floor_ms() == 0);
+        self.is_empty() && self.generation == Generation::default() && tokens
+    }
+
+    /// How many token records the slot holds.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.len())
+    }
+
     /// The slot's keys, in no order.
     pub fn keys(&self) -> impl Iterator<Item = KeyRef<'_>> {
         self.counters.iter().map(|(key, _)| key)
@@ -205,10 +279,21 @@ impl SlotVector {
     /// What this replica knows of a counter.
     #[must_use]
     pub fn read<'k>(&self, key: impl Into<KeyRef<'k>>) -> Reading {
-        self.counter(key).map_or(Reading::UNKNOWN, Reading::of)
+        let key = key.into();
+        self.counter(key).map_or(Reading::UNKNOWN, |counter| self.reading(key, counter))
     }
 
-    /// Applies a client's update as the slot's writer. `admit` is asked before a new counter is made.
+    fn reading(&self, key: KeyRef<'_>, counter: CounterView<'_>) -> Reading {
+        let adjusted = |adjustment| Reading::of(CounterView::whole(&counter.to_counter().adjusted(adjustment)));
+        self.adjustment(key).map_or_else(|| Reading::of(counter), adjusted)
+    }
+
+    fn adjustment(&self, key: KeyRef<'_>) -> Option<&Adjustment> {
+        self.tokens.as_ref().and_then(|tokens| tokens.adjustment(key))
+    }
+
+    /// Applies a client's update as the slot's writer, or, when it comes again under a token that is known, says so.
+    /// `admit` is asked before the table grows.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
@@ -216,16 +301,23 @@ impl SlotVector {
         &mut self,
         key: impl Into<KeyRef<'k>>,
         update: Update,
+        token: Option<&Token>,
         now: Hlc,
-        admit: impl FnOnce() -> Result<(), Refusal>,
+        admit: impl FnOnce(Growth) -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
         let actor = self.writer.ok_or(Refusal::NotOwner)?;
         let key = key.into();
+        if let Some(token) = token {
+            return self.apply_once(key, update, token, (actor, now), admit);
+        }
+        if self.adjustment(key).is_some() {
+            return self.apply_adjusted(key, update, (actor, now));
+        }
         let Some(changed) = self.counters.apply(key.as_bytes(), actor, update, now)? else {
             return self.apply_to_new(key, update, now, actor, admit);
         };
         self.changed(changed);
-        Ok(Applied { reading: answer(update, changed.before, changed.after), changed: true })
+        Ok(Applied { reading: answer(update, changed.before, changed.after), changed: true, replayed: false })
     }
 
     fn apply_to_new(
@@ -234,49 +326,85 @@ impl SlotVector {
         update: Update,
         now: Hlc,
         actor: ActorId,
-        admit: impl FnOnce() -> Result<(), Refusal>,
+        admit: impl FnOnce(Growth) -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
         if update == Update::Reset {
-            return Ok(Applied { reading: Reading::UNKNOWN, changed: false });
+            return Ok(Applied { reading: Reading::UNKNOWN, changed: false, replayed: false });
         }
         let mut counter = Counter::default();
         counter.apply(actor, update, now)?;
-        admit()?;
+        admit(Growth { counter: true, token: false })?;
         let Changed { before, after } = self.replace(key, &counter);
-        Ok(Applied { reading: answer(update, before, after), changed: true })
+        Ok(Applied { reading: answer(update, before, after), changed: true, replayed: false })
     }
 
-    /// Takes over what `delta` knows and this replica does not. Returns the keys of what changed.
-    pub fn merge(&mut self, delta: &SlotDelta) -> Vec<Key> {
-        let mut changed = match &delta.retirement {
-            Some(retirement) if retirement.generation > self.generation => self.catch_up(retirement),
-            _ => Vec::new(),
-        };
+    /// Takes over what `delta` knows and this replica does not.
+    pub fn merge(&mut self, delta: &SlotDelta) -> Merged {
+        let mut merged = Merged::default();
+        if let Some(retirement) = delta.retirement.as_ref().filter(|retirement| retirement.generation > self.generation) {
+            merged.keys = self.catch_up(retirement);
+        }
+        if delta.floor_ms > self.floor_ms() {
+            merged.keys.extend(self.raise_floor(delta.floor_ms));
+            merged.floor = true;
+        }
         let bases = match delta.generation.cmp(&self.generation) {
             std::cmp::Ordering::Equal => Bases::Same,
             std::cmp::Ordering::Less => Bases::OtherOlder,
             std::cmp::Ordering::Greater => Bases::OtherNewer,
         };
-        for (key, theirs) in &delta.counters {
-            match self.counters.merge_in_place(key.as_bytes(), theirs, &self.retired) {
-                InPlace::Unchanged => continue,
-                InPlace::Changed(what) => {
-                    self.changed(what);
-                    changed.push(key.clone());
-                    continue;
-                }
-                InPlace::NoPlace => {}
-            }
-            let known = self.counters.get(key.as_bytes()).map(CounterView::to_counter);
-            let mut merged = known.clone().unwrap_or_default();
-            merged.merge(theirs, &self.retired, bases);
-            if merged == known.unwrap_or_default() {
-                continue;
-            }
-            self.replace(key.into(), &merged);
-            changed.push(key.clone());
+        let mut records: BTreeMap<&Key, Vec<&TokenRecord>> = BTreeMap::new();
+        for record in &delta.tokens {
+            records.entry(&record.key).or_default().push(record);
         }
-        changed
+        for (key, theirs) in &delta.counters {
+            let records = records.remove(key).unwrap_or_default();
+            if records.is_empty() && self.adjustment(key.into()).is_none() {
+                match self.counters.merge_in_place(key.as_bytes(), theirs, &self.retired) {
+                    InPlace::Unchanged => continue,
+                    InPlace::Changed(what) => {
+                        self.changed(what);
+                        merged.keys.push(key.clone());
+                        continue;
+                    }
+                    InPlace::NoPlace => {}
+                }
+            }
+            self.merge_key(key, Some((theirs, bases)), &records, &mut merged);
+        }
+        for (key, records) in records {
+            self.merge_key(key, None, &records, &mut merged);
+        }
+        merged
+    }
+
+    /// One counter and its records: what changes in it changes in one step.
+    fn merge_key(&mut self, key: &Key, theirs: Option<(&Counter, Bases)>, records: &[&TokenRecord], merged: &mut Merged) {
+        let before = self.read(key);
+        let known = self.counter(key).map(CounterView::to_counter).unwrap_or_default();
+        let mut counter = known.clone();
+        if let Some((theirs, bases)) = theirs {
+            counter.merge(theirs, &self.retired, bases);
+        }
+        let mut new_records = false;
+        for record in records {
+            new_records |= self.tokens.get_or_insert_default().insert(record, &self.retired);
+        }
+        if new_records && self.settle(key, &mut counter) {
+            merged.settled.push(key.clone());
+        }
+        let changed = counter != known;
+        if changed {
+            self.counters.set(key.as_bytes(), &counter);
+        }
+        if changed || new_records {
+            if new_records && let Some(tokens) = &mut self.tokens {
+                tokens.readjust(key.into());
+            }
+            let after = self.read(key);
+            self.changed(Changed { before, after });
+            merged.keys.push(key.clone());
+        }
     }
 
     fn catch_up(&mut self, retirement: &Retirement) -> Vec<Key> {
@@ -289,6 +417,7 @@ impl SlotVector {
             self.replace(key.into(), &counter);
         }
         self.set_generation(retirement.generation, retirement.retired.clone());
+        self.retire_records();
         keys
     }
 
@@ -307,6 +436,7 @@ impl SlotVector {
         retired.sort_unstable();
         retired.dedup();
         self.set_generation(Generation(self.generation.0.saturating_add(1)), retired);
+        self.retire_records();
         keys
     }
 
@@ -317,7 +447,9 @@ impl SlotVector {
     }
 
     fn replace(&mut self, key: KeyRef<'_>, counter: &Counter) -> Changed {
-        let changed = self.counters.set(key.as_bytes(), counter);
+        let before = self.read(key);
+        self.counters.set(key.as_bytes(), counter);
+        let changed = Changed { before, after: self.read(key) };
         self.changed(changed);
         changed
     }
@@ -361,12 +493,21 @@ impl SlotVector {
         bases
     }
 
-    /// These counters as a delta; keys that the slot does not hold are left out.
+    /// These counters, with all of their records, as a delta; keys that the slot does not hold are left out.
     #[must_use]
     pub fn delta<'k>(&self, slot: Slot, keys: impl IntoIterator<Item = impl Into<KeyRef<'k>>>) -> SlotDelta {
-        let known = |key: KeyRef<'k>| Some((key.to_key(), self.counter(key)?.to_counter()));
-        let counters = keys.into_iter().map(Into::into).filter_map(known).collect();
-        SlotDelta { slot, generation: self.generation, retirement: None, counters }
+        let mut delta = self.empty_delta(slot);
+        for key in keys.into_iter().map(Into::into) {
+            delta.counters.extend(self.counter(key).map(|counter| (key.to_key(), counter.to_counter())));
+            delta.tokens.extend(self.records_of(key, 0, u128::MAX).map(|(_, _, record)| record));
+        }
+        delta
+    }
+
+    /// A delta of nothing, as of now.
+    pub(crate) fn empty_delta(&self, slot: Slot) -> SlotDelta {
+        let (generation, floor_ms) = (self.generation, self.floor_ms());
+        SlotDelta { slot, generation, retirement: None, floor_ms, counters: Vec::new(), tokens: Vec::new() }
     }
 
     /// A summary of everything in the slot: equal vectors have equal digests. It is kept in step with each change.
@@ -374,7 +515,7 @@ impl SlotVector {
     pub fn digest(&self) -> u64 {
         // An empty slot of the first generation has digest 0, so that it is the same everywhere at no cost.
         let generations = if self.generation == Generation::default() { 0 } else { hash(&(self.generation, &self.retired)) };
-        generations ^ self.counters.digest()
+        generations ^ self.counters.digest() ^ self.tokens.as_ref().map_or(0, |tokens| tokens.digest())
     }
 
     /// A summary of what `actors`, sorted, and the retired before them have in the slot.
@@ -382,26 +523,6 @@ impl SlotVector {
     pub fn digest_of(&self, actors: &[ActorId]) -> u64 {
         let parts = self.counters().map(|(key, counter)| counter.digest_of(key.as_bytes(), actors));
         parts.fold(hash(&self.generation), |digest, part| digest ^ part)
-    }
-
-    /// A summary per counter: the hash of the key, the digest of the counter. In no order.
-    #[must_use]
-    pub fn summary(&self) -> Vec<(u64, u64)> {
-        self.counters().map(|(key, counter)| summary_of(key, counter)).collect()
-    }
-
-    /// The keys of the counters that `summary`, another replica's, lacks or has otherwise.
-    #[must_use]
-    pub fn differing(&self, summary: &[(u64, u64)]) -> Vec<Key> {
-        let theirs: HashMap<u64, u64> = summary.iter().copied().collect();
-        let differs = |key: KeyRef<'_>, counter: CounterView<'_>| {
-            let (key_hash, digest) = summary_of(key, counter);
-            theirs.get(&key_hash) != Some(&digest)
-        };
-        let differing = self.counters().filter(|(key, counter)| differs(*key, *counter));
-        let mut keys: Vec<Key> = differing.map(|(key, _)| key.to_key()).collect();
-        keys.sort_unstable();
-        keys
     }
 
     /// Forgets everything: the slot has been moved away, and its receipt is there.
@@ -413,6 +534,9 @@ impl SlotVector {
         self.existing = 0;
         self.updated_at = Hlc::default();
         self.unsaved_generation = false;
+        if let Some(tokens) = &mut self.tokens {
+            tokens.clear();
+        }
     }
 
     /// Puts a counter back as storage had it.
@@ -447,6 +571,9 @@ pub struct Applied {
     pub reading: Reading,
     /// False when there is nothing to make durable: the reset of a counter that nobody has updated.
     pub changed: bool,
+    /// The update had been applied before, under the same token. That must be made durable all the same before it is
+    /// said: the first time may have failed.
+    pub replayed: bool,
 }
 
 /// What an update is answered with: what the counter came to; a set, whose outcome is known, with what it replaced.
@@ -462,16 +589,13 @@ pub(crate) fn key_hash(key: KeyRef<'_>) -> u64 {
     xxh3_64(key.as_bytes())
 }
 
-/// The hash of the key, the digest of the counter.
-pub(crate) fn summary_of(key: KeyRef<'_>, counter: CounterView<'_>) -> (u64, u64) {
-    (key_hash(key), counter.digest(key.as_bytes()))
-}
-
 /// A hash that is the same on every node and in every release of one format.
 fn hash(value: &impl Serialize) -> u64 {
     // Encoding into memory has no way to fail for these types.
     xxh3_64(&postcard::to_stdvec(value).unwrap_or_default())
 }
+
+mod once;
 
 #[cfg(test)]
 mod tests;

@@ -134,6 +134,7 @@ impl RecordSource for TestTable {
         for change in changes {
             match change {
                 Change::Counter { key, .. } => into.push(record(key)),
+                Change::Floor(_) | Change::Token { .. } => unreachable!("not in these tests"),
                 Change::Slot(slot) => into.extend(counters.keys().filter(|key| key.slot() == *slot).map(record)),
             }
         }

@@ -130,9 +130,9 @@ impl Writer {
     pub(super) fn commit_records(&mut self) -> Result<(), StoreError> {
         let shared = &self.shared;
         if let Err(error) = shared.store.commit(&self.records, shared.config.fsync.durability()) {
-            // A slot's record may have come unasked, and will not come again by itself.
-            let slots = self.records.iter().map(|record| &record.of).filter(|of| matches!(of, Change::Slot(_)));
-            self.unsaved.extend(slots.cloned());
+            // Slots' and tokens' records may have come unasked, and will not come again by themselves.
+            let of = self.records.iter().map(|record| &record.of);
+            self.unsaved.extend(of.filter(|of| !matches!(of, Change::Counter { .. })).cloned());
             return Err(error);
         }
         CommitCounts::add(&shared.counts.records, self.records.len());

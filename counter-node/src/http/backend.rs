@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use counter_core::counter::Key;
 
-use crate::router::{Action, Detailed, Failure, Reading, Router};
+use crate::router::{Detailed, Failure, Reading, Router, Write};
 
 /// What the API needs of the node: the router's methods, see there.
 pub trait Backend: Send + Sync + 'static {
     /// [`Router::update`]
-    fn update(&self, key: Key, action: Action) -> impl Future<Output = Result<Reading, Failure>> + Send;
+    fn update(&self, key: Key, write: impl Into<Write> + Send) -> impl Future<Output = Result<Reading, Failure>> + Send;
     /// [`Router::read`]
     fn read(&self, key: Key) -> impl Future<Output = Result<Reading, Failure>> + Send;
     /// [`Router::read_detailed`]
     fn read_detailed(&self, key: Key) -> impl Future<Output = Result<Detailed, Failure>> + Send;
     /// [`Router::update_many`]
-    fn update_many(&self, updates: Vec<(Key, Action)>) -> impl Future<Output = Vec<Result<Reading, Failure>>> + Send;
+    fn update_many(&self, updates: Vec<(Key, Write)>) -> impl Future<Output = Vec<Result<Reading, Failure>>> + Send;
     /// [`Router::read_many`]
     fn read_many(&self, keys: Vec<Key>) -> impl Future<Output = Vec<Result<Reading, Failure>>> + Send;
     /// [`Router::site`]
@@ -26,15 +26,15 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 impl Backend for Arc<Router> {
-    async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
-        Router::update(self, key, action).await
+    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        Router::update(self, key, write).await
     }
 
     async fn read(&self, key: Key) -> Result<Reading, Failure> {
         Router::read(self, key).await
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
+    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
         Router::update_many(self, updates).await
     }
 

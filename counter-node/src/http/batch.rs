@@ -12,14 +12,16 @@ use hyper::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::counter::{By, Direction, refuse_key};
+use super::counter::{By, Direction};
 use super::problem::Problem;
 use super::reply::{Counter, to_json};
-use super::{Backend, Reply, Shared, body, page, query, reply};
-use crate::router::{Failure, Reading};
+use super::{Backend, Reply, Shared, body, idempotency, page, query, reply};
+use crate::router::{Failure, Reading, Write};
 
 /// The most counters of one request.
 const COUNTERS_MAX: usize = 1_000;
+/// The field that names an update.
+pub(super) const KEY_FIELD: &str = "idempotency_key";
 
 /// Many updates.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -42,10 +44,11 @@ struct PageUpdate {
     #[serde(default)]
     #[schema(value_type = u64, minimum = 1, default = 1)]
     by: By,
-    #[serde(default, deserialize_with = "refuse_key")]
-    #[schema(ignore)]
-    #[expect(dead_code, reason = "there to be refused by name")]
-    idempotency_key: (),
+    /// The client's name for this update: sent again under it, the update counts once. As the header Idempotency-Key of
+    /// a single update.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 257)]
+    idempotency_key: Option<String>,
 }
 
 /// What came of each counter, in the order of the request.
@@ -61,6 +64,9 @@ struct PageResult {
     /// What the HTTP status would be if the counter had been asked for alone.
     #[schema(example = 200)]
     status: u16,
+    /// True: the update had been counted before, under its idempotency key. Absent otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -113,6 +119,7 @@ where
     R::Error: Display,
 {
     query::none(head.uri.query())?;
+    idempotency::refuse_one_for_many(&head.headers)?;
     let bytes = body::read(body, shared.limits.body_bytes).await?;
     let Updates { updates } = body::parse(&head.headers, &bytes)?;
     check_count("updates", updates.len())?;
@@ -121,7 +128,9 @@ where
     for (index, update) in updates.into_iter().enumerate() {
         let key =
             Key::new(update.page.as_bytes()).map_err(|error| Problem::bad_field(&format!("updates[{index}].page"), error))?;
-        actions.push((key, update.action.action(update.by)));
+        let field = || format!("updates[{index}].{KEY_FIELD}");
+        let token = update.idempotency_key.map(|text| idempotency::named(&text, &field())).transpose()?;
+        actions.push((key, Write { action: update.action.action(update.by), token }));
         pages.push(update.page);
     }
     let readings = shared.backend.update_many(actions).await;
@@ -138,10 +147,15 @@ fn check_count(field: &str, count: usize) -> Result<(), Problem> {
 
 fn answer(pages: Vec<String>, readings: Vec<Result<Reading, Failure>>) -> Result<Reply, Problem> {
     let results = pages.into_iter().zip(readings).map(|(page, reading)| match reading {
-        Ok(reading) => PageResult { page, status: StatusCode::OK.as_u16(), outcome: Outcome::Counter(Counter::from(&reading)) },
+        Ok(reading) => PageResult {
+            page,
+            status: StatusCode::OK.as_u16(),
+            replayed: reading.replayed,
+            outcome: Outcome::Counter(Counter::from(&reading)),
+        },
         Err(failure) => {
             let problem = Problem::from(failure);
-            PageResult { page, status: problem.status(), outcome: Outcome::Problem { problem } }
+            PageResult { page, status: problem.status(), replayed: false, outcome: Outcome::Problem { problem } }
         }
     });
     let document = Results { results: results.collect() };

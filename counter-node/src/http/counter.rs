@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use super::negotiate::{Form, form};
 use super::problem::Problem;
-use super::{Backend, Reply, Shared, body, page, query, reply};
-use crate::router::Action;
+use super::{Backend, Reply, Shared, body, idempotency, page, query, reply};
+use crate::router::{Action, Write};
 
 /// An update. Without a body it counts one up.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Direction {
 /// A key that is taken and then ignored would let a retry count twice.
 pub(super) fn refuse_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     IgnoredAny::deserialize(deserializer)?;
-    Err(D::Error::custom("idempotency keys are not supported yet"))
+    Err(D::Error::custom("the key of a single update is sent as the header Idempotency-Key"))
 }
 
 impl Direction {
@@ -118,10 +118,15 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Pa
 /// Count a page up, or as the body says.
 #[utoipa::path(
     put, path = "/{page}/counter", tag = "counters", operation_id = "updateCounter", security((), ("token" = [])),
-    params(("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F")),
+    params(
+        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+    ),
     request_body(content = Option<Update>, description = "None: increment by 1"),
     responses(
-        (status = 200, description = "The counter after the update", content(
+        (status = 200, description = "The counter after the update", headers(
+            ("Idempotency-Replayed" = bool, description = "`true`: the update had been counted before, under its key"),
+        ), content(
             (super::reply::Counter = "application/json"),
             (String = "text/plain", example = "716"),
         )),
@@ -130,8 +135,8 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Pa
         (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not declared as JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The counter would leave the range of a signed 64-bit number", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "The page is new, and the node is full", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "By its type: the counter would leave the range of a signed 64-bit number; or the key was used for another update, is too old, or is of the future", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The page, or the key, is new, and the node is full", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "By its type: not applied, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -143,29 +148,39 @@ where
 {
     let key = page::key(segment)?;
     query::none(head.uri.query())?;
+    let token = idempotency::token(&head.headers)?;
     let bytes = body::read(body, shared.limits.body_bytes).await?;
     let update = if bytes.is_empty() { Update::default() } else { body::parse(&head.headers, &bytes)? };
-    let reading = shared.backend.update(key, update.action.action(update.by)).await?;
-    Ok(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None))
+    let write = Write { action: update.action.action(update.by), token };
+    let reading = shared.backend.update(key, write).await?;
+    Ok(idempotency::mark(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None), &reading))
 }
 
 /// Reset a page's counter: what has been counted so far is cleared, what others count at the same time survives.
 #[utoipa::path(
     delete, path = "/{page}/counter", tag = "counters", operation_id = "resetCounter", security((), ("token" = [])),
-    params(("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F")),
+    params(
+        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+    ),
     responses(
-        (status = 200, description = "The counter after the reset", content(
+        (status = 200, description = "The counter after the reset", headers(
+            ("Idempotency-Replayed" = bool, description = "`true`: the update had been counted before, under its key"),
+        ), content(
             (super::reply::Counter = "application/json"),
             (String = "text/plain", example = "0"),
         )),
-        (status = 400, description = "A bad page", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A bad page or key", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The key was used for another update, is too old, or is of the future", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The key is new, and the node remembers as many as it may", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "By its type: not applied, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn delete<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
     let key = page::key(segment)?;
     query::none(head.uri.query())?;
-    let reading = shared.backend.update(key, Action::Reset).await?;
-    Ok(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None))
+    let token = idempotency::token(&head.headers)?;
+    let reading = shared.backend.update(key, Write { action: Action::Reset, token }).await?;
+    Ok(idempotency::mark(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None), &reading))
 }

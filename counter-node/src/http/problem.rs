@@ -57,11 +57,6 @@ impl Problem {
         Self { field: Some("body".to_owned()), ..Self::new(Kind::BadInput, format!("The body is not valid JSON: {reason}.")) }
     }
 
-    /// A header or field that carries an idempotency key: that would silently do nothing.
-    pub(super) fn unsupported_key(field: &str) -> Self {
-        Self::bad_field(field, "is not supported yet: send the update without it")
-    }
-
     pub(super) fn body_lost(reason: &dyn Display) -> Self {
         Self { field: Some("body".to_owned()), ..Self::new(Kind::BadInput, format!("The body could not be read: {reason}.")) }
     }
@@ -139,6 +134,15 @@ impl From<Failure> for Problem {
                 let detail = format!("The page is new, and the node's counters take {limit_bytes} bytes, their limit.");
                 Self::new(Kind::TooManyCounters, detail).retry_after(FULL_RETRY_S)
             }
+            Failure::TokenReused => {
+                Self::new(Kind::TokenReused, "The idempotency key has been used for another update of this counter.")
+            }
+            Failure::TokenExpired { message } => Self::new(Kind::TokenExpired, message),
+            Failure::TokenFromFuture { message } => Self::new(Kind::TokenFromFuture, message),
+            Failure::TooManyTokens { limit } => {
+                Self::new(Kind::TooManyTokens, format!("The node remembers {limit} idempotency keys, its limit."))
+                    .retry_after(TOKENS_RETRY_S)
+            }
             Failure::Overloaded { what, limit } => Self::overloaded(what, limit),
         }
     }
@@ -146,6 +150,9 @@ impl From<Failure> for Problem {
 
 /// How long to wait for a full node, in seconds: it takes a person to make room.
 const FULL_RETRY_S: u32 = 60;
+
+/// How long to wait for room for tokens, in seconds: some are forgotten about that often.
+const TOKENS_RETRY_S: u32 = 10;
 
 /// The page of a problem type.
 pub(super) fn explain(name: &str) -> Result<Reply, Problem> {

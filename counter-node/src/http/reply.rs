@@ -211,7 +211,7 @@ mod tests {
     fn the_two_fields_are_what_a_json_library_writes() {
         for count in [0, 7, -7, i64::MAX, i64::MIN] {
             for updated_at in [None, Some(Hlc::from_wall_ms(1_917_864_702_000))] {
-                let reading = Reading { count, clamped: false, tally: count.into(), updated_at, exists: true };
+                let reading = Reading { count, clamped: false, tally: count.into(), updated_at, exists: true, replayed: false };
                 let mut room = [0; JSON_BYTES_MAX];
                 let length = write_json(&reading, &mut room);
                 let expected = serde_json::to_string(&Counter::from(&reading)).unwrap();

@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::router::{Action, Detailed, Failure, Reading};
+use crate::router::{Detailed, Failure, Reading, Write};
 
 /// 2030-10-10T12:11:42Z
 const NOW: Hlc = Hlc(1_917_864_702_000 << 16);
@@ -37,15 +37,21 @@ impl OneTable {
         Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, alone: siblings == 0 }
     }
 
+    fn apply(&self, key: &Key, write: Write) -> Result<Reading, Failure> {
+        let applied = self.table.apply(key, Update::from(write.action), write.token.as_ref(), NOW)?;
+        Ok(Reading { replayed: applied.replayed, ..applied.reading.into() })
+    }
+
     fn fails(&self) -> Result<(), Failure> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
     }
 }
 
 impl Backend for Arc<OneTable> {
-    async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
+    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        let write = write.into();
         self.fails()?;
-        Ok(self.table.apply(&key, Update::from(action), NOW)?.reading.into())
+        self.apply(&key, write)
     }
 
     async fn read(&self, key: Key) -> Result<Reading, Failure> {
@@ -53,9 +59,8 @@ impl Backend for Arc<OneTable> {
         Ok(self.table.read(&key).into())
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
-        let apply = |(key, action)| Ok(self.table.apply(&key, Update::from(action), NOW)?.reading.into());
-        updates.into_iter().map(apply).collect()
+    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        updates.into_iter().map(|(key, write)| self.apply(&key, write)).collect()
     }
 
     async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
@@ -110,7 +115,7 @@ impl Client {
     }
 
     fn with(tokens: Option<ApiTokens>, limits: RequestLimits, counters: u64) -> Self {
-        let table = Table::new(7, TableLimits { counters, memory_bytes: u64::MAX });
+        let table = Table::new(7, TableLimits { counters, memory_bytes: u64::MAX, tokens: 4, token_window_ms: 600_000 });
         table.set_writer(Slot::all(), Some(ACTOR));
         let backend = Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0) });
         let metrics = super::metrics();

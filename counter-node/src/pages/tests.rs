@@ -29,10 +29,12 @@ impl Counters {
 }
 
 impl Backend for Arc<Counters> {
-    async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
+    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        let write = write.into();
         self.reach(&key)?;
         lock(&self.updated).push(key.clone());
-        Ok(self.table.apply(&key, Update::from(action), Hlc(1 << 16))?.reading.into())
+        let applied = self.table.apply(&key, Update::from(write.action), write.token.as_ref(), Hlc(1 << 16))?;
+        Ok(Reading { replayed: applied.replayed, ..applied.reading.into() })
     }
 
     async fn read(&self, key: Key) -> Result<Reading, Failure> {
@@ -40,8 +42,8 @@ impl Backend for Arc<Counters> {
         Ok(self.table.read(&key).into())
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
-        join_all(updates.into_iter().map(|(key, action)| self.update(key, action))).await
+    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        join_all(updates.into_iter().map(|(key, write)| self.update(key, write))).await
     }
 
     async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
@@ -93,7 +95,7 @@ fn key(page: &str) -> Key {
 }
 
 fn spread_over(count: u16) -> Setting {
-    let table = Table::new(7, TableLimits { counters: 999, memory_bytes: 1 << 20 });
+    let table = Table::new(7, TableLimits { counters: 999, memory_bytes: 1 << 20, tokens: 9, token_window_ms: 600_000 });
     table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
     let counters = Arc::new(Counters { table, down: Mutex::default(), updated: Mutex::default() });
     let front = Arc::new(Front { count: count.into(), ever_count: count.into(), here: Mutex::default() });
@@ -214,7 +216,7 @@ async fn batches_keep_their_order() {
     let setting = spread_over(4);
     setting.add(10).await;
     let updates = [("a", 1), ("front", 2), ("b", 3), ("front", 4)];
-    let updates = updates.map(|(page, by)| (key(page), Action::Increment(by))).to_vec();
+    let updates = updates.map(|(page, by)| (key(page), Write::from(Action::Increment(by)))).to_vec();
     let mut counts: Vec<i64> = setting.pages.update_many(updates).await.into_iter().map(|result| result.unwrap().count).collect();
     // The two of one page are applied at the same time: the first may see the second.
     counts[1] = counts[1].min(12);

@@ -12,7 +12,7 @@ use super::reply::Replies;
 use super::words;
 use crate::http::Backend as _;
 use crate::pages::NodePages;
-use crate::router::{Action, Failure, Reading};
+use crate::router::{Action, Failure, Reading, Write};
 
 /// What is asked of a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,15 +20,16 @@ pub(super) enum Ask {
     Read,
     /// Increments and decrements that follow each other, as one: they come to the same as if nobody had come between.
     Add(i128),
-    Other(Action),
+    /// What stands for itself: resets, sets, and all that has a token.
+    Other(Write),
 }
 
-impl From<Action> for Ask {
-    fn from(action: Action) -> Self {
-        match action {
-            Action::Increment(by) => Self::Add(by.into()),
-            Action::Decrement(by) => Self::Add(-i128::from(by)),
-            Action::Reset | Action::Set(_) => Self::Other(action),
+impl From<Write> for Ask {
+    fn from(write: Write) -> Self {
+        match write {
+            Write { action: Action::Increment(by), token: None } => Self::Add(by.into()),
+            Write { action: Action::Decrement(by), token: None } => Self::Add(-i128::from(by)),
+            write => Self::Other(write),
         }
     }
 }
@@ -49,7 +50,7 @@ impl Ask {
     async fn perform(self, pages: &Arc<NodePages>, key: &Key) -> Result<Reading, Failure> {
         match self {
             Self::Read => pages.read(key.clone()).await,
-            Self::Other(action) => pages.update(key.clone(), action).await,
+            Self::Other(write) => pages.update(key.clone(), write).await,
             Self::Add(by) => {
                 let amount = u64::try_from(by.unsigned_abs()).unwrap_or(u64::MAX);
                 let action = if by < 0 { Action::Decrement(amount) } else { Action::Increment(amount) };
@@ -201,7 +202,7 @@ mod tests {
     }
 
     fn reading(count: i64) -> Reading {
-        Reading { count, clamped: false, tally: count.into(), updated_at: None, exists: true }
+        Reading { count, clamped: false, tally: count.into(), updated_at: None, exists: true, replayed: false }
     }
 
     #[test]
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn what_differs_waits_for_what_came_before_it_and_other_counters_do_not() {
         let mut away = Away::default();
-        let asks = [Ask::Add(1), Ask::Read, Ask::Read, Ask::Other(Action::Reset), Ask::Other(Action::Reset)];
+        let asks = [Ask::Add(1), Ask::Read, Ask::Read, Ask::Other(Action::Reset.into()), Ask::Other(Action::Reset.into())];
         for ask in asks {
             away.push(key("a"), ask, Told::Count, 0);
             away.push(key("b"), Ask::Read, Told::Value, 0);

@@ -11,7 +11,7 @@ use super::away::{Ask, Away};
 use super::reply::Replies;
 use super::words::{self, Refused};
 use crate::pages::NodePages;
-use crate::router::{Action, Failure, Here, Pipeline, Reading, Router};
+use crate::router::{Action, Failure, Here, Pipeline, Reading, Router, Write};
 
 /// How a counter's reading is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,16 +90,16 @@ impl<'r> Batch<'r> {
     }
 
     /// Updates a counter and answers, now or at the end.
-    pub(super) fn update(&mut self, key: &[u8], action: Action, told: Told, out: &mut Replies) -> Result<(), Refused> {
+    pub(super) fn update(&mut self, key: &[u8], write: Write, told: Told, out: &mut Replies) -> Result<(), Refused> {
         let key = self.key(key)?;
-        match self.pipeline.update(key.slot(), &key, action) {
+        match self.pipeline.update(key.slot(), &key, write) {
             Here::Done(reading) => {
                 let start = out.len();
                 told.write(&reading, out);
                 self.told.push(start..out.len());
             }
             Here::Failed(failure) => return Err(words::failure(&failure)),
-            Here::Elsewhere => self.away.push(key, Ask::from(action), told, out.len()),
+            Here::Elsewhere => self.away.push(key, Ask::from(write), told, out.len()),
         }
         Ok(())
     }
@@ -127,7 +127,7 @@ impl<'r> Batch<'r> {
             return Some(false);
         }
         let key = self.key(bytes).ok()?;
-        match self.pipeline.update(key.slot(), &key, Action::Reset) {
+        match self.pipeline.update(key.slot(), &key, Action::Reset.into()) {
             Here::Done(_) => Some(true),
             Here::Failed(_) | Here::Elsewhere => None,
         }

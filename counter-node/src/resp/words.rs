@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use counter_core::counter::KeyError;
+use counter_core::token::TokenError;
 
 use crate::router::Failure;
 
@@ -15,7 +16,6 @@ pub(super) type Refused = Cow<'static, str>;
 
 pub(super) const NOT_A_NUMBER: Refused = Cow::Borrowed("ERR value is not an integer or out of range");
 pub(super) const SYNTAX: Refused = Cow::Borrowed("ERR syntax error");
-pub(super) const NO_TOKENS: Refused = Cow::Borrowed("ERR TOKEN is not supported yet");
 pub(super) const NO_TOKEN_HERE: Refused =
     Cow::Borrowed("ERR TOKEN is not supported here: a set that is repeated would clear what was counted in between");
 pub(super) const NO_AUTH: Refused = Cow::Borrowed("NOAUTH Authentication required.");
@@ -30,10 +30,17 @@ pub(super) fn failure(failure: &Failure) -> Refused {
         Failure::TooMuchMemory { limit_bytes } => {
             format!("OOM not applied: the node's counters take {limit_bytes} bytes, its limit").into()
         }
+        Failure::TokenReused => "ERR TOKEN has been used for another update of this key".into(),
+        Failure::TokenExpired { message } | Failure::TokenFromFuture { message } => format!("ERR {message}").into(),
+        Failure::TooManyTokens { limit } => format!("OOM not applied: the node remembers {limit} tokens, its limit").into(),
         Failure::Overloaded { what, limit } => format!("TRYAGAIN not applied: there are {limit} {what} already").into(),
         Failure::ReadOnly { reason, .. } => format!("READONLY not applied: {reason}").into(),
         Failure::NotApplied { reason, .. } => format!("CLUSTERDOWN not applied: {reason}").into(),
     }
+}
+
+pub(super) fn token(error: TokenError) -> Refused {
+    format!("ERR invalid TOKEN: it {error}").into()
 }
 
 pub(super) fn key(error: KeyError) -> Refused {

@@ -11,7 +11,7 @@ use counter_core::layout::Layout;
 use counter_core::slot::Slot;
 use counter_core::vector::Refusal;
 
-use super::{Action, Failure, Reading, Router, unknown};
+use super::{Failure, Reading, Router, Write, unknown};
 use crate::commit::Permit;
 use crate::protocol::View;
 
@@ -67,19 +67,19 @@ impl Pipeline<'_> {
     }
 
     /// Applies an update to a counter of this node's.
-    pub fn update(&mut self, slot: Slot, key: &Key, action: Action) -> Here {
+    pub fn update(&mut self, slot: Slot, key: &Key, write: Write) -> Here {
         if !self.holds(slot, key.as_bytes()) || !self.is_admitted() {
             return Here::Elsewhere;
         }
         let owner = &self.router.owner;
         let now = *self.now.get_or_insert_with(|| owner.clock.tick());
-        match owner.table.apply(key, Update::from(action), now) {
+        match owner.table.apply(key, Update::from(write.action), write.token.as_ref(), now) {
             Ok(applied) => {
                 // A hot counter's updates come in a row.
                 if applied.changed && self.changed.last() != Some(key) {
                     self.changed.push(key.clone());
                 }
-                Here::Done(Reading::from(applied.reading))
+                Here::Done(Reading { replayed: applied.replayed, ..Reading::from(applied.reading) })
             }
             Err(Refusal::NotOwner) => Here::Elsewhere,
             Err(refusal) => Here::Failed(Failure::from(refusal)),

@@ -4,6 +4,7 @@
 //! of the folder, the encoding of the records included: whoever changes any of it raises the number.
 
 use counter_core::slot::Slot;
+use counter_core::token::TOKEN_NAME_BYTES;
 
 use super::{Change, Loaded};
 
@@ -13,9 +14,11 @@ pub const FORMAT: u32 = 2;
 const PREFIX: &str = "distributed-counter data format ";
 
 const KIND_SLOT: u8 = 0;
-const KIND_COUNTER: u8 = 1;
+const KIND_FLOOR: u8 = 1;
+const KIND_COUNTER: u8 = 2;
+const KIND_TOKEN: u8 = 3;
 /// The key in the checkpoint of how far the log has been folded into it. It comes after all records.
-pub(super) const FOLDED_KEY: &[u8] = &[2];
+pub(super) const FOLDED_KEY: &[u8] = &[4];
 
 /// The content of the file `FORMAT`.
 pub(super) fn format_text(format: u32) -> String {
@@ -29,12 +32,18 @@ pub(super) fn parse_format(bytes: &[u8]) -> Option<u32> {
     if plain { number.parse().ok() } else { None }
 }
 
-/// Appends the key of a record to `into`: its kind, so that slots come before counters; the slot, big-endian so that a
-/// slot's counters lie together; then the counter's key.
+/// Appends the key of a record to `into`: its kind, so that slots and floors come before counters, and tokens after them;
+/// the slot, big-endian so that a slot's counters lie together; then the counter's key, or the token's name.
 pub(super) fn push_key(of: &Change, into: &mut Vec<u8>) {
+    let token;
     let (kind, key): (u8, &[u8]) = match of {
         Change::Slot(_) => (KIND_SLOT, &[]),
+        Change::Floor(_) => (KIND_FLOOR, &[]),
         Change::Counter { key, .. } => (KIND_COUNTER, key.as_bytes()),
+        Change::Token { name, .. } => {
+            token = name.to_bytes();
+            (KIND_TOKEN, &token)
+        }
     };
     let [high, low] = of.slot().number().to_be_bytes();
     into.extend_from_slice(&[kind, high, low]);
@@ -47,7 +56,9 @@ pub(super) fn loaded<'a>(key: &'a [u8], bytes: &'a [u8]) -> Option<Loaded<'a>> {
     let slot = Slot::new(u16::from_be_bytes([high, low]))?;
     match kind {
         KIND_SLOT if key.is_empty() => Some(Loaded::Slot { slot, bytes }),
+        KIND_FLOOR if key.is_empty() => Some(Loaded::Floor { slot, bytes }),
         KIND_COUNTER => Some(Loaded::Counter { slot, key, bytes }),
+        KIND_TOKEN if key.len() == TOKEN_NAME_BYTES => Some(Loaded::Token { slot, bytes }),
         _ => None,
     }
 }
@@ -55,6 +66,8 @@ pub(super) fn loaded<'a>(key: &'a [u8], bytes: &'a [u8]) -> Option<Loaded<'a>> {
 #[cfg(test)]
 mod tests {
     use counter_core::counter::Key;
+    use counter_core::id::ActorId;
+    use counter_core::token::TokenName;
 
     use super::*;
 
@@ -77,7 +90,14 @@ mod tests {
         key.clear();
         push_key(&Change::Slot(slot), &mut key);
         assert!(matches!(loaded(&key, b"v"), Some(Loaded::Slot { slot: of, bytes: b"v" }) if of == slot));
-        for wrong in [&[1, 0x40, 0x00, 1][..], &[0, 0], &[0, 0, 0, 1], FOLDED_KEY, &[3, 0, 0]] {
+        let name = TokenName { key_hash: 1, id: 2, actor: ActorId { origin: 3, incarnation: 4 } };
+        key.clear();
+        push_key(&Change::Token { slot, name }, &mut key);
+        assert!(matches!(loaded(&key, b"v"), Some(Loaded::Token { slot: of, bytes: b"v" }) if of == slot));
+        key.clear();
+        push_key(&Change::Floor(slot), &mut key);
+        assert!(matches!(loaded(&key, b"v"), Some(Loaded::Floor { slot: of, bytes: b"v" }) if of == slot));
+        for wrong in [&[2, 0x40, 0x00, 1][..], &[0, 0], &[0, 0, 0, 1], &[1, 0, 0, 1], &[3, 0, 0, 1], FOLDED_KEY, &[5, 0, 0]] {
             assert!(loaded(wrong, b"").is_none(), "{wrong:?}");
         }
     }

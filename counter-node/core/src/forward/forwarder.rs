@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::lane::{LaneKind, Message, Pending, Target};
 use super::routes::{Routes, TargetIndex};
-use super::{ForwardConfig, ForwardEffect, MessageId, NotApplied, Operation, Outcome, Ticket};
-use crate::counter::{Key, Update};
+use super::{Attempt, ForwardConfig, ForwardEffect, MessageId, NotApplied, Operation, Outcome, Ticket};
+use crate::counter::Key;
 use crate::id::{ActorId, NodeName};
 use crate::layout::{Layout, LayoutVersion};
 
@@ -50,8 +50,8 @@ impl Forwarder {
     }
 
     /// Has an update applied by another node, also when this one owns the slot but cannot apply it now.
-    pub fn submit(&mut self, now_ms: u64, key: Key, update: Update, ticket: Ticket) {
-        self.accept(now_ms, key, Operation::Update(update), ticket);
+    pub fn submit(&mut self, now_ms: u64, key: Key, attempt: Attempt, ticket: Ticket) {
+        self.accept(now_ms, key, Operation::Update(attempt), ticket);
     }
 
     /// Has a counter read by another node.
@@ -122,14 +122,14 @@ impl Forwarder {
     /// Queues an item for the first of its replicas that has not refused it, one that is not passed over if there is one.
     pub(super) fn route(&mut self, now_ms: u64, item: Pending) {
         let Some(routes) = &self.routes else {
-            return self.complete(item.ticket, Outcome::NotApplied(NotApplied::NotReady));
+            return self.finish(&item, Outcome::NotApplied(NotApplied::NotReady));
         };
         let kind = item.lane();
         let serves = |target: &TargetIndex| *target == self.here || self.targets[*target].lane(kind).avoid_until_ms <= now_ms;
         let mut left = routes.ranked(&item.key);
         if left == [self.here] && item.refused_by.contains(&self.here) {
             // The only owner is the node that could not do it.
-            return self.complete(item.ticket, Outcome::NotApplied(NotApplied::ReadOnly));
+            return self.finish(&item, Outcome::NotApplied(NotApplied::ReadOnly));
         }
         left.retain(|target| !item.refused_by.contains(target));
         // Where this node is an owner itself, it is the cheapest one.
@@ -147,7 +147,7 @@ impl Forwarder {
     fn enqueue(&mut self, target: TargetIndex, item: Pending) {
         let queue = &mut self.targets[target].lane_mut(item.lane()).queue;
         if queue.len() >= self.config.queue_max {
-            return self.complete(item.ticket, Outcome::NotApplied(NotApplied::Overloaded));
+            return self.finish(&item, Outcome::NotApplied(NotApplied::Overloaded));
         }
         queue.push_back(item);
         self.ready.insert(target);
@@ -157,10 +157,10 @@ impl Forwarder {
     fn park(&mut self, now_ms: u64, mut item: Pending) {
         let due_ms = now_ms.saturating_add(self.config.retry_ms.max(1));
         if due_ms >= item.deadline_ms {
-            return self.complete(item.ticket, Outcome::NotApplied(item.reason));
+            return self.finish(&item, Outcome::NotApplied(item.reason));
         }
         if self.parked.len() >= self.config.queue_max {
-            return self.complete(item.ticket, Outcome::NotApplied(NotApplied::Overloaded));
+            return self.finish(&item, Outcome::NotApplied(NotApplied::Overloaded));
         }
         // What was given up here comes back here only with a new layout, or it would go round in circles.
         item.refused_by.retain(|target| *target == self.here);
@@ -171,7 +171,7 @@ impl Forwarder {
     pub(super) fn route_past(&mut self, now_ms: u64, target: TargetIndex, reason: NotApplied, mut item: Pending) {
         item.reason = reason;
         if now_ms >= item.deadline_ms {
-            return self.complete(item.ticket, Outcome::NotApplied(reason));
+            return self.finish(&item, Outcome::NotApplied(reason));
         }
         item.refused_by.push(target);
         self.route(now_ms, item);
@@ -194,13 +194,23 @@ impl Forwarder {
             late.extend(lane.take_late(now_ms));
         }
         for item in late {
-            self.complete(item.ticket, Outcome::NotApplied(item.reason));
+            self.finish(&item, Outcome::NotApplied(item.reason));
         }
         self.expire_sent(now_ms);
     }
 
-    pub(super) fn complete(&mut self, ticket: Ticket, outcome: Outcome) {
-        self.effects.push(ForwardEffect::Complete { ticket, outcome });
+    pub(super) fn finish(&mut self, item: &Pending, outcome: Outcome) {
+        self.effects.push(ForwardEffect::Complete { ticket: item.ticket, outcome: item.told(outcome) });
+    }
+
+    /// What `target` may have applied: another replica will know it by its token.
+    pub(super) fn route_unknown(&mut self, now_ms: u64, target: TargetIndex, mut item: Pending) {
+        if item.may_repeat() && now_ms < item.deadline_ms {
+            item.refused_by.push(target);
+            self.route(now_ms, item);
+        } else {
+            self.finish(&item, Outcome::Unknown);
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Ask, ForwardRequest, ItemResult, MessageId, Session};
-use crate::counter::{Key, Update};
+use super::{Answer, Ask, ForwardRequest, ItemResult, MessageId, Session, UpdateItem};
+use crate::counter::Key;
 use crate::id::ActorId;
 
 /// An inbox's limits.
@@ -30,7 +30,7 @@ pub enum Received {
     Answer(Answer),
     /// Apply the updates, wait until they are durable, then call [`ForwardInbox::finish`] and send its answer. A refusal too
     /// is finished here: another copy of the message may still be on its way, and must meet the same answer.
-    Apply { session: Session, message: MessageId, updates: Vec<(Key, Update)> },
+    Apply { session: Session, message: MessageId, updates: Vec<UpdateItem> },
     /// Read these and answer.
     Read { keys: Vec<Key> },
 }

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::routes::TargetIndex;
-use super::{ForwardConfig, MessageId, NotApplied, Operation, Session, Ticket};
-use crate::counter::{Key, Update};
+use super::{ForwardConfig, MessageId, NotApplied, Operation, Outcome, Session, Ticket, UpdateItem};
+use crate::counter::Key;
 use crate::id::NodeName;
 
 /// An update or read that has not been answered.
@@ -25,6 +25,25 @@ impl Pending {
         match self.operation {
             Operation::Update(_) => LaneKind::Updates,
             Operation::Read => LaneKind::Reads,
+        }
+    }
+
+    /// What the client is told.
+    pub(super) fn told(&self, outcome: Outcome) -> Outcome {
+        match self.operation {
+            Operation::Update(attempt) => attempt.told(outcome),
+            Operation::Read => outcome,
+        }
+    }
+
+    /// Whether it may be tried again though it may have been applied. It is known from now on that it may have been.
+    pub(super) fn may_repeat(&mut self) -> bool {
+        match &mut self.operation {
+            Operation::Update(attempt) => {
+                attempt.maybe_applied = true;
+                attempt.token.is_some()
+            }
+            Operation::Read => true,
         }
     }
 }
@@ -135,7 +154,7 @@ pub(super) enum Content {
     /// `updates` stays as it was sent first; an item that has been answered meanwhile is none.
     Updates {
         session: Session,
-        updates: Vec<(Key, Update)>,
+        updates: Vec<UpdateItem>,
         items: Vec<Option<Pending>>,
     },
     Reads {

@@ -4,10 +4,9 @@ use super::forwarder::Forwarder;
 use super::lane::{Content, LaneKind, Message, Opening, Pending, Phase};
 use super::routes::TargetIndex;
 use super::{
-    Answer, Ask, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation, Outcome,
-    Session,
+    Answer, Ask, Attempt, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation,
+    Outcome, Session, UpdateItem,
 };
-use crate::counter::{Key, Update};
 
 impl Forwarder {
     /// Sends what waits for `target`, as far as may be under way at once.
@@ -126,7 +125,7 @@ impl Forwarder {
                 message.phase = Phase::Waiting;
                 message.due_ms = now_ms.saturating_add(self.config.retry_ms.max(1));
             }
-            _ => self.give_up(id),
+            _ => self.give_up(now_ms, id),
         }
     }
 
@@ -155,7 +154,7 @@ impl Forwarder {
             self.targets[target].session = Opening::Closed;
         }
         if !only_copy {
-            return self.give_up(id);
+            return self.give_up(now_ms, id);
         }
         let Some(message) = self.take(id) else { return };
         for mut item in message.into_items() {
@@ -180,9 +179,11 @@ impl Forwarder {
         }
     }
 
-    fn give_up(&mut self, id: MessageId) {
-        for item in self.take(id).into_iter().flat_map(Message::into_items) {
-            self.complete(item.ticket, Outcome::Unknown);
+    fn give_up(&mut self, now_ms: u64, id: MessageId) {
+        let Some(message) = self.take(id) else { return };
+        let target = message.target;
+        for item in message.into_items() {
+            self.route_unknown(now_ms, target, item);
         }
     }
 
@@ -193,12 +194,13 @@ impl Forwarder {
         for (index, item) in message.into_indexed_items() {
             // A reply that is too short is a fault over there, and what became of the rest cannot be known.
             match results.get(index).copied().unwrap_or(ItemResult::Unknown) {
-                ItemResult::Done(reading) => self.complete(item.ticket, Outcome::Done(reading)),
-                ItemResult::Refused(refusal) => self.complete(item.ticket, Outcome::Refused(refusal)),
+                ItemResult::Done(reading) => self.finish(&item, Outcome::Done(reading)),
+                ItemResult::Replayed(reading) => self.finish(&item, Outcome::Replayed(reading)),
+                ItemResult::Refused(refusal) => self.finish(&item, Outcome::Refused(refusal)),
                 ItemResult::Unknown if item.operation == Operation::Read => {
                     self.route_past(now_ms, target, NotApplied::NotReady, item);
                 }
-                ItemResult::Unknown => self.complete(item.ticket, Outcome::Unknown),
+                ItemResult::Unknown => self.route_unknown(now_ms, target, item),
                 ItemResult::NotApplied(reason) => {
                     refusing |= reason != NotApplied::NotOwner;
                     self.route_past(now_ms, target, reason, item);
@@ -223,7 +225,7 @@ impl Forwarder {
             }
         }
         for item in late {
-            self.complete(item.ticket, Outcome::Unknown);
+            self.finish(&item, Outcome::Unknown);
         }
         for id in done {
             self.take(id);
@@ -255,9 +257,9 @@ impl Message {
     }
 }
 
-fn update_of(item: &Pending) -> Option<(Key, Update)> {
+fn update_of(item: &Pending) -> Option<UpdateItem> {
     match item.operation {
-        Operation::Update(update) => Some((item.key.clone(), update)),
+        Operation::Update(Attempt { update, token, .. }) => Some(UpdateItem { key: item.key.clone(), update, token }),
         Operation::Read => None,
     }
 }

@@ -79,7 +79,7 @@ fn inbox() -> ForwardInbox {
 
 fn submit(forwarder: &mut Forwarder, now_ms: u64, tickets: std::ops::Range<u64>) {
     for ticket in tickets {
-        forwarder.submit(now_ms, key(), Update::Increment(1), Ticket(ticket));
+        forwarder.submit(now_ms, key(), Attempt::new(Update::Increment(1), None), Ticket(ticket));
     }
 }
 
@@ -133,7 +133,7 @@ fn a_counter_sticks_to_one_replica_and_counters_spread() {
         let key = Key::new(format!("page-{name}").as_bytes()).unwrap();
         let target = |ticket| {
             let mut forwarder = forwarder(&["a", "b", "c"]);
-            forwarder.submit(0, key.clone(), Update::Increment(1), Ticket(ticket));
+            forwarder.submit(0, key.clone(), Attempt::new(Update::Increment(1), None), Ticket(ticket));
             sent(forwarder.poll(0)).remove(0).0
         };
         assert_eq!(target(1), target(2));
@@ -252,7 +252,11 @@ fn what_comes_to_this_node_by_a_new_layout_is_done_here() {
     let mut moved = layout(2, &["a"]);
     moved.shards[0].slots = std::mem::take(&mut moved.shards[1].slots);
     forwarder.handle_layout(1, &moved);
-    let local = ForwardEffect::Local { ticket: Ticket(3), key: key(), operation: Operation::Update(Update::Increment(1)) };
+    let local = ForwardEffect::Local {
+        ticket: Ticket(3),
+        key: key(),
+        operation: Operation::Update(Attempt::new(Update::Increment(1), None)),
+    };
     assert_eq!(forwarder.poll(1), [local]);
 }
 

@@ -1,15 +1,16 @@
 //! The answering side of pulls: from the table and the layout alone, with nothing kept in mind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::parts::Parts;
-use super::push::weight;
-use crate::counter::{Counter, Key, KeyRef};
+use super::push::{RECORD_WEIGHT, weight};
+use crate::counter::KeyRef;
 use crate::layout::LayoutVersion;
-use crate::message::{DetailAsk, DetailReply, DigestReply};
+use crate::message::{DetailAsk, DetailReply, DigestReply, Position};
 use crate::slot::{Slot, to_ranges};
 use crate::table::Table;
-use crate::vector::{CounterView, SlotDelta, SlotVector, key_hash, summary_of};
+use crate::token::TokenRecord;
+use crate::vector::{CounterView, SlotDelta, SlotVector, key_hash};
 
 /// What answers are made of besides the table.
 pub(super) struct Answering<'a> {
@@ -22,7 +23,7 @@ pub(super) struct Answering<'a> {
     /// the answer; their clients have no answer yet, and get none if they do not become durable.
     pub(super) is_last: &'a dyn Fn(Slot) -> bool,
     pub(super) bytes_max: usize,
-    pub(super) counters_max: usize,
+    pub(super) items_max: usize,
 }
 
 impl Answering<'_> {
@@ -48,54 +49,123 @@ impl Answering<'_> {
     pub(super) fn detail(&self, table: &Table, ask: &DetailAsk) -> DetailReply {
         let held = self.parts.part(ask.slot).holds();
         if !held {
-            return DetailReply { round: ask.round, layout: self.layout, last: false, upto_hash: u64::MAX, delta: None };
+            return DetailReply { round: ask.round, layout: self.layout, last: false, upto: Position::LAST, delta: None };
         }
         let vector = table.slot(ask.slot);
-        let (found, mut upto_hash) = range(&vector, ask.from_hash, ask.to_hash, self.counters_max);
-        let theirs: HashMap<u64, u64> = ask.summary.iter().copied().collect();
-        let mut counters: Vec<(Key, Counter)> = Vec::new();
+        let (found, mut upto) = range(&vector, ask.from, ask.to, self.items_max);
+        let counters: HashMap<u64, u64> = ask.counters.iter().copied().collect();
+        let tokens: HashSet<u64> = ask.tokens.iter().copied().collect();
+        let mut delta = vector.empty_delta(ask.slot);
         let mut bytes = 0_usize;
         let mut passed = None;
-        for (hash, key, counter) in found {
-            if theirs.get(&hash) != Some(&summary_of(key, counter).1) {
-                bytes = bytes.saturating_add(weight(key, counter));
-                let too_long = bytes > self.bytes_max && !counters.is_empty();
+        for (position, item) in found {
+            if !item.is_in(&counters, &tokens) {
+                bytes = bytes.saturating_add(item.weight());
+                let too_long = bytes > self.bytes_max && !delta.counters.is_empty() && passed != Some(position);
                 if let Some(passed) = passed.filter(|_| too_long) {
-                    upto_hash = passed;
+                    upto = passed;
                     break;
                 }
-                counters.push((key.to_key(), counter.to_counter()));
+                item.add_to(&vector, &mut delta);
             }
-            passed = Some(hash);
+            passed = Some(position);
         }
         let newer = vector.generation() > ask.generation;
-        let retirement = if newer { vector.retirement() } else { None };
-        let delta = SlotDelta { slot: ask.slot, generation: vector.generation(), retirement, counters };
-        DetailReply { round: ask.round, layout: self.layout, last: (self.is_last)(ask.slot), upto_hash, delta: Some(delta) }
+        delta.retirement = if newer { vector.retirement() } else { None };
+        DetailReply { round: ask.round, layout: self.layout, last: (self.is_last)(ask.slot), upto, delta: Some(delta) }
     }
 }
 
-/// A slot's counters with key hashes from `from_hash` on, at most about `counters_max`, as pairs of hashes; and the
-/// key hash up to which there are no others.
-pub(super) fn summary_of_range(vector: &SlotVector, from_hash: u64, counters_max: usize) -> (Vec<(u64, u64)>, u64) {
-    let (found, to_hash) = range(vector, from_hash, u64::MAX, counters_max);
-    (found.into_iter().map(|(_, key, counter)| summary_of(key, counter)).collect(), to_hash)
+/// What a slot has from one place on, at most about so many items, as a question's summary; and the place up to which
+/// there is nothing else.
+pub(super) fn summary_of_range(vector: &SlotVector, from: Position, items_max: usize) -> (Vec<(u64, u64)>, Vec<u64>, Position) {
+    let (found, to) = range(vector, from, Position::LAST, items_max);
+    let (mut counters, mut tokens) = (Vec::new(), Vec::new());
+    for (position, item) in found {
+        match item {
+            Item::Counter(key, counter) => counters.push((position.key_hash, counter.digest(key.as_bytes()))),
+            Item::Token(hash, _) => tokens.push(hash),
+        }
+    }
+    (counters, tokens, to)
 }
 
-type Found<'a> = Vec<(u64, KeyRef<'a>, CounterView<'a>)>;
+/// A counter, or a token's record with its hash.
+enum Item<'a> {
+    Counter(KeyRef<'a>, CounterView<'a>),
+    Token(u64, TokenRecord),
+}
 
-/// The counters with key hashes in a range, in the order of hashes, cut after about `counters_max`; and the key hash
-/// up to which these are all.
-fn range(vector: &SlotVector, from_hash: u64, to_hash: u64, counters_max: usize) -> (Found<'_>, u64) {
-    let hashed = vector.counters().map(|(key, counter)| (key_hash(key), key, counter));
-    let mut found: Found<'_> = hashed.filter(|(hash, ..)| (from_hash..=to_hash).contains(hash)).collect();
-    let mut upto_hash = to_hash;
-    if found.len() > counters_max {
-        let (_, (cut, ..), _) = found.select_nth_unstable_by_key(counters_max, |(hash, ..)| *hash);
+impl Item<'_> {
+    fn is_in(&self, counters: &HashMap<u64, u64>, tokens: &HashSet<u64>) -> bool {
+        match self {
+            Self::Counter(key, counter) => counters.get(&key_hash(*key)) == Some(&counter.digest(key.as_bytes())),
+            Self::Token(hash, _) => tokens.contains(hash),
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Counter(key, counter) => weight(*key, *counter),
+            Self::Token(_, record) => RECORD_WEIGHT.saturating_add(record.key.as_bytes().len()),
+        }
+    }
+
+    /// A record goes with its counter, so that it never comes without its effect.
+    fn add_to(self, vector: &SlotVector, delta: &mut SlotDelta) {
+        match self {
+            Self::Counter(key, counter) => delta.counters.push((key.to_key(), counter.to_counter())),
+            Self::Token(_, record) => {
+                let last = delta.counters.last().map(|(key, _)| key);
+                if last != Some(&record.key) {
+                    let counter = vector.counter(&record.key).map(CounterView::to_counter);
+                    delta.counters.extend(counter.map(|counter| (record.key.clone(), counter)));
+                }
+                delta.tokens.push(record);
+            }
+        }
+    }
+}
+
+/// What lies between two places, in order, cut after about `items_max`; and the place up to which this is all.
+fn range(vector: &SlotVector, from: Position, to: Position, items_max: usize) -> (Vec<(Position, Item<'_>)>, Position) {
+    let hashed = vector.keys().map(|key| (key_hash(key), key));
+    let mut keys: Vec<(u64, KeyRef<'_>)> = hashed.filter(|(hash, _)| (from.key_hash..=to.key_hash).contains(hash)).collect();
+    let mut upto = to;
+    if keys.len() > items_max {
+        let (_, (cut, _), _) = keys.select_nth_unstable(items_max);
         // Keys of one hash stay together.
-        upto_hash = *cut;
-        found.retain(|(hash, ..)| *hash <= upto_hash);
+        upto = to.min(Position { key_hash: *cut, token: u128::MAX });
+        keys.retain(|(hash, _)| *hash <= upto.key_hash);
     }
-    found.sort_unstable_by_key(|(hash, key, _)| (*hash, *key));
-    (found, upto_hash)
+    keys.sort_unstable();
+    let mut found: Vec<(Position, Item<'_>)> = Vec::new();
+    for (key_hash, key) in keys {
+        let full = |found: &Vec<(Position, Item<'_>)>, position: Position| {
+            found.len() >= items_max && found.last().is_some_and(|(last, _)| *last < position)
+        };
+        let counter = Position { key_hash, token: 0 };
+        if full(&found, counter) {
+            break;
+        }
+        if from <= counter
+            && let Some(value) = vector.counter(key)
+        {
+            found.push((counter, Item::Counter(key, value)));
+        }
+        let first = if from.key_hash == key_hash { from.token } else { 0 };
+        let last = if to.key_hash == key_hash { to.token } else { u128::MAX };
+        for (token, hash, record) in vector.records_of(key, first, last) {
+            if full(&found, Position { key_hash, token }) {
+                break;
+            }
+            found.push((Position { key_hash, token }, Item::Token(hash, record)));
+        }
+    }
+    if found.len() >= items_max
+        && let Some((last, _)) = found.last()
+    {
+        upto = *last;
+    }
+    (found, upto)
 }

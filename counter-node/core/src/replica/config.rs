@@ -1,5 +1,8 @@
 //! The protocol's knobs.
 
+use crate::hlc::DRIFT_MAX_MS;
+use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS};
+
 /// What `acks` promises to clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acks {
@@ -51,6 +54,12 @@ pub struct ReplicaConfig {
     pub retire_slot_counters_max: usize,
     /// Keys forgotten per tick.
     pub forget_keys_max: usize,
+    /// For how long after they were made tokens are taken. The same as the table's.
+    pub token_window_ms: u64,
+    /// How much longer their records are kept: for tokens from clocks ahead, and nodes whose clocks are behind.
+    pub token_slack_ms: u64,
+    /// Floors are multiples of it, so that they move seldom.
+    pub token_floor_grain_ms: u64,
 }
 
 impl Default for ReplicaConfig {
@@ -76,6 +85,9 @@ impl Default for ReplicaConfig {
             retire_counters_max: 20_000,
             retire_slot_counters_max: 20_000,
             forget_keys_max: 20_000,
+            token_window_ms: TOKEN_WINDOW_MS,
+            token_slack_ms: TOKEN_FUTURE_MS.saturating_add(DRIFT_MAX_MS),
+            token_floor_grain_ms: 10_000,
         }
     }
 }

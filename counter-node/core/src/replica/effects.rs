@@ -31,10 +31,11 @@ pub struct CommitMark(pub u64);
 pub enum Effect {
     /// Send once; when it fails, nothing is to be done.
     Send { to: NodeName, message: Message },
-    /// Commit the current records of `keys`, and of `slots`, whose generation has changed, in one batch; then call
+    /// Commit the current records of `keys`, of `slots`, whose generation has changed, and the floors of `floors`, together
+    /// with the token records of these slots that storage lacks, in one batch; then call
     /// [`super::Replica::persisted`] or [`super::Replica::persist_failed`]. The committer finds a slot's record and the counters that
     /// go with it by [`crate::vector::SlotVector::take_unsaved_generation`].
-    Persist { id: PersistId, keys: Vec<Key>, slots: Vec<Slot> },
+    Persist { id: PersistId, keys: Vec<Key>, slots: Vec<Slot>, floors: Vec<Slot> },
     /// Route by this layout and make it durable, in the order of versions, then call
     /// [`super::Replica::layout_persisted`]. Of several that wait, the newest is enough.
     AdoptLayout(Arc<Layout>),

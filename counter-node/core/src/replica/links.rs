@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use foldhash::fast::FixedState;
 
-use super::push::weight;
+use super::push::{RECORD_WEIGHT, weight};
 use super::{CommitMark, ReplicaConfig};
 use crate::counter::Key;
 use crate::message::Message;
@@ -21,6 +21,8 @@ pub(super) struct Link {
     flight: Option<Flight>,
     behind: Option<Behind>,
     next_sequence: u64,
+    /// By slot: up to which of the own token record changes the peer has them. Of others none.
+    records: BTreeMap<Slot, u64>,
     /// Time-outs since the peer was last heard of.
     tries: u32,
 }
@@ -31,6 +33,8 @@ struct Flight {
     keys: Vec<Key>,
     /// The lowest mark among them.
     since: CommitMark,
+    /// By slot: up to which own token record changes it carries them.
+    records: Vec<(Slot, u64)>,
     sent_ms: u64,
 }
 
@@ -53,6 +57,7 @@ impl Link {
             flight: None,
             behind: None,
             next_sequence: first_sequence,
+            records: BTreeMap::new(),
             tries: 0,
         }
     }
@@ -120,6 +125,12 @@ impl Link {
             flight.keys.retain(|key| keep(key.slot()));
         }
         self.flight.take_if(|flight| flight.keys.is_empty());
+        self.records.retain(|slot, _| keep(*slot));
+    }
+
+    /// Up to which of the slot's own token record changes the peer has them.
+    pub(super) fn has_upto(&self, slot: Slot) -> u64 {
+        self.records.get(&slot).copied().unwrap_or(0)
     }
 
     /// The peer lives: what is in flight is repeated without further delay.
@@ -165,29 +176,79 @@ impl Link {
         }
         self.queue.retain(|_, keys| !keys.is_empty());
         let sequence = self.number();
-        self.send(table, Flight { sequence, keys, since, sent_ms: now_ms }, now_ms, config)
+        self.send(table, Flight { sequence, keys, since, records: Vec::new(), sent_ms: now_ms }, now_ms, config)
     }
 
     /// Sends a batch, with the values of now. What does not fit goes back into the queue.
     fn send(&mut self, table: &Table, mut flight: Flight, now_ms: u64, config: &ReplicaConfig) -> Option<Message> {
         flight.keys.sort_unstable_by(|left, right| (left.slot(), left).cmp(&(right.slot(), right)));
-        let (slots, taken) = deltas(table, &flight.keys, config.message_bytes_max);
-        for key in flight.keys.drain(taken..) {
+        let batch = self.batch(table, &flight.keys, config.message_bytes_max);
+        for (slot, upto) in &batch.lost {
+            self.records.insert(*slot, *upto);
+        }
+        let left = flight.keys.drain(batch.taken..).chain(batch.again);
+        for key in left {
             if self.queued.insert(key.clone()) {
                 self.queue.entry(flight.since).or_default().push(key);
             }
         }
-        if slots.is_empty() {
+        if !batch.lost.is_empty() {
+            // What has been dropped is for the peer to pull.
+            self.flight = Some(flight);
+            let since = self.floor().unwrap_or_default();
+            self.fall_behind(since);
+            return None;
+        }
+        if batch.slots.is_empty() {
             return None;
         }
         let sequence = flight.sequence;
-        self.flight = Some(Flight { sent_ms: now_ms, ..flight });
-        Some(Message::Delta { sequence, slots })
+        self.flight = Some(Flight { sent_ms: now_ms, records: batch.records, ..flight });
+        Some(Message::Delta { sequence, slots: batch.slots })
     }
 
-    /// The peer says that a batch is durable there. Returns whether it was the one in flight.
-    pub(super) fn acknowledged(&mut self, sequence: u64) -> bool {
-        self.flight.take_if(|flight| flight.sequence == sequence).is_some()
+    /// The current values of these keys, sorted by slot, with the own token records of their slots that the peer lacks, as
+    /// far as they fit one message. Keys that the table has forgotten are left out.
+    fn batch(&self, table: &Table, keys: &[Key], bytes_max: usize) -> PushBatch {
+        let mut batch = PushBatch::default();
+        let mut bytes = 0_usize;
+        for of_slot in keys.chunk_by(|left, right| left.slot() == right.slot()) {
+            let Some(slot) = of_slot.first().map(Key::slot) else { continue };
+            let vector = table.slot(slot);
+            let mut fitting: Vec<&Key> = Vec::new();
+            for key in of_slot {
+                bytes = bytes.saturating_add(vector.counter(key).map_or(0, |counter| weight(key.into(), counter)));
+                if bytes > bytes_max && batch.taken > 0 {
+                    break;
+                }
+                fitting.push(key);
+                batch.taken = batch.taken.saturating_add(1);
+            }
+            let complete = fitting.len() == of_slot.len();
+            let records_max = (bytes_max.saturating_sub(bytes) / RECORD_WEIGHT).max(1);
+            match vector.push_delta(slot, &fitting, self.has_upto(slot), records_max) {
+                None => batch.lost.push((slot, vector.last_fresh())),
+                Some(push) => {
+                    bytes = bytes.saturating_add(push.delta.tokens.len().saturating_mul(RECORD_WEIGHT));
+                    batch.records.extend((push.upto > self.has_upto(slot)).then_some((slot, push.upto)));
+                    batch.again.extend(push.has_more.then(|| fitting.first().map(|key| (*key).clone())).flatten());
+                    let empty = push.delta.counters.is_empty() && push.delta.tokens.is_empty();
+                    batch.slots.extend((!empty).then_some(push.delta));
+                }
+            }
+            if !complete {
+                break;
+            }
+        }
+        batch
+    }
+
+    /// The peer says that a batch is durable there. Returns, when it was the one in flight, the slots of its token records.
+    pub(super) fn acknowledged(&mut self, sequence: u64) -> Option<Vec<Slot>> {
+        let flight = self.flight.take_if(|flight| flight.sequence == sequence)?;
+        let slots = flight.records.iter().map(|(slot, _)| *slot).collect();
+        self.records.extend(flight.records);
+        Some(slots)
     }
 
     /// The peer says that it has pulled.
@@ -196,32 +257,18 @@ impl Link {
     }
 }
 
-/// The current values of these keys, sorted by slot, as far as they fit one message; and how many keys that is. Keys
-/// that the table has forgotten are left out.
-fn deltas(table: &Table, keys: &[Key], bytes_max: usize) -> (Vec<SlotDelta>, usize) {
-    let mut deltas: Vec<SlotDelta> = Vec::new();
-    let (mut bytes, mut taken) = (0_usize, 0_usize);
-    for of_slot in keys.chunk_by(|left, right| left.slot() == right.slot()) {
-        let Some(slot) = of_slot.first().map(Key::slot) else { continue };
-        let vector = table.slot(slot);
-        let mut fitting: Vec<&Key> = Vec::new();
-        for key in of_slot {
-            bytes = bytes.saturating_add(vector.counter(key).map_or(0, |counter| weight(key.into(), counter)));
-            if bytes > bytes_max && taken > 0 {
-                break;
-            }
-            fitting.push(key);
-            taken = taken.saturating_add(1);
-        }
-        let complete = fitting.len() == of_slot.len();
-        let delta = vector.delta(slot, fitting);
-        drop(vector);
-        deltas.extend((!delta.counters.is_empty()).then_some(delta));
-        if !complete {
-            break;
-        }
-    }
-    (deltas, taken)
+/// What one message is to carry.
+#[derive(Debug, Default)]
+struct PushBatch {
+    slots: Vec<SlotDelta>,
+    /// How many of the keys it has gone through.
+    taken: usize,
+    /// By slot: up to which own token record changes it carries them.
+    records: Vec<(Slot, u64)>,
+    /// Keys of slots that have more.
+    again: Vec<Key>,
+    /// Slots in which some changes that the peer lacks are not kept in mind, with the last of them.
+    lost: Vec<(Slot, u64)>,
 }
 
 #[cfg(test)]
@@ -237,10 +284,11 @@ mod tests {
     }
 
     fn table(keys: &[Key]) -> Table {
-        let table = Table::new(1, TableLimits { counters: 1 << 20, memory_bytes: 1 << 30 });
+        let table =
+            Table::new(1, TableLimits { counters: 1 << 20, memory_bytes: 1 << 30, tokens: 1 << 20, token_window_ms: 600_000 });
         table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
         for key in keys {
-            table.apply(key, Update::Increment(1), Hlc(1)).unwrap();
+            table.apply(key, Update::Increment(1), None, Hlc(1)).unwrap();
         }
         table
     }
@@ -267,10 +315,10 @@ mod tests {
         assert_eq!(link.repeat(&table, 500, &config).len(), 1);
         assert_eq!(link.repeat(&table, 1_499, &config), []);
         assert_eq!(link.repeat(&table, 1_500, &config).len(), 1);
-        assert!(link.acknowledged(10) && !link.acknowledged(10));
+        assert!(link.acknowledged(10).is_some() && link.acknowledged(10).is_none());
         assert_eq!(link.floor(), Some(CommitMark(2)));
         assert_eq!(sequence_and_keys(link.advance(&table, 1_500, &config)), (11, 2));
-        assert!(link.acknowledged(11));
+        assert!(link.acknowledged(11).is_some());
         assert_eq!((link.floor(), link.pending()), (None, 0));
     }
 

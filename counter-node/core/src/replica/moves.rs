@@ -97,10 +97,7 @@ impl Replica {
     /// the layout does not name keeps its data: that is for a person to throw away.
     pub(super) fn forget(&mut self, step: &mut Step<'_>) {
         if std::mem::take(&mut self.forget_due) {
-            let held = |slot: &Slot| {
-                let vector = step.table.slot(*slot);
-                !vector.is_empty() || vector.generation() > Default::default()
-            };
+            let held = |slot: &Slot| !step.table.slot(*slot).is_new();
             self.forgetting = self.parts.slots(|part| !part.holds()).filter(held).collect();
         }
         let (mut slots, mut keys) = (Vec::new(), Vec::new());

@@ -9,7 +9,7 @@ use super::answer::summary_of_range;
 use super::slots::SlotSet;
 use crate::id::NodeName;
 use crate::layout::LayoutVersion;
-use crate::message::{DetailAsk, DetailReply, DigestReply, Message};
+use crate::message::{DetailAsk, DetailReply, DigestReply, Message, Position};
 use crate::slot::{Slot, SlotRange};
 use crate::table::Table;
 
@@ -52,7 +52,7 @@ struct Comparing {
 struct Detailing {
     round: u64,
     began: u64,
-    from_hash: u64,
+    from: Position,
     sent_ms: u64,
     /// Over all answers so far.
     layout: Option<LayoutVersion>,
@@ -123,7 +123,7 @@ impl Puller {
         }
         while self.tries == 0 && self.detailing.len() < config.detail_slots_max {
             let Some((slot, began)) = self.differing.pop_first() else { break };
-            let detailing = Detailing { round: 0, began, from_hash: 0, sent_ms: now_ms, layout: None, last: true };
+            let detailing = Detailing { round: 0, began, from: Position::FIRST, sent_ms: now_ms, layout: None, last: true };
             asks.push(self.detail(table, slot, detailing, config));
         }
         asks
@@ -176,18 +176,11 @@ impl Puller {
     fn detail(&mut self, table: &Table, slot: Slot, mut detailing: Detailing, config: &ReplicaConfig) -> Message {
         detailing.round = self.round();
         let vector = table.slot(slot);
-        let (summary, to_hash) = summary_of_range(&vector, detailing.from_hash, config.summary_counters_max);
+        let (counters, tokens, to) = summary_of_range(&vector, detailing.from, config.summary_counters_max);
         let generation = vector.generation();
         drop(vector);
         self.detailing.insert(slot, detailing);
-        Message::DetailAsk(DetailAsk {
-            round: detailing.round,
-            slot,
-            generation,
-            from_hash: detailing.from_hash,
-            to_hash,
-            summary,
-        })
+        Message::DetailAsk(DetailAsk { round: detailing.round, slot, generation, from: detailing.from, to, counters, tokens })
     }
 
     /// Takes a digest answer in; returns what is pulled with it. An answer to another round says nothing.
@@ -227,10 +220,10 @@ impl Puller {
         }
         let layout = detailing.layout.map_or(reply.layout, |layout| layout.min(reply.layout));
         let last = detailing.last && reply.last;
-        match reply.upto_hash.checked_add(1) {
+        match reply.upto.next() {
             None => (None, Some(self.pulled(slot, detailing.began, Some(layout), last))),
-            Some(from_hash) => {
-                let next = Detailing { from_hash, sent_ms: now_ms, layout: Some(layout), last, ..detailing };
+            Some(from) => {
+                let next = Detailing { from, sent_ms: now_ms, layout: Some(layout), last, ..detailing };
                 (Some(self.detail(table, slot, next, config)), None)
             }
         }

@@ -30,14 +30,26 @@ impl Replica {
     pub(super) fn take_ack(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64) {
         let (config, now_ms) = (&self.config, self.now.monotonic_ms);
         let Some(link) = self.peers.get_mut(from).and_then(|peer| peer.link.as_mut()) else { return };
-        let goes_on = link.acknowledged(sequence) && (config.acks == Acks::Quorum || link.is_backed_up(config));
-        if goes_on {
+        let Some(slots) = link.acknowledged(sequence) else { return };
+        if config.acks == Acks::Quorum || link.is_backed_up(config) {
             let next = link.advance(step.table, now_ms, config);
             step.effects.send_all(from, next);
+        }
+        for slot in slots {
+            let link = |target: &NodeName| self.peers.get(target).and_then(|peer| peer.link.as_ref());
+            let had_by_all = self.parts.targets(slot).map(|target| link(target).map_or(0, |link| link.has_upto(slot))).min();
+            step.table.slot(slot).forget_fresh(had_by_all.unwrap_or(0));
         }
     }
 
     pub(super) fn push(&mut self, step: &mut Step<'_>) {
+        for slot in std::mem::take(&mut self.alone) {
+            if self.parts.targets(slot).next().is_none() {
+                let mut vector = step.table.slot(slot);
+                let last = vector.last_fresh();
+                vector.forget_fresh(last);
+            }
+        }
         for (name, peer) in &mut self.peers {
             let Some(link) = &mut peer.link else { continue };
             step.effects.send_all(name, link.repeat(step.table, self.now.monotonic_ms, &self.config));
@@ -49,6 +61,9 @@ impl Replica {
     pub fn committed(&mut self, keys: Vec<Key>) -> CommitMark {
         self.mark = CommitMark(self.mark.0.saturating_add(1));
         for key in &keys {
+            if self.parts.targets(key.slot()).next().is_none() {
+                self.alone.insert(key.slot());
+            }
             for target in self.parts.targets(key.slot()) {
                 if let Some(link) = self.peers.get_mut(target).and_then(|peer| peer.link.as_mut()) {
                     link.add(self.mark, key, &self.config);
@@ -90,6 +105,9 @@ impl Replica {
         self.peers.values().filter_map(|peer| peer.link.as_ref()).all(Link::is_done_or_lost)
     }
 }
+
+/// About how many bytes a token's record takes in a message, beside its key.
+pub(super) const RECORD_WEIGHT: usize = 64;
 
 /// About how many bytes a counter takes in a message.
 pub(super) fn weight(key: KeyRef<'_>, counter: CounterView<'_>) -> usize {

@@ -3,11 +3,13 @@
 //! The first node of the owning shard, by name, proposes; it folds only when, within one round and under one layout,
 //! *every* sibling has answered that it has the same generation and the same final entries, durably, and that none of
 //! the actors is its own. A sibling that cannot be reached therefore blocks retirement, as it must: it may hold more.
+//!
+//! Token records are forgotten in the same way: the proposal is a *floor*, and what is compared are the records below it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::Part;
-use super::saves::Then;
+use super::saves::{Then, Unsaved};
 use super::{Effect, Effects, Replica, Report, Step};
 use crate::id::{ActorId, NodeName};
 use crate::layout::LayoutVersion;
@@ -119,6 +121,7 @@ impl Replica {
             counters = counters.saturating_add(vector.len());
             let actors = closed(&vector, current);
             if actors.is_empty() {
+                proposals.extend(self.propose_floor(slot, &vector).map(|proposal| (slot, proposal)));
                 continue;
             }
             if vector.len() > self.config.retire_slot_counters_max {
@@ -130,10 +133,29 @@ impl Replica {
             self.retiring.found = true;
             if !self.saves.is_saving(slot) {
                 let (generation, digest) = (vector.generation(), vector.digest_of(&actors));
-                proposals.insert(slot, RetireProposal { slot, generation, actors, digest });
+                proposals.insert(slot, RetireProposal { slot, generation, actors, floor_ms: 0, digest });
             }
         }
         proposals
+    }
+
+    /// That the tokens be forgotten which no node takes any more, whatever its clock, if there are records of such.
+    fn propose_floor(&self, slot: Slot, vector: &SlotVector) -> Option<RetireProposal> {
+        let past_ms = self.config.token_window_ms.saturating_add(self.config.token_slack_ms);
+        let grain_ms = self.config.token_floor_grain_ms.max(1);
+        let latest_ms = self.now.wall_ms.checked_sub(past_ms)?;
+        let floor_ms = latest_ms.saturating_sub(latest_ms.checked_rem(grain_ms)?);
+        let is_due = vector.oldest_token_ms().is_some_and(|oldest_ms| oldest_ms < floor_ms);
+        if !is_due || self.saves.is_saving(slot) {
+            return None;
+        }
+        let digest = vector.digest_below(floor_ms, self.actor)?;
+        Some(RetireProposal { slot, generation: vector.generation(), actors: Vec::new(), floor_ms, digest })
+    }
+
+    /// Whether no token made before the floor would be taken here, not even by a clock that is behind.
+    fn is_past(&self, floor_ms: u64) -> bool {
+        self.now.wall_ms.saturating_sub(self.config.token_window_ms) > floor_ms
     }
 
     fn end_look(&mut self) {
@@ -173,7 +195,8 @@ impl Replica {
             self.parts.part(proposal.slot) == Part::Owns
                 && !proposal.actors.contains(&self.actor)
                 && !self.saves.is_saving(proposal.slot)
-                && is_still(&vector, proposal)
+                && (!proposal.actors.is_empty() || self.is_past(proposal.floor_ms))
+                && is_still(&vector, proposal, self.actor)
         };
         let agreed = proposals.iter().filter(agrees).map(|proposal| proposal.slot).collect();
         step.effects.send(&header.from, Message::RetireReply { round, layout, agreed });
@@ -197,15 +220,19 @@ impl Replica {
     /// Folds, once nobody's answer is missing, what all have agreed to and what is still as it was proposed.
     fn conclude(&mut self, step: &mut Step<'_>) {
         let Some(round) = self.retiring.round.take_if(|round| round.awaited.is_empty()) else { return };
-        let (mut slots, mut keys) = (Vec::new(), Vec::new());
+        let mut unsaved = Unsaved::default();
         for proposal in round.proposals.values().filter(|proposal| !proposal.actors.contains(&self.actor)) {
-            let mut vector = step.table.slot(proposal.slot);
-            if is_still(&vector, proposal) {
-                keys.extend(vector.retire(&proposal.actors));
-                slots.push(proposal.slot);
+            let still = is_still(&step.table.slot(proposal.slot), proposal, self.actor);
+            if still && proposal.actors.is_empty() {
+                unsaved.keys.extend(step.table.slot(proposal.slot).raise_floor(proposal.floor_ms));
+                unsaved.floors.push(proposal.slot);
+            } else if still {
+                unsaved.keys.extend(step.table.slot(proposal.slot).retire(&proposal.actors));
+                unsaved.generations.push(proposal.slot);
             }
         }
-        step.effects.0.extend(self.saves.save(keys, slots.clone()));
+        let slots: Vec<Slot> = unsaved.generations.iter().chain(&unsaved.floors).copied().collect();
+        step.effects.0.extend(self.saves.save(unsaved));
         if !slots.is_empty() {
             // The siblings hear of it when it is durable here.
             let due = self.saves.after(slots.iter().copied(), Then::Spread { slots: slots.clone() });
@@ -223,12 +250,19 @@ impl Replica {
     }
 }
 
+/// The closed actors that may be retired. One that token records name has to wait until these are forgotten.
 fn closed(vector: &SlotVector, current: &BTreeSet<ActorId>) -> Vec<ActorId> {
     let mut actors = vector.actors();
-    actors.retain(|actor| !current.contains(actor));
+    actors.retain(|actor| !current.contains(actor) && vector.may_retire(&[*actor]));
     actors
 }
 
-fn is_still(vector: &SlotVector, proposal: &RetireProposal) -> bool {
-    vector.generation() == proposal.generation && vector.digest_of(&proposal.actors) == proposal.digest
+fn is_still(vector: &SlotVector, proposal: &RetireProposal, own: ActorId) -> bool {
+    if vector.generation() != proposal.generation {
+        return false;
+    }
+    if proposal.actors.is_empty() {
+        return vector.digest_below(proposal.floor_ms, own) == Some(proposal.digest);
+    }
+    vector.may_retire(&proposal.actors) && vector.digest_of(&proposal.actors) == proposal.digest
 }

@@ -20,10 +20,17 @@ pub(super) enum Then {
     Spread { slots: Vec<Slot> },
 }
 
+/// What is to be written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unsaved {
+    pub(super) keys: Vec<Key>,
+    pub(super) generations: Vec<Slot>,
+    pub(super) floors: Vec<Slot>,
+}
+
 #[derive(Debug, Default)]
 struct Save {
-    keys: Vec<Key>,
-    generations: Vec<Slot>,
+    unsaved: Unsaved,
     /// When it is to be tried again, after a failure.
     retry_ms: Option<u64>,
 }
@@ -43,8 +50,8 @@ pub(super) struct Saves {
 impl Saves {
     /// Writes these counters and the records of slots with a new generation. While an earlier write awaits its
     /// repetition after a failure, this one joins it, so that a storage that is down for long costs no more memory.
-    pub(super) fn save(&mut self, keys: Vec<Key>, generations: Vec<Slot>) -> Option<Effect> {
-        if keys.is_empty() && generations.is_empty() {
+    pub(super) fn save(&mut self, unsaved: Unsaved) -> Option<Effect> {
+        if unsaved.is_empty() {
             return None;
         }
         let failed = self.open.iter().find(|(_, save)| save.retry_ms.is_some()).map(|(id, _)| *id);
@@ -52,12 +59,11 @@ impl Saves {
             self.last = self.last.saturating_add(1);
             PersistId(self.last)
         });
-        for slot in keys.iter().map(Key::slot).chain(generations.iter().copied()) {
+        for slot in unsaved.slots() {
             self.by_slot.entry(slot).or_default().insert(id);
         }
-        let save = self.open.entry(id).or_default();
-        save.join(Save { keys: keys.clone(), generations: generations.clone(), retry_ms: None });
-        failed.is_none().then_some(Effect::Persist { id, keys, slots: generations })
+        self.open.entry(id).or_default().unsaved.join(unsaved.clone());
+        failed.is_none().then(|| unsaved.persist(id))
     }
 
     /// `then`, if these slots are durable as they are now; otherwise it is kept until they are.
@@ -86,7 +92,7 @@ impl Saves {
     /// The write is durable: what waited for it alone.
     pub(super) fn persisted(&mut self, id: PersistId) -> Vec<Then> {
         let Some(save) = self.open.remove(&id) else { return Vec::new() };
-        for slot in save.slots() {
+        for slot in save.unsaved.slots() {
             if let Some(ids) = self.by_slot.get_mut(&slot) {
                 ids.remove(&id);
                 if ids.is_empty() {
@@ -131,7 +137,7 @@ impl Saves {
         self.by_slot.values_mut().for_each(rename);
         self.waiting.iter_mut().for_each(|(on, _)| rename(on));
         self.pulls.values_mut().for_each(|(on, _)| rename(on));
-        self.open.entry(into).or_default().join(save);
+        self.open.entry(into).or_default().unsaved.join(save.unsaved);
     }
 
     /// The writes that are due again.
@@ -140,29 +146,39 @@ impl Saves {
         for (id, save) in &mut self.open {
             if save.retry_ms.is_some_and(|retry_ms| retry_ms <= now_ms) {
                 save.retry_ms = None;
-                due.push(Effect::Persist { id: *id, keys: save.keys.clone(), slots: save.generations.clone() });
+                due.push(save.unsaved.clone().persist(*id));
             }
         }
         due
     }
 }
 
-impl Save {
+impl Unsaved {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.generations.is_empty() && self.floors.is_empty()
+    }
+
     fn slots(&self) -> BTreeSet<Slot> {
-        self.keys.iter().map(Key::slot).chain(self.generations.iter().copied()).collect()
+        self.keys.iter().map(Key::slot).chain(self.generations.iter().copied()).chain(self.floors.iter().copied()).collect()
+    }
+
+    fn persist(self, id: PersistId) -> Effect {
+        Effect::Persist { id, keys: self.keys, slots: self.generations, floors: self.floors }
     }
 
     fn join(&mut self, other: Self) {
-        if self.keys.is_empty() && self.generations.is_empty() {
-            (self.keys, self.generations) = (other.keys, other.generations);
+        if self.is_empty() {
+            *self = other;
             return;
         }
         self.keys.extend(other.keys);
         self.keys.sort_unstable();
         self.keys.dedup();
-        self.generations.extend(other.generations);
-        self.generations.sort_unstable();
-        self.generations.dedup();
+        for (ours, theirs) in [(&mut self.generations, other.generations), (&mut self.floors, other.floors)] {
+            ours.extend(theirs);
+            ours.sort_unstable();
+            ours.dedup();
+        }
     }
 }
 
@@ -172,6 +188,10 @@ mod tests {
 
     fn key(name: &str) -> Key {
         Key::new(name.as_bytes()).unwrap()
+    }
+
+    fn of(keys: &[Key]) -> Unsaved {
+        Unsaved { keys: keys.to_vec(), ..Unsaved::default() }
     }
 
     fn acknowledge(sequence: u64) -> Then {
@@ -188,8 +208,8 @@ mod tests {
     #[test]
     fn what_changes_nothing_waits_for_the_write_of_what_came_before() {
         let mut saves = Saves::default();
-        let first = id_of(saves.save(vec![key("a")], Vec::new()));
-        assert_eq!(saves.save(Vec::new(), Vec::new()), None);
+        let first = id_of(saves.save(of(&[key("a")])));
+        assert_eq!(saves.save(Unsaved::default()), None);
         assert_eq!(saves.after([key("a").slot()], acknowledge(1)), None);
         assert_eq!(saves.after([key("b").slot()], acknowledge(2)), Some(acknowledge(2)));
         assert_eq!(saves.persisted(first), [acknowledge(1)]);
@@ -201,11 +221,11 @@ mod tests {
         let mut saves = Saves::default();
         let slot = key("a").slot();
         let pulled = |began| Pulled { peer: "peer".into(), slot, began, layout: None, last: false };
-        let first = id_of(saves.save(vec![key("a")], Vec::new()));
+        let first = id_of(saves.save(of(&[key("a")])));
         for began in 0..9 {
             assert_eq!(saves.after([slot], Then::Pulled(pulled(began))), None);
         }
-        let second = id_of(saves.save(vec![key("a")], Vec::new()));
+        let second = id_of(saves.save(of(&[key("a")])));
         assert_eq!(saves.after([slot], Then::Pulled(pulled(9))), None);
         assert_eq!(saves.persisted(first), []);
         assert_eq!(saves.persisted(second), [Then::Pulled(pulled(9))]);
@@ -214,15 +234,18 @@ mod tests {
     #[test]
     fn failed_writes_are_repeated_as_one_and_all_that_waited_comes_then() {
         let mut saves = Saves::default();
-        let first = id_of(saves.save(vec![key("a")], Vec::new()));
-        let second = id_of(saves.save(vec![key("b")], Vec::new()));
+        let first = id_of(saves.save(of(&[key("a")])));
+        let second = id_of(saves.save(of(&[key("b")])));
         assert_eq!(saves.after([key("a").slot(), key("b").slot()], acknowledge(1)), None);
         saves.failed(first, 100);
         saves.failed(second, 100);
-        assert_eq!(saves.save(vec![key("c")], Vec::new()), None, "it joins the failed one");
+        assert_eq!(saves.save(of(&[key("c")])), None, "it joins the failed one");
         assert_eq!(saves.retry(99), []);
         let again = saves.retry(100);
-        assert_eq!(again, [Effect::Persist { id: first, keys: vec![key("a"), key("b"), key("c")], slots: Vec::new() }]);
+        assert_eq!(
+            again,
+            [Effect::Persist { id: first, keys: vec![key("a"), key("b"), key("c")], slots: Vec::new(), floors: Vec::new() }]
+        );
         assert_eq!(saves.persisted(second), []);
         assert_eq!(saves.persisted(first), [acknowledge(1)]);
     }

@@ -15,6 +15,10 @@ pub(in crate::http) enum Kind {
     UnsupportedMediaType,
     Range,
     TooManyCounters,
+    TokenReused,
+    TokenExpired,
+    TokenFromFuture,
+    TooManyTokens,
     Overloaded,
     NotApplied,
     OutcomeUnknown,
@@ -31,7 +35,7 @@ pub(in crate::http) struct Explained {
 }
 
 impl Kind {
-    pub(in crate::http) const ALL: [Self; 13] = [
+    pub(in crate::http) const ALL: [Self; 17] = [
         Self::BadInput,
         Self::Unauthorized,
         Self::NotFound,
@@ -41,6 +45,10 @@ impl Kind {
         Self::UnsupportedMediaType,
         Self::Range,
         Self::TooManyCounters,
+        Self::TokenReused,
+        Self::TokenExpired,
+        Self::TokenFromFuture,
+        Self::TooManyTokens,
         Self::Overloaded,
         Self::NotApplied,
         Self::OutcomeUnknown,
@@ -106,6 +114,30 @@ impl Kind {
                 "Nothing was changed. The node holds as many counters as its --max-counters or --max-memory admits. Pages that \
                  are counted already count on; new ones need a higher limit, or more shards.",
             ),
+            Self::TokenReused => explained(
+                "token-reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The idempotency key has been used for another update",
+                "Nothing was changed. A key names one update of one counter: send another update under a key of its own.",
+            ),
+            Self::TokenExpired => explained(
+                "token-expired",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The idempotency key is too old",
+                "This request changed nothing. The key says that it was made longer ago than the node's --token-window, so whether                  an earlier request under it was counted is not known any more; reading the counter shows what counted.",
+            ),
+            Self::TokenFromFuture => explained(
+                "token-from-future",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The idempotency key is of the future",
+                "Nothing was changed. The time in the key lies more than a minute ahead of the node's clock: one of the two                  clocks is wrong.",
+            ),
+            Self::TooManyTokens => explained(
+                "too-many-tokens",
+                StatusCode::TOO_MANY_REQUESTS,
+                "The node takes no new idempotency keys",
+                "Nothing was changed. The node remembers as many keys as its --max-tokens admits. Try again after the time that                  Retry-After names in seconds, when some have been forgotten; updates without a key are counted on.",
+            ),
             Self::Overloaded => explained(
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -123,8 +155,8 @@ impl Kind {
                 "outcome-unknown",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The update's outcome is unknown",
-                "The update was sent to the counter's owner, and the answer was lost: it may count, or not. Sending it again may \
-                 count it twice; reading the counter shows what counted.",
+                "The update was sent to the counter's owner, and the answer was lost: it may count, or not. Sent again under \
+                 the same Idempotency-Key it counts once; without one it may count twice, and reading the counter shows what counted.",
             ),
             Self::Internal => explained(
                 "internal",

@@ -63,14 +63,21 @@ async fn a_body_that_is_not_declared_as_json_is_refused() {
 }
 
 #[tokio::test]
-async fn an_idempotency_key_is_refused_until_it_does_something() {
+async fn a_bad_idempotency_key_is_refused_and_one_for_many_updates_too() {
     let client = Client::new();
-    for (method, path) in [(Method::PUT, "/p/counter"), (Method::DELETE, "/p/counter"), (Method::POST, "/counters")] {
-        let request = Request::builder().method(method).uri(path).header("idempotency-key", "k");
-        let answer = client.send(request.body(Full::default()).unwrap()).await;
-        assert!(answer.text().contains("is not supported yet"), "{}", answer.text());
-        client.refused(&answer, 400, Some("Idempotency-Key"));
+    let (long, quoted) = ("k".repeat(256), "\"\"");
+    for key in ["", "a b", &long, quoted] {
+        for method in [Method::PUT, Method::DELETE] {
+            let request = Request::builder().method(method).uri("/p/counter").header("idempotency-key", key);
+            client.refused(&client.send(request.body(Full::default()).unwrap()).await, 400, Some("Idempotency-Key"));
+        }
     }
+    let request = Request::put("/p/counter").header("idempotency-key", "a").header("idempotency-key", "b");
+    client.refused(&client.send(request.body(Full::default()).unwrap()).await, 400, Some("Idempotency-Key"));
+    let request = Request::post("/counters").header("idempotency-key", "k");
+    let answer = client.send(request.body(Full::default()).unwrap()).await;
+    assert!(answer.text().contains("idempotency_key"), "{}", answer.text());
+    client.refused(&answer, 400, Some("Idempotency-Key"));
 }
 
 #[tokio::test]
@@ -80,7 +87,7 @@ async fn a_bad_item_of_many_refuses_all_of_them_by_its_place() {
         (json!({"updates": [{"page": "a"}, {"page": "b", "by": -1}]}), "updates[1].by"),
         (json!({"updates": [{"page": "a"}, {"page": ""}]}), "updates[1].page"),
         (json!({"updates": [{"page": "a".repeat(513)}]}), "updates[0].page"),
-        (json!({"updates": [{"page": "a"}, {"page": "b", "idempotency_key": "k"}]}), "updates[1].idempotency_key"),
+        (json!({"updates": [{"page": "a"}, {"page": "b", "idempotency_key": "a b"}]}), "updates[1].idempotency_key"),
         (json!({"updates": [{"page": "a", "actoin": "increment"}]}), "updates[0].actoin"),
         (json!({"updates": [{"by": 1}]}), "updates[0]"),
         (json!({"updates": []}), "updates"),

@@ -1,32 +1,34 @@
 //! GET, SET and their kin: one counter's number.
 
+use counter_core::token::Token;
+
 use super::{Args, Executed, Refused, Step, Turn, words};
 use crate::resp::batch::Told;
-use crate::router::Action;
+use crate::router::{Action, Write};
 
 /// `INCR key [TOKEN token]`
 pub(super) fn incr(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
-    no_token(args, 2)?;
-    update(turn, args, Action::Increment(1), Told::Count)
+    let token = token(args, 2)?;
+    update(turn, args, Write { action: Action::Increment(1), token }, Told::Count)
 }
 
 /// `DECR key [TOKEN token]`
 pub(super) fn decr(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
-    no_token(args, 2)?;
-    update(turn, args, Action::Decrement(1), Told::Count)
+    let token = token(args, 2)?;
+    update(turn, args, Write { action: Action::Decrement(1), token }, Told::Count)
 }
 
 /// `INCRBY key number [TOKEN token]`
 pub(super) fn incrby(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
-    no_token(args, 3)?;
-    update(turn, args, add(args.number(2)?), Told::Count)
+    let token = token(args, 3)?;
+    update(turn, args, Write { action: add(args.number(2)?), token }, Told::Count)
 }
 
 /// `DECRBY key number [TOKEN token]`
 pub(super) fn decrby(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
-    no_token(args, 3)?;
+    let token = token(args, 3)?;
     let by = args.number(2)?.checked_neg().ok_or("ERR decrement would overflow")?;
-    update(turn, args, add(by), Told::Count)
+    update(turn, args, Write { action: add(by), token }, Told::Count)
 }
 
 /// `GET key`
@@ -69,7 +71,7 @@ pub(super) fn set(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
             _ => return Err(words::SYNTAX),
         }
     }
-    update(turn, args, Action::Set(args.number(2)?), told)
+    update(turn, args, Action::Set(args.number(2)?).into(), told)
 }
 
 /// Options of SET that Redis has and a counter cannot.
@@ -80,13 +82,15 @@ pub(super) fn getset(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     if args.len() == 5 && args.is(3, "token") {
         return Err(words::NO_TOKEN_HERE);
     }
-    no_token(args, 3)?;
-    update(turn, args, Action::Set(args.number(2)?), Told::Value)
+    if args.len() != 3 {
+        return Err(arity(args));
+    }
+    update(turn, args, Action::Set(args.number(2)?).into(), Told::Value)
 }
 
-fn update(turn: &mut Turn<'_, '_>, args: Args<'_>, action: Action, told: Told) -> Executed {
+fn update(turn: &mut Turn<'_, '_>, args: Args<'_>, write: Write, told: Told) -> Executed {
     turn.moved(args.get(1))?;
-    turn.batch.update(args.get(1), action, told, turn.out)?;
+    turn.batch.update(args.get(1), write, told, turn.out)?;
     Ok(Step::Done)
 }
 
@@ -94,11 +98,19 @@ fn add(by: i64) -> Action {
     if by < 0 { Action::Decrement(by.unsigned_abs()) } else { Action::Increment(by.unsigned_abs()) }
 }
 
-/// What may follow a command's own arguments, of which there are so many with its name.
-fn no_token(args: Args<'_>, own: usize) -> Result<(), Refused> {
+/// The token that follows a command's own arguments, of which there are so many with its name.
+fn token(args: Args<'_>, own: usize) -> Result<Option<Token>, Refused> {
     match args.len() {
-        length if length == own => Ok(()),
-        length if length == own + 2 && args.is(own, "token") => Err(words::NO_TOKENS),
-        _ => Err(words::arity(&String::from_utf8_lossy(args.get(0)).to_ascii_lowercase())),
+        length if length == own => Ok(None),
+        length if length == own + 2 && args.is(own, "token") => {
+            // What is no text has characters that no token has.
+            let text = String::from_utf8_lossy(args.get(own + 1));
+            Ok(Some(text.parse().map_err(words::token)?))
+        }
+        _ => Err(arity(args)),
     }
+}
+
+fn arity(args: Args<'_>) -> Refused {
+    words::arity(&String::from_utf8_lossy(args.get(0)).to_ascii_lowercase())
 }

@@ -7,7 +7,7 @@ use counter_core::counter::Key;
 
 use super::{Args, Executed, Later, Refused, Replies, Resp, Step, Turn, words};
 use crate::http::Backend as _;
-use crate::router::Action;
+use crate::router::{Action, Write};
 
 /// What is told of a counter but its number.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,7 @@ pub(super) async fn delete(resp: &Resp, keys: Vec<Key>, out: &mut Replies) -> Re
     let mut seen = std::collections::HashSet::new();
     keys.retain(|key| seen.insert(key.clone()));
     let existing = existing(resp, keys).await?;
-    let resets = existing.into_iter().map(|key| (key, Action::Reset)).collect();
+    let resets = existing.into_iter().map(|key| (key, Write::from(Action::Reset))).collect();
     let mut deleted = 0;
     for answer in resp.pages.update_many(resets).await {
         answer.map_err(|failure| words::failure(&failure))?;

@@ -50,7 +50,7 @@ pub(super) async fn flush(resp: &Resp, slots: Vec<Slot>, out: &mut Replies) -> R
     for slot in slots {
         let keys: Vec<_> = resp.router.owner.table.slot(slot).keys().map(KeyRef::to_key).collect();
         for key in keys {
-            match pipeline.update(slot, &key, Action::Reset) {
+            match pipeline.update(slot, &key, Action::Reset.into()) {
                 Here::Done(_) => waiting += 1,
                 Here::Failed(failure) => return Err(words::failure(&failure)),
                 Here::Elsewhere => return Err("CLUSTERDOWN not all counters were reset: slot or storage has just gone".into()),

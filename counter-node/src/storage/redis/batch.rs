@@ -13,11 +13,15 @@ use crate::storage::{Change, Record, StoreError};
 const CALL_BYTES_MAX: usize = 256 << 10;
 /// What is sent before the answers are read.
 const EXCHANGE_BYTES_MAX: usize = 4 << 20;
-/// What a counter adds to a call beside its field and value.
-const COUNTER_HEAD_BYTES: usize = 16;
+/// What a record adds to a call beside its field and value.
+const FIELD_HEAD_BYTES: usize = 16;
 
-/// What a counter's field begins with, before its key. The script merges these, and would replace any other.
+/// What a counter's field begins with, before its key. The script merges these, and replaces all others.
 pub(super) const COUNTER: u8 = b'c';
+/// What a token's field begins with, before its name.
+pub(super) const TOKEN: u8 = b't';
+/// The field of a slot's floor.
+pub(super) const FLOOR: u8 = b'f';
 
 /// Some of one slot's records, to be written in one go.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub(super) struct Part {
     /// The slot's own record, as the script wants it.
     record: Vec<u8>,
     /// Field and value each.
-    counters: Vec<(Vec<u8>, Vec<u8>)>,
+    fields: Vec<(Vec<u8>, Vec<u8>)>,
     bytes: usize,
 }
 
@@ -44,32 +48,42 @@ pub(super) fn parts(records: &[Record]) -> Result<Vec<Part>, StoreError> {
 
 fn parts_of(slot: Slot, records: &[Record], into: &mut Vec<Part>) -> Result<(), StoreError> {
     let (mut last, mut early) = (Vec::new(), Vec::new());
-    let new_part = || Part { slot, record: Vec::new(), counters: Vec::new(), bytes: 64 };
+    let new_part = || Part { slot, record: Vec::new(), fields: Vec::new(), bytes: 64 };
     let (first, mut part) = (into.len(), new_part());
     for record in records {
-        match &record.of {
-            Change::Slot(_) => (last, early) = slot_record(record.bytes.as_deref())?,
-            Change::Counter { key, .. } => {
-                let field = [&[COUNTER], key.as_bytes()].concat();
-                let value = match &record.bytes {
-                    None => Vec::new(),
-                    Some(bytes) => parts::to_parts(bytes).ok_or_else(|| {
-                        StoreError::Engine(format!("the record of {key:?} is no counter's; nothing was written"))
-                    })?,
-                };
-                let bytes = field.len() + value.len() + COUNTER_HEAD_BYTES;
-                if part.bytes + bytes > CALL_BYTES_MAX {
-                    into.push(std::mem::replace(&mut part, new_part()));
-                }
-                part.bytes += bytes;
-                part.counters.push((field, value));
-            }
+        let Some((field, value)) = field_of(record)? else {
+            (last, early) = slot_record(record.bytes.as_deref())?;
+            continue;
+        };
+        let bytes = field.len() + value.len() + FIELD_HEAD_BYTES;
+        if part.bytes + bytes > CALL_BYTES_MAX {
+            into.push(std::mem::replace(&mut part, new_part()));
         }
+        part.bytes += bytes;
+        part.fields.push((field, value));
     }
     into.iter_mut().skip(first).for_each(|earlier| earlier.record.clone_from(&early));
     part.record = last;
     into.push(part);
     Ok(())
+}
+
+/// The field and value of a record, an empty value for one that is to go; none for a slot's own record.
+fn field_of(record: &Record) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    let plain = || record.bytes.clone().unwrap_or_default();
+    Ok(Some(match &record.of {
+        Change::Slot(_) => return Ok(None),
+        Change::Floor(_) => (vec![FLOOR], plain()),
+        Change::Token { name, .. } => ([&[TOKEN], &name.to_bytes()[..]].concat(), plain()),
+        Change::Counter { key, .. } => {
+            let value = match &record.bytes {
+                None => Vec::new(),
+                Some(bytes) => parts::to_parts(bytes)
+                    .ok_or_else(|| StoreError::Engine(format!("the record of {key:?} is no counter's; nothing was written")))?,
+            };
+            ([&[COUNTER], key.as_bytes()].concat(), value)
+        }
+    }))
 }
 
 /// A slot's record for the script: in its last part, and in those before.
@@ -108,8 +122,8 @@ fn calls(link: &Link, keys: &Keys, holder: &str, parts: &[Part]) -> Vec<Cmd> {
         let mut call = link.call(Script::Commit, &names);
         call.arg(holder);
         for part in now {
-            call.arg(part.slot.number()).arg(&part.record).arg(part.counters.len());
-            for (field, value) in &part.counters {
+            call.arg(part.slot.number()).arg(&part.record).arg(part.fields.len());
+            for (field, value) in &part.fields {
                 call.arg(field).arg(value);
             }
         }
@@ -156,7 +170,7 @@ mod tests {
         let (last, earlier) = parts.split_last().unwrap();
         assert_eq!(last.record, [b"7 ", &record[..]].concat());
         assert!(earlier.iter().all(|part| part.record == b"+7"));
-        assert_eq!(parts.iter().map(|part| part.counters.len()).sum::<usize>(), pages.len());
+        assert_eq!(parts.iter().map(|part| part.fields.len()).sum::<usize>(), pages.len());
     }
 
     #[test]
@@ -165,12 +179,12 @@ mod tests {
         let removed = [Change::Slot(key.slot()), Change::of(&key)].map(|of| Record { of, bytes: None });
         let parts = parts(&removed).unwrap();
         assert_eq!(parts.len(), 1);
-        assert_eq!((&parts[0].record[..], &parts[0].counters[..]), (&b"0 "[..], &[(b"ca".to_vec(), Vec::new())][..]));
+        assert_eq!((&parts[0].record[..], &parts[0].fields[..]), (&b"0 "[..], &[(b"ca".to_vec(), Vec::new())][..]));
     }
 
     #[test]
     fn calls_are_filled_up_to_their_bounds() {
-        let part = |bytes| Part { slot: Key::new(b"a").unwrap().slot(), record: Vec::new(), counters: Vec::new(), bytes };
+        let part = |bytes| Part { slot: Key::new(b"a").unwrap().slot(), record: Vec::new(), fields: Vec::new(), bytes };
         let parts = [part(60), part(40), part(1)];
         assert_eq!([fitting(&parts, 10), fitting(&parts, 99), fitting(&parts, 100), fitting(&parts, 101)], [1, 1, 2, 3]);
     }

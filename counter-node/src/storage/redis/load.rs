@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use counter_core::slot::Slot;
 use redis::Value;
 
-use super::batch::{COUNTER, generation_of};
+use super::batch::{COUNTER, FLOOR, TOKEN, generation_of};
 use super::keys::Keys;
 use super::link::{Link, Pairs, bytes, list, pairs, text};
 use super::{RedisFailure, parts};
@@ -25,9 +25,15 @@ pub(super) fn load(link: &mut Link, keys: &Keys, visitor: &mut Visitor<'_>) -> R
             let key = || keys.counters(slot, generations.get(&slot).copied().unwrap_or(0));
             for (field, map) in counters {
                 let damaged = |what: String| RedisFailure::damaged(key(), format!("field `{}`: {what}", field.escape_ascii()));
-                let [COUNTER, name @ ..] = &field[..] else { return Err(damaged("it is of an unknown kind".to_owned())) };
-                let record = parts::from_parts(&map).map_err(damaged)?;
-                visitor(Loaded::Counter { slot, key: name, bytes: &record }).map_err(damaged)?;
+                match &field[..] {
+                    [COUNTER, name @ ..] => {
+                        let record = parts::from_parts(&map).map_err(damaged)?;
+                        visitor(Loaded::Counter { slot, key: name, bytes: &record }).map_err(damaged)?;
+                    }
+                    [TOKEN, ..] => visitor(Loaded::Token { slot, bytes: &map }).map_err(damaged)?,
+                    [FLOOR] => visitor(Loaded::Floor { slot, bytes: &map }).map_err(damaged)?,
+                    _ => return Err(damaged("it is of an unknown kind".to_owned())),
+                }
             }
         }
     }

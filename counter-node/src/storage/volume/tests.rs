@@ -31,6 +31,8 @@ fn open_with(path: &Path, config: LogConfig) -> Result<(VolumeStore, Contents), 
     let mut visit = |loaded: Loaded<'_>| {
         let (slot, key, bytes) = match loaded {
             Loaded::Slot { slot, bytes } => (slot, &b""[..], bytes),
+            Loaded::Floor { slot, bytes } => (slot, &b"the floor"[..], bytes),
+            Loaded::Token { slot, bytes } => (slot, &b"a token"[..], bytes),
             Loaded::Counter { slot, key, bytes } => (slot, key, bytes),
         };
         assert!(contents.insert((slot, key.to_vec()), bytes.to_vec()).is_none(), "a record was visited twice");

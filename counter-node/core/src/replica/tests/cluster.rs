@@ -13,7 +13,8 @@ use crate::replica::{CommitMark, Effect, Now, PersistId, Replica, ReplicaConfig,
 use crate::slot::{Slot, SlotRange};
 use crate::status::Readiness;
 use crate::table::{Table, TableLimits};
-use crate::vector::{CounterView, SlotRecord};
+use crate::token::{Token, TokenName, TokenRecord};
+use crate::vector::{Applied, CounterView, Refusal, SlotRecord};
 
 pub(super) fn key(name: &str) -> Key {
     Key::new(name.as_bytes()).unwrap()
@@ -56,6 +57,8 @@ fn range(text: &str) -> SlotRange {
 pub(super) struct Storage {
     pub(super) counters: BTreeMap<Key, Counter>,
     pub(super) slots: BTreeMap<Slot, SlotRecord>,
+    pub(super) tokens: BTreeMap<TokenName, TokenRecord>,
+    pub(super) floors: BTreeMap<Slot, u64>,
     layout: Option<Arc<Layout>>,
     starts: u32,
 }
@@ -67,7 +70,7 @@ pub(super) struct Member {
     pub(super) up: bool,
     /// While true, writes stay in `held`.
     pub(super) holds_writes: bool,
-    pub(super) held: VecDeque<(PersistId, Vec<Key>, Vec<Slot>)>,
+    pub(super) held: VecDeque<(PersistId, Vec<Key>, Vec<Slot>, Vec<Slot>)>,
     /// While true, a new actor is not given.
     pub(super) holds_actor: bool,
     pub(super) actor_wanted: bool,
@@ -87,13 +90,23 @@ impl Member {
     }
 
     /// Writes counters and, where a slot's generation has changed, all of the slot: as the contract with storage says.
-    fn write(&mut self, keys: &[Key], slots: &[Slot]) {
-        let touched: BTreeSet<Slot> = keys.iter().map(Key::slot).chain(slots.iter().copied()).collect();
+    fn write(&mut self, keys: &[Key], slots: &[Slot], floors: &[Slot]) {
+        let touched = keys.iter().map(Key::slot).chain(slots.iter().copied()).chain(floors.iter().copied());
+        let touched: BTreeSet<Slot> = touched.collect();
         let mut all: BTreeSet<Key> = keys.iter().cloned().collect();
         for slot in touched {
             if let Some((record, keys)) = self.table.slot(slot).take_unsaved_generation() {
                 self.storage.slots.insert(slot, record);
                 all.extend(keys);
+            }
+            let floor = self.table.slot(slot).take_unsaved_floor();
+            self.storage.floors.extend(floor.map(|floor_ms| (slot, floor_ms)));
+            for (name, record) in self.table.slot(slot).take_unsaved_tokens() {
+                all.extend(record.as_ref().map(|record| record.key.clone()));
+                match record {
+                    Some(record) => drop(self.storage.tokens.insert(name, record)),
+                    None => drop(self.storage.tokens.remove(&name)),
+                }
             }
         }
         for key in all {
@@ -170,10 +183,13 @@ impl Cluster {
     fn boot(&mut self, name: &NodeName, mut storage: Storage, origin: u64) {
         storage.starts += 1;
         self.seed += 1;
-        let table = Table::new(1, TableLimits { counters: 1 << 20, memory_bytes: 1 << 30 });
+        let table =
+            Table::new(1, TableLimits { counters: 1 << 20, memory_bytes: 1 << 30, tokens: 1 << 20, token_window_ms: 600_000 });
         for (slot, record) in &storage.slots {
             table.restore_slot(*slot, record.clone());
         }
+        storage.floors.iter().for_each(|(slot, floor_ms)| table.restore_floor(*slot, *floor_ms));
+        storage.tokens.values().for_each(|record| table.restore_token(record));
         for (key, counter) in &storage.counters {
             table.restore_counter(key, counter);
         }
@@ -247,11 +263,22 @@ impl Cluster {
     }
 
     pub(super) fn update(&mut self, name: &str, page: &str, update: Update) -> Option<CommitMark> {
+        self.update_once(name, page, update, None).ok().map(|(_, mark)| mark)
+    }
+
+    /// A client's update under a token, made durable at this node.
+    pub(super) fn update_once(
+        &mut self,
+        name: &str,
+        page: &str,
+        update: Update,
+        token: Option<Token>,
+    ) -> Result<(Applied, CommitMark), Refusal> {
         let now = Hlc::from_wall_ms(self.now().wall_ms);
         let member = self.member(name);
-        member.table.apply(&key(page), update, now).ok()?;
-        member.write(&[key(page)], &[]);
-        Some(member.replica.committed(vec![key(page)]))
+        let applied = member.table.apply(&key(page), update, token.as_ref(), now)?;
+        member.write(&[key(page)], &[], &[]);
+        Ok((applied, member.replica.committed(vec![key(page)])))
     }
 
     pub(super) fn read(&self, name: &str, page: &str) -> i128 {
@@ -273,9 +300,11 @@ impl Cluster {
                     let header = member.replica.header(Some(to.clone()), clock);
                     self.wire.push_back(Sent { from: name.clone(), to, header, message });
                 }
-                Effect::Persist { id, keys, slots } if member.holds_writes => member.held.push_back((id, keys, slots)),
-                Effect::Persist { id, keys, slots } => {
-                    member.write(&keys, &slots);
+                Effect::Persist { id, keys, slots, floors } if member.holds_writes => {
+                    member.held.push_back((id, keys, slots, floors));
+                }
+                Effect::Persist { id, keys, slots, floors } => {
+                    member.write(&keys, &slots, &floors);
                     more.extend(member.replica.persisted(id));
                 }
                 Effect::AdoptLayout(layout) if !member.holds_layout => member.store_layout(layout),
@@ -305,8 +334,8 @@ impl Cluster {
         let member = self.member(name);
         member.holds_writes = false;
         let mut effects = Vec::new();
-        while let Some((id, keys, slots)) = member.held.pop_front() {
-            member.write(&keys, &slots);
+        while let Some((id, keys, slots, floors)) = member.held.pop_front() {
+            member.write(&keys, &slots, &floors);
             effects.extend(member.replica.persisted(id));
         }
         self.perform(&name.into(), effects);

@@ -180,7 +180,7 @@ fn what_a_source_applied_before_the_flip_and_has_not_made_durable_is_in_its_last
     cluster.offer_all(&moving(2, Copying));
     nothing_left(&mut cluster, &NEW);
     let member = cluster.member("c-0-0");
-    member.table.apply(&key(MOVING), crate::counter::Update::Increment(100), crate::hlc::Hlc(1)).unwrap();
+    member.table.apply(&key(MOVING), crate::counter::Update::Increment(100), None, crate::hlc::Hlc(1)).unwrap();
     cluster.offer_all(&moving(3, Flipped));
     nothing_left(&mut cluster, &NEW);
     assert_eq!(cluster.read_all(&NEW, MOVING), [111, 111]);

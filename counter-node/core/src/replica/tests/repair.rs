@@ -10,7 +10,7 @@ fn what_no_push_told_is_found_by_digest() {
     let mut cluster = Cluster::of(&layout(1, &[("0-16383", 2)], None));
     // Applied, but never said to be committed.
     let member = cluster.member("c-0-0");
-    member.table.apply(&key("a"), Update::Increment(3), Hlc(1)).unwrap();
+    member.table.apply(&key("a"), Update::Increment(3), None, Hlc(1)).unwrap();
     cluster.until("it is repaired", |cluster| cluster.read("c-0-1", "a") == 3);
     assert_eq!(cluster.member("c-0-1").storage.counters[&key("a")].tally(), 3, "durably");
 }
@@ -26,7 +26,7 @@ fn a_slot_of_many_counters_is_pulled_in_parts_that_are_bounded() {
         for (node, applies) in [("c-0-0", number % 3 > 0), ("c-0-1", number % 5 > 2)] {
             if applies {
                 let member = cluster.member(node);
-                member.table.apply(&page(number), Update::Increment(1), Hlc(1)).unwrap();
+                member.table.apply(&page(number), Update::Increment(1), None, Hlc(1)).unwrap();
             }
         }
     }
@@ -43,7 +43,7 @@ fn repair_gets_through_loss_repetition_and_reordering() {
     let pages: Vec<String> = (0..100).map(|number| format!("page-{number}")).collect();
     for (number, page) in pages.iter().enumerate() {
         let member = cluster.member(["c-0-0", "c-0-1", "c-0-2"][number % 3]);
-        member.table.apply(&key(page), Update::Increment(1), Hlc(1)).unwrap();
+        member.table.apply(&key(page), Update::Increment(1), None, Hlc(1)).unwrap();
     }
     let pages: Vec<&str> = pages.iter().map(String::as_str).collect();
     cluster.until("they agree", |cluster| cluster.agree(&["c-0-0", "c-0-1", "c-0-2"], &pages));

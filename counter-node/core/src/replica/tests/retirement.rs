@@ -192,8 +192,13 @@ fn a_siblings_new_actor_that_the_proposer_has_not_heard_of_is_not_retired() {
     let number = 1;
     let actors = vec![ActorId::new(origin, 2, 0)];
     let vector = cluster.member("c-0-0").table.slot(key("a").slot()).clone();
-    let proposal =
-        RetireProposal { slot: key("a").slot(), generation: vector.generation(), digest: vector.digest_of(&actors), actors };
+    let proposal = RetireProposal {
+        slot: key("a").slot(),
+        generation: vector.generation(),
+        floor_ms: 0,
+        digest: vector.digest_of(&actors),
+        actors,
+    };
     let ask = Message::RetireAsk { round: number, layout: LayoutVersion(1), slots: vec![proposal] };
     let header = cluster.member("c-0-0").replica.header(Some("c-0-1".into()), Default::default());
     let now = cluster.now();

@@ -25,7 +25,7 @@ impl<'a> CounterView<'a> {
         Self(Held::Packed { record, actors })
     }
 
-    pub(super) fn whole(counter: &'a Counter) -> Self {
+    pub(in crate::vector) fn whole(counter: &'a Counter) -> Self {
         Self(Held::Whole(counter))
     }
 

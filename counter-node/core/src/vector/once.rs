@@ -1,0 +1,261 @@
+//! Updates under tokens, and what becomes of their records in a slot.
+
+use super::{
+    Applied, Changed, CounterView, Growth, RECORDS_WITH_RESETS_MAX, Reading, Refusal, SlotDelta, SlotVector, TOKEN_FUTURE_MS,
+    Token,
+};
+use super::{TokenName, TokenRecord, answer};
+use crate::counter::{Adjustment, Counter, Key, KeyRef, Update};
+use crate::hlc::Hlc;
+use crate::id::ActorId;
+use crate::slot::Slot;
+
+/// A push as it is sent: see [`SlotVector::push_delta`].
+#[derive(Debug)]
+pub(crate) struct Push {
+    pub(crate) delta: SlotDelta,
+    /// The last of the slot's own record changes that it carries.
+    pub(crate) upto: u64,
+    /// Whether there are later ones.
+    pub(crate) has_more: bool,
+}
+
+impl SlotVector {
+    pub(super) fn apply_once(
+        &mut self,
+        key: KeyRef<'_>,
+        update: Update,
+        token: &Token,
+        (actor, now): (ActorId, Hlc),
+        admit: impl FnOnce(Growth) -> Result<(), Refusal>,
+    ) -> Result<Applied, Refusal> {
+        let tokens = self.tokens.get_or_insert_default();
+        match tokens.known(key, token.id, update) {
+            Some(true) => return Ok(Applied { reading: self.read(key), changed: true, replayed: true }),
+            Some(false) => return Err(Refusal::TokenReused),
+            None => {}
+        }
+        let taken = tokens.is_taken(key);
+        let made_ms = self.admit_time(token, now)?;
+        if taken {
+            // Its records would be taken for another key's: no honest pair of keys has one 64-bit hash.
+            return Err(Refusal::TooManyTokens { limit: 0 });
+        }
+        let none = Adjustment::NONE;
+        let adjustment = self.adjustment(key).unwrap_or(&none);
+        let known = self.counter(key);
+        let is_new = known.is_none() && update != Update::Reset;
+        let before = self.read(key);
+        let mut counter = known.map(CounterView::to_counter).unwrap_or_default();
+        let resets = matches!(update, Update::Reset | Update::Set(_));
+        let observed = resets.then(|| Box::new(counter.observe(adjustment, now)));
+        // What a reset clears stands in its record, for as long as that may lose.
+        counter.apply_effect(actor, update, now, adjustment)?;
+        admit(Growth { counter: is_new, token: true })?;
+        let record = TokenRecord { key: key.to_key(), id: token.id, actor, made_ms, update, settled: false, observed };
+        if is_new || self.counter(key).is_some() {
+            self.counters.set(key.as_bytes(), &counter);
+        }
+        let tokens = self.tokens.get_or_insert_default();
+        tokens.insert(&record, &[]);
+        tokens.note_fresh(key, token.id, actor);
+        if resets {
+            tokens.readjust(key);
+        }
+        let after = self.read(key);
+        self.changed(Changed { before, after });
+        Ok(Applied { reading: answer(update, before, after), changed: true, replayed: false })
+    }
+
+    /// When the token was made, if it may still be taken.
+    fn admit_time(&self, token: &Token, now: Hlc) -> Result<u64, Refusal> {
+        let now_ms = now.wall_ms();
+        let Some(made_ms) = token.made_ms else { return Ok(now_ms.max(self.floor_ms())) };
+        if made_ms < self.floor_ms().max(now_ms.saturating_sub(self.token_window_ms)) {
+            return Err(Refusal::TokenExpired { window_ms: self.token_window_ms });
+        }
+        let ahead_ms = made_ms.saturating_sub(now_ms);
+        if ahead_ms > TOKEN_FUTURE_MS { Err(Refusal::TokenFromFuture { ahead_ms }) } else { Ok(made_ms) }
+    }
+
+    /// An update without a token of a counter that records adjust.
+    pub(super) fn apply_adjusted(
+        &mut self,
+        key: KeyRef<'_>,
+        update: Update,
+        (actor, now): (ActorId, Hlc),
+    ) -> Result<Applied, Refusal> {
+        let none = Adjustment::NONE;
+        let adjustment = self.adjustment(key).unwrap_or(&none);
+        let before = self.read(key);
+        let Some(mut counter) = self.counter(key).map(CounterView::to_counter) else {
+            return Ok(Applied { reading: Reading::UNKNOWN, changed: false, replayed: false });
+        };
+        counter.apply_with(actor, update, now, adjustment)?;
+        self.counters.set(key.as_bytes(), &counter);
+        let after = self.read(key);
+        self.changed(Changed { before, after });
+        Ok(Applied { reading: answer(update, before, after), changed: true, replayed: false })
+    }
+
+    /// Takes back in `counter` what the writer has counted and another replica counts.
+    pub(super) fn settle(&mut self, key: &Key, counter: &mut Counter) -> bool {
+        let (Some(own), Some(tokens)) = (self.writer, &mut self.tokens) else { return false };
+        tokens.settle(key.into(), own, |update| counter.refund(own, update))
+    }
+
+    pub(super) fn retire_records(&mut self) {
+        let Some(tokens) = &mut self.tokens else { return };
+        for key in tokens.retire(&self.retired) {
+            self.reckon(&key, |_| ());
+        }
+    }
+
+    /// Changes a counter and reckons its adjustment and the slot's tally anew.
+    fn reckon(&mut self, key: &Key, change: impl FnOnce(&mut Counter)) {
+        let before = self.read(key);
+        if let Some(mut counter) = self.counter(key).map(CounterView::to_counter) {
+            change(&mut counter);
+            self.counters.set(key.as_bytes(), &counter);
+        }
+        if let Some(tokens) = &mut self.tokens {
+            tokens.readjust(key.into());
+        }
+        let after = self.read(key);
+        self.changed(Changed { before, after });
+    }
+
+    /// Before this time, in milliseconds since the Unix epoch, made tokens are forgotten, and refused.
+    #[must_use]
+    pub fn floor_ms(&self) -> u64 {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.floor_ms())
+    }
+
+    /// When the oldest token was made that has a record here, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn oldest_token_ms(&self) -> Option<u64> {
+        self.tokens.as_ref().and_then(|tokens| tokens.oldest_ms())
+    }
+
+    /// A summary of the records of tokens that a floor would touch. None while this node, as `own`, has something of
+    /// theirs to take back.
+    #[must_use]
+    pub fn digest_below(&self, floor_ms: u64, own: ActorId) -> Option<u64> {
+        self.tokens.as_ref().map_or(Some(0), |tokens| tokens.digest_below(floor_ms, own))
+    }
+
+    /// Forgets the tokens made before `floor_ms`. Only after every holder has agreed to it. Returns the keys of what has
+    /// changed.
+    pub fn raise_floor(&mut self, floor_ms: u64) -> Vec<Key> {
+        let tokens = self.tokens.get_or_insert_default();
+        let settlement = tokens.raise_floor(floor_ms);
+        let mut keys: Vec<Key> = Vec::new();
+        for (key, actor, update) in settlement.refunds {
+            self.reckon(&key, |counter| _ = counter.refund(actor, update));
+            keys.push(key);
+        }
+        for (key, observed) in settlement.clears {
+            self.reckon(&key, |counter| counter.clear(&observed));
+            keys.push(key);
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Whether these actors, sorted, have nothing here that keeps them from being retired.
+    #[must_use]
+    pub fn may_retire(&self, actors: &[ActorId]) -> bool {
+        self.tokens.as_ref().is_none_or(|tokens| tokens.may_retire(actors))
+    }
+
+    /// A key's records with ids in this range, with their hashes.
+    pub(crate) fn records_of<'a>(
+        &'a self,
+        key: KeyRef<'_>,
+        from: u128,
+        to: u128,
+    ) -> impl Iterator<Item = (u128, u64, TokenRecord)> + use<'a> {
+        self.tokens.as_ref().map(|tokens| tokens.range(key, from, to)).into_iter().flatten()
+    }
+
+    /// These counters as the writer's news for a sibling that has its own record changes up to `since`: with the further
+    /// ones, and the counters that these are of. None when some of these are not kept in mind any more.
+    ///
+    /// A counter goes with the writer's own entries only while the slot has records of others: their entries would
+    /// come without the records that belong to them. One that has been reset goes whole, and takes the records along.
+    pub(crate) fn push_delta(&self, slot: Slot, keys: &[&Key], since: u64, records_max: usize) -> Option<Push> {
+        let mut delta = self.empty_delta(slot);
+        let Some(tokens) = &self.tokens else {
+            delta.counters = keys.iter().filter_map(|key| Some(((*key).clone(), self.counter(*key)?.to_counter()))).collect();
+            return Some(Push { delta, upto: since, has_more: false });
+        };
+        let (records, upto) = tokens.fresh_since(since, records_max)?;
+        let mut named: Vec<&Key> = keys.iter().copied().chain(records.iter().map(|record| &record.key)).collect();
+        named.sort_unstable();
+        named.dedup();
+        let origin = self.writer.map(|writer| writer.origin).filter(|origin| tokens.has_foreign(*origin));
+        for key in named {
+            let Some(counter) = self.counter(key).map(CounterView::to_counter) else { continue };
+            let with_records = counter.has_baselines() && tokens.of_key(key.into()) <= RECORDS_WITH_RESETS_MAX;
+            let sent = origin.filter(|_| !with_records).map_or_else(|| counter.clone(), |origin| counter.of_origin(origin));
+            if origin.is_some() && with_records {
+                delta.tokens.extend(tokens.range(key.into(), 0, u128::MAX).map(|(_, _, record)| record));
+            }
+            delta.counters.push((key.clone(), sent));
+        }
+        delta.tokens.extend(records);
+        Some(Push { delta, upto, has_more: upto < tokens.last_fresh() })
+    }
+
+    /// The number of the last own record change.
+    pub(crate) fn last_fresh(&self) -> u64 {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.last_fresh())
+    }
+
+    /// Every sibling has the own record changes up to this one.
+    pub(crate) fn forget_fresh(&mut self, upto: u64) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.forget_fresh(upto);
+        }
+    }
+
+    /// Puts a token's record back as storage had it.
+    pub fn restore_token(&mut self, record: &TokenRecord) {
+        let before = self.read(&record.key);
+        let tokens = self.tokens.get_or_insert_default();
+        tokens.restore(record);
+        tokens.readjust((&record.key).into());
+        let after = self.read(&record.key);
+        self.changed(Changed { before, after });
+    }
+
+    /// Puts the floor back as storage had it.
+    pub fn restore_floor(&mut self, floor_ms: u64) {
+        self.tokens.get_or_insert_default().restore_floor(floor_ms);
+    }
+
+    /// The records that storage lacks, or holds though they are gone. They must reach it together with the counters that
+    /// they are of.
+    pub fn take_unsaved_tokens(&mut self) -> Vec<(TokenName, Option<TokenRecord>)> {
+        self.tokens.as_mut().map(|tokens| tokens.take_unsaved()).unwrap_or_default()
+    }
+
+    /// The floor, if storage lacks it; zero when it is to be removed.
+    pub fn take_unsaved_floor(&mut self) -> Option<u64> {
+        self.tokens.as_mut()?.take_unsaved_floor()
+    }
+
+    /// The record of a name, as it is now.
+    #[must_use]
+    pub fn token(&self, name: &TokenName) -> Option<TokenRecord> {
+        self.tokens.as_ref()?.get(name)
+    }
+
+    /// Storage may have lost any record: all are to be given to it again.
+    pub fn mark_tokens_unsaved(&mut self) {
+        if let Some(tokens) = &mut self.tokens {
+            tokens.mark_unsaved();
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! The token records of one slot, and what follows from them.
+//!
+//! Records stand in one ordered map, by the hash of the counter's key and the token's id, so that a hot counter may have
+//! millions of them at a cost that does not depend on where they are, and a pull can go through them in parts.
+//!
+//! **Who wins.** Of the records of one token that are not settled, the first by (time of the reset, zero for another
+//! update; actor) counts. The order is fixed, so a record that has lost never wins again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+
+use foldhash::fast::FixedState;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::key_hash;
+use crate::counter::{Adjustment, Key, KeyRef, Observed, Update};
+use crate::hlc::Hlc;
+use crate::id::ActorId;
+use crate::token::{TokenName, TokenRecord};
+
+/// Own records that some sibling may lack are kept in mind up to this many; beyond, it has to pull.
+const FRESH_MAX: usize = 65_536;
+const FIXED_KEYS: u64 = 3;
+
+/// Where a record stands: in the order of pulls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    key_hash: u64,
+    id: [u64; 2],
+    /// Into [`Tokens::actors`].
+    actor: u32,
+}
+
+/// What a record holds, packed: there may be millions.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    by: u64,
+    /// Milliseconds in the upper 48 bits, then the kind of update, and in the last bit whether it is settled.
+    made: u64,
+}
+
+const SETTLED: u64 = 1;
+const KIND_SHIFT: u32 = 1;
+
+impl Held {
+    fn new(made_ms: u64, update: Update, settled: bool) -> Self {
+        let (kind, by) = match update {
+            Update::Increment(by) => (0, by),
+            Update::Decrement(by) => (1, by),
+            Update::Reset => (2, 0),
+            Update::Set(to) => (3, to.cast_unsigned()),
+        };
+        Self { by, made: (made_ms.min(u64::MAX >> 16) << 16) | (kind << KIND_SHIFT) | u64::from(settled) }
+    }
+
+    fn made_ms(self) -> u64 {
+        self.made >> 16
+    }
+
+    fn update(self) -> Update {
+        match (self.made >> KIND_SHIFT) & 3 {
+            0 => Update::Increment(self.by),
+            1 => Update::Decrement(self.by),
+            2 => Update::Reset,
+            _ => Update::Set(self.by.cast_signed()),
+        }
+    }
+
+    fn is_settled(self) -> bool {
+        self.made & SETTLED != 0
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Actors {
+    ids: Vec<ActorId>,
+    /// Records of each.
+    counts: Vec<usize>,
+}
+
+impl Actors {
+    fn find(&self, actor: ActorId) -> Option<u32> {
+        self.ids.iter().position(|known| *known == actor).and_then(|index| u32::try_from(index).ok())
+    }
+
+    fn find_or_add(&mut self, actor: ActorId) -> u32 {
+        self.find(actor).unwrap_or_else(|| {
+            self.ids.push(actor);
+            self.counts.push(0);
+            u32::try_from(self.ids.len().saturating_sub(1)).unwrap_or(u32::MAX)
+        })
+    }
+
+    fn id(&self, index: u32) -> ActorId {
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.ids.get(index))
+            .copied()
+            .unwrap_or(ActorId { origin: 0, incarnation: 0 })
+    }
+
+    fn count(&mut self, index: u32) -> Option<&mut usize> {
+        self.counts.get_mut(usize::try_from(index).ok()?)
+    }
+}
+
+/// The group that a record belongs to: one token of one counter.
+type Group = (u64, [u64; 2]);
+
+/// The records of a slot.
+#[derive(Clone, Debug)]
+pub(super) struct Tokens {
+    records: BTreeMap<Place, Held>,
+    /// By key hash: the key, and how many records it has. A key whose hash another one has taken gets no records.
+    keys: HashMap<u64, (Key, usize), FixedState>,
+    actors: Actors,
+    /// Of the records that are resets.
+    resets: BTreeMap<Place, Box<Observed>>,
+    /// Tokens with several records.
+    contested: BTreeSet<Group>,
+    adjustments: BTreeMap<Key, Adjustment>,
+    floor_ms: u64,
+    /// Of all records.
+    digest: u64,
+    /// Records made, changed or dropped since they were last given to storage.
+    unsaved: Vec<Place>,
+    unsaved_floor: bool,
+    /// Own records in the order of their changes, as long as a sibling may lack them.
+    fresh: BTreeMap<u64, Place>,
+    last_fresh: u64,
+    /// Own changes up to this one are no longer in `fresh` though a sibling may lack them.
+    lost_fresh: u64,
+}
+
+/// What raising the floor does to the counters.
+#[derive(Debug, Default)]
+pub(super) struct Settlement {
+    pub(super) refunds: Vec<(Key, ActorId, Update)>,
+    pub(super) clears: Vec<(Key, Box<Observed>)>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            records: BTreeMap::new(),
+            keys: HashMap::with_hasher(FixedState::with_seed(FIXED_KEYS)),
+            actors: Actors::default(),
+            resets: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            adjustments: BTreeMap::new(),
+            floor_ms: 0,
+            digest: 0,
+            unsaved: Vec::new(),
+            unsaved_floor: false,
+            fresh: BTreeMap::new(),
+            last_fresh: 0,
+            lost_fresh: 0,
+        }
+    }
+}
+
+fn halves(id: u128) -> [u64; 2] {
+    let low = u64::try_from(id & u128::from(u64::MAX)).unwrap_or_default();
+    [u64::try_from(id >> 64).unwrap_or_default(), low]
+}
+
+fn whole([high, low]: [u64; 2]) -> u128 {
+    (u128::from(high) << 64) | u128::from(low)
+}
+
+fn group_range((key_hash, id): Group) -> RangeInclusive<Place> {
+    Place { key_hash, id, actor: 0 }..=Place { key_hash, id, actor: u32::MAX }
+}
+
+fn key_range(key_hash: u64) -> RangeInclusive<Place> {
+    Place { key_hash, id: [0, 0], actor: 0 }..=Place { key_hash, id: [u64::MAX, u64::MAX], actor: u32::MAX }
+}
+
+fn group_of(place: Place) -> Group {
+    (place.key_hash, place.id)
+}
+
+impl Tokens {
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(super) fn digest(&self) -> u64 {
+        let floor = if self.floor_ms == 0 { 0 } else { xxh3_64(&self.floor_ms.to_le_bytes()) };
+        self.digest ^ floor
+    }
+
+    pub(super) fn floor_ms(&self) -> u64 {
+        self.floor_ms
+    }
+
+    pub(super) fn adjustment(&self, key: KeyRef<'_>) -> Option<&Adjustment> {
+        if self.adjustments.is_empty() { None } else { self.adjustments.get(key.as_bytes()) }
+    }
+
+    /// How many records the key has.
+    pub(super) fn of_key(&self, key: KeyRef<'_>) -> usize {
+        self.keys.get(&key_hash(key)).filter(|(known, _)| known.as_bytes() == key.as_bytes()).map_or(0, |(_, count)| *count)
+    }
+
+    /// Whether another key's records stand where this one's would.
+    pub(super) fn is_taken(&self, key: KeyRef<'_>) -> bool {
+        self.keys.get(&key_hash(key)).is_some_and(|(known, _)| known.as_bytes() != key.as_bytes())
+    }
+
+    /// Whether the token is known, and if so, whether for this very update.
+    pub(super) fn known(&self, key: KeyRef<'_>, id: u128, update: Update) -> Option<bool> {
+        if self.is_empty() || self.is_taken(key) {
+            return None;
+        }
+        let mut updates = self.records.range(group_range((key_hash(key), halves(id)))).map(|(_, held)| held.update()).peekable();
+        updates.peek()?;
+        Some(updates.any(|known| known == update))
+    }
+
+    /// Takes a record in. Returns whether anything was new.
+    pub(super) fn insert(&mut self, record: &TokenRecord, retired: &[ActorId]) -> bool {
+        let passed = record.made_ms < self.floor_ms || retired.binary_search(&record.actor).is_ok();
+        if passed || self.is_taken((&record.key).into()) {
+            return false;
+        }
+        let actor = self.actors.find_or_add(record.actor);
+        let place = Place { key_hash: key_hash((&record.key).into()), id: halves(record.id), actor };
+        if let Some(held) = self.records.get(&place).copied() {
+            if !record.settled || held.is_settled() {
+                return false;
+            }
+            self.settle_at(place);
+            return true;
+        }
+        let held = Held::new(record.made_ms, record.update, record.settled);
+        self.records.insert(place, held);
+        self.digest ^= self.hash_of(place, held);
+        self.keys.entry(place.key_hash).or_insert_with(|| (record.key.clone(), 0)).1 += 1;
+        if let Some(count) = self.actors.count(actor) {
+            *count = count.saturating_add(1);
+        }
+        if let Some(observed) = &record.observed {
+            let mut observed = observed.clone();
+            observed.fold(retired);
+            self.resets.insert(place, observed);
+        }
+        if self.records.range(group_range(group_of(place))).nth(1).is_some() {
+            self.contested.insert(group_of(place));
+        }
+        self.unsaved.push(place);
+        true
+    }
+
+    /// Notes that a record is this node's own, and new to its siblings.
+    pub(super) fn note_fresh(&mut self, key: KeyRef<'_>, id: u128, actor: ActorId) {
+        if let Some(actor) = self.actors.find(actor) {
+            self.push_fresh(Place { key_hash: key_hash(key), id: halves(id), actor });
+        }
+    }
+
+    fn push_fresh(&mut self, place: Place) {
+        self.last_fresh = self.last_fresh.saturating_add(1);
+        self.fresh.insert(self.last_fresh, place);
+        if self.fresh.len() > FRESH_MAX
+            && let Some((lost, _)) = self.fresh.pop_first()
+        {
+            self.lost_fresh = lost;
+        }
+    }
+
+    fn settle_at(&mut self, place: Place) {
+        let Some(held) = self.records.get(&place).copied() else { return };
+        let settled = Held { made: held.made | SETTLED, ..held };
+        self.digest ^= self.hash_of(place, held) ^ self.hash_of(place, settled);
+        self.records.insert(place, settled);
+        self.unsaved.push(place);
+    }
+
+    fn remove(&mut self, place: Place) {
+        let Some(held) = self.records.remove(&place) else { return };
+        self.digest ^= self.hash_of(place, held);
+        self.resets.remove(&place);
+        if let Some(count) = self.actors.count(place.actor) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some((_, count)) = self.keys.get_mut(&place.key_hash) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.keys.remove(&place.key_hash);
+            }
+        }
+        if self.records.range(group_range(group_of(place))).nth(1).is_none() {
+            self.contested.remove(&group_of(place));
+        }
+        self.unsaved.push(place);
+    }
+
+    /// The same on every node and in every release of one format.
+    fn hash_of(&self, place: Place, held: Held) -> u64 {
+        let actor = self.actors.id(place.actor);
+        let words = [place.key_hash, place.id[0], place.id[1], actor.origin, actor.incarnation, held.by, held.made];
+        let mut bytes = [0_u8; 56];
+        let all = words.iter().flat_map(|word| word.to_le_bytes());
+        bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+        xxh3_64(&bytes)
+    }
+
+    /// The record of a token that counts; none where all are settled.
+    fn winner(&self, group: Group) -> Option<Place> {
+        let open = self.records.range(group_range(group)).filter(|(_, held)| !held.is_settled()).map(|(place, _)| *place);
+        open.min_by_key(|place| {
+            (self.resets.get(place).map_or(Hlc::default(), |observed| observed.at), self.actors.id(place.actor))
+        })
+    }
+
+    fn losers(&self, group: Group) -> Vec<(Place, Held)> {
+        let winner = self.winner(group);
+        let open = self.records.range(group_range(group)).filter(|(place, held)| !held.is_settled() && Some(**place) != winner);
+        open.map(|(place, held)| (*place, *held)).collect()
+    }
+
+    fn contested_of(&self, key: KeyRef<'_>) -> Vec<Group> {
+        if self.contested.is_empty() || self.of_key(key) == 0 {
+            return Vec::new();
+        }
+        let hash = key_hash(key);
+        self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX])).copied().collect()
+    }
+
+    /// Own records that have lost: `refund` takes each back in the actor's entry, and says whether it could. Returns
+    /// whether anything has changed.
+    pub(super) fn settle(&mut self, key: KeyRef<'_>, own: ActorId, mut refund: impl FnMut(Update) -> bool) -> bool {
+        let Some(own) = self.actors.find(own) else { return false };
+        let mut changed = false;
+        for group in self.contested_of(key) {
+            for (place, held) in self.losers(group).into_iter().filter(|(place, _)| place.actor == own) {
+                if refund(held.update()) {
+                    self.settle_at(place);
+                    self.push_fresh(place);
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Reckons the key's adjustment anew.
+    pub(super) fn readjust(&mut self, key: KeyRef<'_>) {
+        let mut adjustment = Adjustment::NONE;
+        for group in self.contested_of(key) {
+            for (place, held) in self.losers(group) {
+                adjustment.refund(self.actors.id(place.actor), held.update());
+            }
+        }
+        if !self.resets.is_empty() && self.of_key(key) > 0 {
+            let resets = self.resets.range(key_range(key_hash(key)));
+            for (place, observed) in resets.filter(|(place, _)| self.winner(group_of(**place)) == Some(**place)) {
+                debug_assert!(self.records.contains_key(place));
+                adjustment.reset(observed);
+            }
+        }
+        if adjustment == Adjustment::NONE {
+            self.adjustments.remove(key.as_bytes());
+        } else {
+            self.adjustments.insert(key.to_key(), adjustment);
+        }
+    }
+
+    /// Whether these actors, sorted, may be retired: not as long as a record names one, or a reset, which all actors
+    /// may have been observed by, can still lose.
+    pub(super) fn may_retire(&self, actors: &[ActorId]) -> bool {
+        let holds = |actor: &ActorId| {
+            let index = self.actors.find(*actor).and_then(|index| usize::try_from(index).ok());
+            index.and_then(|index| self.actors.counts.get(index)).is_some_and(|count| *count > 0)
+        };
+        self.resets.is_empty() && !actors.iter().any(holds)
+    }
+
+    /// These actors have been retired. What they have in records, no holder of the slot had: it counts nowhere, as
+    /// their entries do not. Returns the keys that are concerned.
+    pub(super) fn retire(&mut self, retired: &[ActorId]) -> Vec<Key> {
+        for observed in self.resets.values_mut() {
+            observed.fold(retired);
+        }
+        if self.may_retire(retired) {
+            return Vec::new();
+        }
+        let is_retired = |place: &&Place| retired.binary_search(&self.actors.id(place.actor)).is_ok();
+        let gone: Vec<Place> = self.records.keys().filter(is_retired).copied().collect();
+        let mut keys = self.keys_at(&gone);
+        gone.into_iter().for_each(|place| self.remove(place));
+        keys.extend(self.resets.keys().filter_map(|place| Some(self.keys.get(&place.key_hash)?.0.clone())));
+        keys
+    }
+
+    fn keys_at(&self, places: &[Place]) -> Vec<Key> {
+        let hashes: BTreeSet<u64> = places.iter().map(|place| place.key_hash).collect();
+        hashes.iter().filter_map(|hash| Some(self.keys.get(hash)?.0.clone())).collect()
+    }
+
+    /// The tokens that the floor would touch.
+    fn groups_below(&self, floor_ms: u64) -> BTreeSet<Group> {
+        self.records.iter().filter(|(_, held)| held.made_ms() < floor_ms).map(|(place, _)| group_of(*place)).collect()
+    }
+
+    /// A summary of all records of tokens that have one below the floor; none when `own` has lost one of them and has
+    /// not taken it back.
+    pub(super) fn digest_below(&self, floor_ms: u64, own: ActorId) -> Option<u64> {
+        let mut digest = 0;
+        for group in self.groups_below(floor_ms) {
+            if self.contested.contains(&group) && self.losers(group).iter().any(|(place, _)| self.actors.id(place.actor) == own) {
+                return None;
+            }
+            for (place, held) in self.records.range(group_range(group)) {
+                digest ^= self.hash_of(*place, *held);
+            }
+        }
+        Some(digest)
+    }
+
+    /// When the oldest record was made.
+    pub(super) fn oldest_ms(&self) -> Option<u64> {
+        self.records.values().map(|held| held.made_ms()).min()
+    }
+
+    /// Forgets all records that were made before. What they leave to be done must be done to the counters.
+    pub(super) fn raise_floor(&mut self, floor_ms: u64) -> Settlement {
+        let mut settlement = Settlement::default();
+        if floor_ms <= self.floor_ms {
+            return settlement;
+        }
+        let key_of = |tokens: &Self, place: Place| tokens.keys.get(&place.key_hash).map(|(key, _)| key.clone());
+        for group in self.groups_below(floor_ms) {
+            let losers = if self.contested.contains(&group) { self.losers(group) } else { Vec::new() };
+            for (place, held) in losers {
+                settlement.refunds.extend(key_of(self, place).map(|key| (key, self.actors.id(place.actor), held.update())));
+                self.settle_at(place);
+            }
+            let winner = self.winner(group).filter(|place| self.records.get(place).is_some_and(|held| held.made_ms() < floor_ms));
+            let observed = winner.and_then(|winner| Some((key_of(self, winner)?, self.resets.get(&winner)?.clone())));
+            settlement.clears.extend(observed);
+        }
+        let gone: Vec<Place> =
+            self.records.iter().filter(|(_, held)| held.made_ms() < floor_ms).map(|(place, _)| *place).collect();
+        gone.into_iter().for_each(|place| self.remove(place));
+        self.set_floor(floor_ms);
+        settlement
+    }
+
+    fn set_floor(&mut self, floor_ms: u64) {
+        self.floor_ms = floor_ms;
+        self.unsaved_floor = true;
+    }
+
+    /// Puts the floor back as storage had it.
+    pub(super) fn restore_floor(&mut self, floor_ms: u64) {
+        self.floor_ms = floor_ms;
+        self.unsaved_floor = false;
+    }
+
+    /// Puts a record back as storage had it.
+    pub(super) fn restore(&mut self, record: &TokenRecord) {
+        self.insert(record, &[]);
+        self.unsaved.clear();
+    }
+
+    fn record_at(&self, place: Place, held: Held) -> Option<TokenRecord> {
+        let (key, _) = self.keys.get(&place.key_hash)?;
+        Some(TokenRecord {
+            key: key.clone(),
+            id: whole(place.id),
+            actor: self.actors.id(place.actor),
+            made_ms: held.made_ms(),
+            update: held.update(),
+            settled: held.is_settled(),
+            observed: self.resets.get(&place).cloned(),
+        })
+    }
+
+    /// A key's records with ids from `from` to `to`, each with its hash.
+    pub(super) fn range<'a>(
+        &'a self,
+        key: KeyRef<'_>,
+        from: u128,
+        to: u128,
+    ) -> impl Iterator<Item = (u128, u64, TokenRecord)> + use<'a> {
+        let key_hash = key_hash(key);
+        let taken = self.of_key(key) == 0 || from > to;
+        let (from, to) = if taken { (halves(u128::MAX), halves(u128::MAX)) } else { (halves(from), halves(to)) };
+        let range = Place { key_hash, id: from, actor: 0 }..=Place { key_hash, id: to, actor: u32::MAX };
+        let found = self.records.range(range).filter(move |_| !taken);
+        found.filter_map(|(place, held)| Some((whole(place.id), self.hash_of(*place, *held), self.record_at(*place, *held)?)))
+    }
+
+    /// Own records changed after `since`, as many as fit, and the number of the last change among them. None when some
+    /// of them are not kept in mind any more.
+    pub(super) fn fresh_since(&self, since: u64, records_max: usize) -> Option<(Vec<TokenRecord>, u64)> {
+        if since < self.lost_fresh {
+            return None;
+        }
+        let (mut records, mut upto) = (Vec::new(), since);
+        for (number, place) in self.fresh.range(since.saturating_add(1)..).take(records_max) {
+            records.extend(self.records.get(place).and_then(|held| self.record_at(*place, *held)));
+            upto = *number;
+        }
+        if self.fresh.range(upto.saturating_add(1)..).next().is_none() {
+            // What came between has been forgotten because all who were to hear of it have it.
+            upto = self.last_fresh;
+        }
+        Some((records, upto))
+    }
+
+    /// The number of the last own change.
+    pub(super) fn last_fresh(&self) -> u64 {
+        self.last_fresh
+    }
+
+    /// All siblings have what was changed up to this one.
+    pub(super) fn forget_fresh(&mut self, upto: u64) {
+        self.fresh = self.fresh.split_off(&upto.saturating_add(1));
+    }
+
+    /// Whether any record is of a volume other than `origin`.
+    pub(super) fn has_foreign(&self, origin: u64) -> bool {
+        self.actors.ids.iter().zip(&self.actors.counts).any(|(actor, count)| *count > 0 && actor.origin != origin)
+    }
+
+    /// What storage lacks: by name the records that are to be written, or, where there is none, removed.
+    pub(super) fn take_unsaved(&mut self) -> Vec<(TokenName, Option<TokenRecord>)> {
+        let mut places = std::mem::take(&mut self.unsaved);
+        places.sort_unstable();
+        places.dedup();
+        places.into_iter().map(|place| self.named(place)).collect()
+    }
+
+    fn named(&self, place: Place) -> (TokenName, Option<TokenRecord>) {
+        let name = TokenName { key_hash: place.key_hash, id: whole(place.id), actor: self.actors.id(place.actor) };
+        (name, self.records.get(&place).and_then(|held| self.record_at(place, *held)))
+    }
+
+    /// The record of a name.
+    pub(super) fn get(&self, name: &TokenName) -> Option<TokenRecord> {
+        let actor = self.actors.find(name.actor)?;
+        let place = Place { key_hash: name.key_hash, id: halves(name.id), actor };
+        self.records.get(&place).and_then(|held| self.record_at(place, *held))
+    }
+
+    /// All records are to be given to storage again.
+    pub(super) fn mark_unsaved(&mut self) {
+        self.unsaved.extend(self.records.keys().copied());
+        self.unsaved_floor = true;
+    }
+
+    /// The floor, if storage lacks it.
+    pub(super) fn take_unsaved_floor(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.unsaved_floor).then_some(self.floor_ms)
+    }
+
+    /// Forgets everything, and has it removed from storage.
+    pub(super) fn clear(&mut self) {
+        let mut unsaved = std::mem::take(&mut self.unsaved);
+        unsaved.extend(self.records.keys().copied());
+        // The actors stay: names of what is to be removed are made of them.
+        let actors = Actors { counts: vec![0; self.actors.ids.len()], ids: std::mem::take(&mut self.actors.ids) };
+        *self = Self {
+            unsaved,
+            unsaved_floor: true,
+            actors,
+            last_fresh: self.last_fresh,
+            lost_fresh: self.last_fresh,
+            ..Self::default()
+        };
+    }
+}

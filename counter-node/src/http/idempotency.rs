@@ -1,0 +1,48 @@
+//! Idempotency keys: under one an update counts once, however often it is sent. See `docs/exactly-once.md`.
+
+use counter_core::token::Token;
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::problem::Problem;
+use super::{Reply, batch};
+use crate::router::Reading;
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// The header as problems name it.
+const FIELD: &str = "Idempotency-Key";
+
+/// The token that a request's header names.
+pub(super) fn token(headers: &HeaderMap) -> Result<Option<Token>, Problem> {
+    let mut values = headers.get_all(KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::bad_field(FIELD, "must be sent once"));
+    }
+    let text = value.to_str().map_err(|_| Problem::bad_field(FIELD, "must consist of visible ASCII characters"))?;
+    named(text.trim(), FIELD).map(Some)
+}
+
+/// The token of this text, from the header or field of this name. The header's draft puts quotes around the key; they are
+/// no part of it.
+pub(super) fn named(text: &str, field: &str) -> Result<Token, Problem> {
+    let bare = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    bare.parse().map_err(|error| Problem::bad_field(field, error))
+}
+
+/// A request of many updates has a key for each, not one for all.
+pub(super) fn refuse_one_for_many(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(KEY) {
+        return Err(Problem::bad_field(FIELD, format_args!("is for one update: here each has a field `{}`", batch::KEY_FIELD)));
+    }
+    Ok(())
+}
+
+/// Says so where the update had been counted before.
+pub(super) fn mark(mut answer: Reply, reading: &Reading) -> Reply {
+    if reading.replayed {
+        answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    answer
+}
