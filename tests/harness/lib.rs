@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod control_plane;
 pub mod count;
+pub mod exact;
 pub mod http;
 pub mod kubelet;
 pub mod local;

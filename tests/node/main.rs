@@ -12,6 +12,7 @@ mod details;
 mod forwarding;
 mod full_disk;
 mod hostile_peers;
+mod kills;
 mod limits;
 mod redis;
 mod redis_store;

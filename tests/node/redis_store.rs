@@ -19,7 +19,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
 
-const LIMITS: TableLimits = TableLimits { counters: 1_000_000, memory_bytes: u64::MAX };
+const LIMITS: TableLimits =
+    TableLimits { counters: 1_000_000, memory_bytes: u64::MAX, tokens: 1_000_000, token_window_ms: 600_000 };
 const ACTORS: [ActorId; 3] = [
     ActorId { origin: 7, incarnation: 1 << 32 },
     ActorId { origin: 7, incarnation: 2 << 32 },
@@ -63,7 +64,7 @@ fn records(store: &Arc<dyn Store>, table: &Arc<Table>, changes: &[Change]) -> Re
 fn add(table: &Table, actor: ActorId, name: &str, by: u64) -> Change {
     let key = page(name);
     table.set_writer([key.slot()], Some(actor));
-    table.apply(&key, Update::Increment(by), Hlc(by)).unwrap();
+    table.apply(&key, Update::Increment(by), None, Hlc(by)).unwrap();
     Change::of(&key)
 }
 
@@ -92,7 +93,7 @@ async fn a_record_that_is_written_never_lowers_what_is_there() -> anyhow::Result
         let early = records(&store, &table, std::slice::from_ref(&change))?;
         add(&table, ACTORS[0], "a", 1);
         add(&table, ACTORS[1], "a", 9);
-        table.apply(&page("a"), Update::Reset, Hlc(1)).unwrap();
+        table.apply(&page("a"), Update::Reset, None, Hlc(1)).unwrap();
         add(&table, ACTORS[1], "a", 100);
         store.commit(&records(&store, &table, &[change])?, Durability::OnDisk)?;
         store.commit(&early, Durability::OnDisk)?;
@@ -167,7 +168,7 @@ async fn whatever_befalls_slots_redis_gives_back_what_the_table_holds() -> anyho
                         break;
                     }
                     2 => changes.push(Change::Slot(slot)),
-                    3 => drop(table.apply(&page(name), Update::Reset, Hlc(5))),
+                    3 => drop(table.apply(&page(name), Update::Reset, None, Hlc(5))),
                     _ if alive => drop(add(&table, actor, name, random.random_range(1..1 << 60))),
                     _ => {}
                 }
