@@ -27,7 +27,7 @@ fn main() {
         return;
     };
     let before = resident_bytes();
-    let table = Table::new(7, TableLimits { counters: u64::MAX, memory_bytes: u64::MAX });
+    let table = Table::new(7, TableLimits { counters: u64::MAX, memory_bytes: u64::MAX, tokens: 1, token_window_ms: 600_000 });
     fill(&table, counters, actors);
     let resident = resident_bytes().saturating_sub(before);
     println!("{:.1} bytes a counter of resident memory", each(resident, counters));
@@ -77,7 +77,7 @@ fn round(table: &Table, counters: u64) {
 
 fn increment(table: &Table, counter: u64, now: Hlc) {
     if let Ok(key) = KeyRef::new(&name(counter)) {
-        let _applied = black_box(table.apply(key, Update::Increment(1), now));
+        let _applied = black_box(table.apply(key, Update::Increment(1), None, now));
     }
 }
 
