@@ -62,10 +62,10 @@ crds: need-cargo ## write the chart's CRD from the operator's types
 charts: need-go ## lint and render the chart, and hold it and the examples against strict schemas, offline
 	tests/cluster/charts
 
-bench: need-cargo ## compare HTTP updates and reads with a bare server, per storage mode
+bench: need-cargo ## measure against bare hyper and Redis, interleaved; writes docs/benchmarks.md (BENCH_ARGS="--help" tells more)
 	$(CARGO) build --release --locked --package counter-node --package counter-bench --bins
 	@release="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release"; \
-	  "$$release/bench" --node "$$release/counter-node" $(BENCH_ARGS)
+	  "$$release/bench" --node "$$release/counter-node" --json "$$release/bench.json" --markdown docs/benchmarks.md $(BENCH_ARGS)
 
 image: need-cargo ## make the two images: with Docker, or as archives in target/images without
 	@if docker info >/dev/null 2>&1; then \

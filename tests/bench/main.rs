@@ -1,12 +1,20 @@
-//! `make bench`: counter-node's HTTP against a bare hyper server that answers a constant, interleaved on this machine.
+//! `make bench`: counter-node against a bare hyper server and against Redis, interleaved on this machine.
 //!
-//! Each round runs every row once, so that what the machine does meanwhile hits all rows alike; what is printed are
-//! medians over the rounds and ratios of them. Server and load generator (wrk) are pinned to a core each.
+//! Each round runs every row of a group once, so that what the machine does meanwhile hits all of them alike; what is
+//! printed are medians over the rounds and ratios of them. Servers run on the first core, load generators on the second.
 
 mod bare;
+mod cluster;
+mod curve;
+mod experiments;
+mod figures;
+mod http;
+mod load;
+mod machine;
+mod plot;
 mod report;
 mod row;
-mod wrk;
+mod server;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,30 +22,42 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser;
 
+use crate::experiments::Group;
 use crate::report::Report;
-use crate::row::Row;
 
-/// Measures HTTP PUT and GET against a bare hyper server, interleaved, and prints medians and ratios.
+/// Measures counter-node against bare hyper and Redis, interleaved, and prints medians and ratios.
 #[derive(Parser, Debug)]
 pub(crate) struct Args {
     /// The counter-node binary, a release build.
     #[arg(long, default_value = "target/release/counter-node")]
     node: PathBuf,
+    /// Groups of rows to measure, separated by commas; all when absent.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Group>,
     /// How often each row is measured.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of load for each measurement.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Connections of the load generator.
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
+    /// Counters in the largest memory row.
+    #[arg(long, default_value_t = 10_000_000)]
+    counters: u64,
     /// Where to write the results as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Where to write the results as a Markdown page, with its plots beside it.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
     /// Serve the bare peer on this address instead of measuring; used by the bench itself.
     #[arg(long, hide = true)]
     serve_bare: Option<std::net::SocketAddr>,
+}
+
+impl Args {
+    fn groups(&self) -> impl Iterator<Item = Group> {
+        Group::ALL.into_iter().filter(|group| self.only.is_empty() || self.only.contains(group))
+    }
 }
 
 fn main() -> ExitCode {
@@ -57,19 +77,31 @@ fn main() -> ExitCode {
 
 fn measure(args: &Args) -> anyhow::Result<()> {
     let mut report = Report::new(args);
-    for round in 1..=args.rounds {
-        for row in Row::all() {
-            let measured = row.measure(args).with_context(|| format!("{row} in round {round}"))?;
-            report::line(&format!(
-                "round {round}/{}  {row:<28} {:>9.0}/s  p99 {:>7.2} ms",
-                args.rounds, measured.per_second, measured.p99_ms
-            ));
-            report.add(row, measured);
+    for group in args.groups() {
+        let rows = group.rows(args);
+        // What a row has filled or started takes long; memory does not vary from round to round as speed does.
+        let rounds = if group == Group::Memory { 1 } else { args.rounds };
+        for round in 1..=rounds {
+            for row in &rows {
+                match row.measure(args).with_context(|| format!("{row} in round {round}"))? {
+                    Ok(figures) => {
+                        report::line(&format!("{group} {round}/{rounds}  {row:<44} {figures}"));
+                        report.add(group, row, figures);
+                    }
+                    Err(reason) => report.not_run(group, row, reason),
+                }
+            }
         }
     }
+    if args.groups().any(|group| group == Group::Curve) {
+        report.curves = curve::measure(args)?;
+    }
     report.print();
-    match &args.json {
-        Some(path) => report.write_json(path),
+    if let Some(path) = &args.json {
+        report.write_json(path)?;
+    }
+    match &args.markdown {
+        Some(path) => report.write_markdown(path),
         None => Ok(()),
     }
 }

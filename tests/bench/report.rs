@@ -1,111 +1,179 @@
-//! Medians and ratios, and the machine that they are of.
+//! Medians and ratios, as a table, as JSON and as a Markdown page with plots.
 
 use std::io::Write as _;
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::Args;
-use crate::row::Row;
-use crate::wrk::Measured;
+use crate::curve::Curve;
+use crate::experiments::Group;
+use crate::figures::{FIELDS, Figures, number};
+use crate::machine::Machine;
+use crate::plot::plot;
+use crate::row::{Aim, Row};
 
 pub(crate) struct Report {
-    environment: Environment,
-    rows: Vec<(Row, Vec<Measured>)>,
+    machine: Machine,
+    lines: Vec<Measured>,
+    pub(crate) curves: Vec<Curve>,
 }
 
-#[derive(Serialize)]
-struct Environment {
-    processor: String,
-    cores: usize,
-    kernel: String,
-    rounds: usize,
-    seconds: u64,
-    connections: usize,
+/// A row and all of its measurements; or why there are none.
+struct Measured {
+    group: Group,
+    row: Row,
+    figures: Vec<Figures>,
+    not_run: Option<String>,
 }
 
+/// A row as it is told.
 #[derive(Serialize)]
 struct Line {
+    group: String,
     row: String,
-    per_second: f64,
-    per_second_min: f64,
-    per_second_max: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    ratio_to_bare_hyper: f64,
+    #[serde(flatten)]
+    medians: Figures,
+    /// The least and the most operations per second of any round.
+    per_second_range: Option<(f64, f64)>,
+    peer: Option<String>,
+    throughput_ratio: Option<f64>,
+    cpu_ratio: Option<f64>,
+    /// What it should come to, and whether it does.
+    aims: Vec<(String, bool)>,
+    not_run: Option<String>,
 }
 
-/// Writes a line to standard output; a reader that has gone away is no error here.
+/// Writes a line to standard output.
 pub(crate) fn line(text: &str) {
+    // A reader that has gone away is no error here.
     drop(writeln!(std::io::stdout().lock(), "{text}"));
 }
 
 impl Report {
     pub(crate) fn new(args: &Args) -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let processor = read("/proc/cpuinfo")
-            .lines()
-            .find_map(|line| Some(line.strip_prefix("model name")?.trim_start_matches([' ', '\t', ':']).to_owned()));
-        let environment = Environment {
-            processor: processor.unwrap_or_else(|| "unknown".to_owned()),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            rounds: args.rounds,
-            seconds: args.seconds,
-            connections: args.connections,
-        };
-        Self { environment, rows: Row::all().map(|row| (row, Vec::new())).collect() }
+        Self { machine: Machine::of(args), lines: Vec::new(), curves: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, row: Row, measured: Measured) {
-        if let Some((_, all)) = self.rows.iter_mut().find(|(known, _)| *known == row) {
-            all.push(measured);
-        }
+    pub(crate) fn add(&mut self, group: Group, row: &Row, figures: Figures) {
+        self.entry(group, row).figures.push(figures);
+    }
+
+    pub(crate) fn not_run(&mut self, group: Group, row: &Row, reason: String) {
+        line(&format!("{group}: {row}: NOT RUN: {reason}"));
+        self.entry(group, row).not_run = Some(reason);
+    }
+
+    fn entry(&mut self, group: Group, row: &Row) -> &mut Measured {
+        let known = self.lines.iter().position(|line| line.group == group && line.row.name == row.name);
+        let index = known.unwrap_or_else(|| {
+            self.lines.push(Measured { group, row: row.clone(), figures: Vec::new(), not_run: None });
+            self.lines.len() - 1
+        });
+        &mut self.lines[index]
     }
 
     pub(crate) fn print(&self) {
-        let Environment { processor, cores, kernel, rounds, seconds, connections } = &self.environment;
-        line("");
-        line(&format!(
-            "{processor}, {cores} cores, Linux {kernel}; {rounds} rounds of {seconds} s, {connections} connections, not pipelined; server on core 0, wrk on core 1"
-        ));
-        line("");
-        line("| row | requests/s (median) | min–max | p50 ms | p99 ms | ÷ bare hyper |");
-        line("|---|--:|--:|--:|--:|--:|");
-        for Line { row, per_second, per_second_min, per_second_max, p50_ms, p99_ms, ratio_to_bare_hyper } in self.lines() {
-            line(&format!(
-                "| {row} | {per_second:.0} | {per_second_min:.0}–{per_second_max:.0} | {p50_ms:.2} | {p99_ms:.2} | {ratio_to_bare_hyper:.2} |"
-            ));
-        }
+        line(&format!("\n{}", self.tables()));
     }
 
     pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
-        let document = serde_json::json!({ "environment": self.environment, "rows": self.lines() });
-        Ok(std::fs::write(path, serde_json::to_vec_pretty(&document)?)?)
+        let document = serde_json::json!({ "machine": self.machine, "rows": self.told(), "curves": self.curves });
+        std::fs::write(path, serde_json::to_vec_pretty(&document)?).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    fn lines(&self) -> Vec<Line> {
-        self.rows
-            .iter()
-            .map(|(row, measured)| Line {
-                row: row.to_string(),
-                per_second: median(measured, |one| one.per_second),
-                per_second_min: measured.iter().map(|one| one.per_second).fold(f64::INFINITY, f64::min),
-                per_second_max: measured.iter().map(|one| one.per_second).fold(0.0, f64::max),
-                p50_ms: median(measured, |one| one.p50_ms),
-                p99_ms: median(measured, |one| one.p99_ms),
-                ratio_to_bare_hyper: median(measured, |one| one.per_second) / self.median_of(row.peer()),
-            })
-            .collect()
+    /// The page, and its plots in the same folder.
+    pub(crate) fn write_markdown(&self, path: &Path) -> anyhow::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut page = format!(
+            "# Benchmarks\n\nMade by `make bench`, which writes this page anew. Ratios are to the peer of the row, measured in turn \
+             with it on the same machine; absolute figures are this machine's.\n\n{}",
+            self.tables()
+        );
+        type Of = fn(&Figures) -> Option<f64>;
+        let plots: [(&str, &str, Of); 4] = [
+            ("throughput", "Operations per second", |figures| figures.per_second),
+            ("p50", "Latency, median, ms", |figures| figures.p50_ms),
+            ("p99", "Latency, 99th percentile, ms", |figures| figures.p99_ms),
+            ("p999", "Latency, 99.9th percentile, ms (HTTP only: redis-benchmark does not tell it)", |figures| figures.p999_ms),
+        ];
+        if !self.curves.is_empty() {
+            page.push_str(&format!("\n## {}\n\n", Group::Curve.title()));
+            for (name, title, of) in plots {
+                let file = format!("benchmarks-{name}.svg");
+                std::fs::write(folder.join(&file), plot(title, &self.curves, of))?;
+                page.push_str(&format!("![{title}]({file})\n"));
+            }
+        }
+        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    fn median_of(&self, row: Row) -> f64 {
-        self.rows.iter().find(|(known, _)| *known == row).map_or(f64::NAN, |(_, all)| median(all, |one| one.per_second))
+    fn tables(&self) -> String {
+        let mut text = format!("{}.\n", self.machine);
+        let told = self.told();
+        for group in Group::ALL {
+            let lines: Vec<&Line> = told.iter().filter(|line| line.group == group.to_string()).collect();
+            if !lines.is_empty() {
+                text.push_str(&format!("\n## {}\n\n{}\n", group.title(), table(&lines).trim_end()));
+            }
+        }
+        text
+    }
+
+    fn told(&self) -> Vec<Line> {
+        self.lines.iter().map(|measured| self.tell(measured)).collect()
+    }
+
+    fn tell(&self, measured: &Measured) -> Line {
+        let medians = Figures::medians(&measured.figures);
+        let row = &measured.row;
+        let peer = row.peer.as_ref().and_then(|peer| {
+            let of_peer = self.lines.iter().find(|line| line.group == measured.group && line.row.name == *peer)?;
+            Some(Figures::medians(&of_peer.figures))
+        });
+        let ratio = |of: fn(&Figures) -> Option<f64>| Some(of(&medians)? / of(&peer?)?);
+        let (throughput_ratio, cpu_ratio) = (ratio(|figures| figures.per_second), ratio(|figures| figures.cpu_us));
+        let all: Vec<f64> = measured.figures.iter().filter_map(|figures| figures.per_second).collect();
+        let range = (!all.is_empty())
+            .then(|| (all.iter().copied().fold(f64::INFINITY, f64::min), all.iter().copied().fold(0.0, f64::max)));
+        let met = |aim: &Aim| match aim {
+            Aim::Throughput(least) => (format!("≥{least}×"), throughput_ratio.is_some_and(|ratio| ratio >= *least)),
+            Aim::Cpu(most) => (format!("CPU ≤{most}×"), cpu_ratio.is_some_and(|ratio| ratio <= *most)),
+            Aim::Bytes(most) => (format!("≤{most} B"), medians.bytes_per_counter.is_some_and(|bytes| bytes <= *most)),
+            Aim::P99(most) => (format!("p99 ≤{most} ms"), medians.p99_ms.is_some_and(|p99| p99 <= *most)),
+        };
+        Line {
+            group: measured.group.to_string(),
+            row: row.name.clone(),
+            medians,
+            per_second_range: range,
+            peer: row.peer.clone(),
+            throughput_ratio,
+            cpu_ratio,
+            aims: row.aims.iter().map(met).collect(),
+            not_run: measured.not_run.clone(),
+        }
     }
 }
 
-fn median(measured: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
-    let mut values: Vec<f64> = measured.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+fn table(lines: &[&Line]) -> String {
+    let value = |line: &Line, (_, field): (&str, fn(&mut Figures) -> &mut Option<f64>)| *field(&mut { line.medians });
+    let columns: Vec<_> = FIELDS.into_iter().filter(|field| lines.iter().any(|line| value(line, *field).is_some())).collect();
+    let mut text = "| row |".to_owned();
+    columns.iter().for_each(|(name, _)| text.push_str(&format!(" {name} |")));
+    text.push_str(" min–max ops/s | ÷ peer | CPU ÷ peer | aim |\n|---|");
+    (0..columns.len() + 3).for_each(|_| text.push_str("--:|"));
+    text.push_str("---|\n");
+    let told = |value: Option<f64>| value.map(number).unwrap_or_default();
+    for line in lines {
+        text.push_str(&format!("| {} |", line.row));
+        columns.iter().for_each(|column| text.push_str(&format!(" {} |", told(value(line, *column)))));
+        let range = line.per_second_range.map(|(least, most)| format!("{}–{}", number(least), number(most))).unwrap_or_default();
+        let aims: Vec<String> =
+            line.aims.iter().map(|(aim, met)| format!("{aim} {}", if *met { "met" } else { "**missed**" })).collect();
+        let last = line.not_run.as_ref().map_or_else(|| aims.join(", "), |reason| format!("NOT RUN: {reason}"));
+        text.push_str(&format!(" {range} | {} | {} | {last} |\n", told(line.throughput_ratio), told(line.cpu_ratio)));
+    }
+    text
 }

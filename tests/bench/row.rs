@@ -1,112 +1,170 @@
-//! What is measured: each row is one server, started afresh on the first core, and one kind of request.
+//! One line of the table: a setting, what is done to it, and the row that it is compared with.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, bail};
+use std::net::SocketAddr;
 
 use crate::Args;
-use crate::wrk::{self, Measured};
+use crate::cluster::{Cluster, pages_of};
+use crate::figures::Figures;
+use crate::http::Connection;
+use crate::load::wrk::{Request, Wrk};
+use crate::load::{Load, fill, lag, redis_benchmark, wrk};
+use crate::server::{Running, Server, Storage};
 
-/// How the server keeps what it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
-    Bare,
-    Memory,
-    Volume(&'static str),
+/// Connections of the background load, and of the rows that do not vary them.
+pub(crate) const CONNECTIONS: usize = 64;
+/// Share of one processor that each node of a `Hot` row may take, in hundredths.
+const SHARE: u32 = 25;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) setting: Setting,
+    /// The row of the same group that ratios refer to.
+    pub(crate) peer: Option<String>,
+    pub(crate) aims: Vec<Aim>,
 }
 
-/// One line of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) server: Server,
-    pub(crate) method: &'static str,
+/// What is started and measured.
+#[derive(Clone, Debug)]
+pub(crate) enum Setting {
+    /// One server under load.
+    One { server: Server, load: Load },
+    /// Two shards of one node; pages of the second are updated through the node with this number.
+    Through { node: usize },
+    /// A server that is filled with so many counters; by as many actors, each a replica of its own.
+    Filled { server: Server, counters: u64, actors: usize },
+    /// Two replicas, the first of them under full load.
+    Lag,
+    /// One page, updated through every one of so many nodes, each with a fixed share of a processor.
+    Hot { nodes: usize },
+}
+
+/// What a ratio to the peer, or a figure, should come to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Aim {
+    /// Operations per second, at least this often the peer's.
+    Throughput(f64),
+    /// Processor time per operation, at most this often the peer's.
+    Cpu(f64),
+    /// Resident bytes per counter, at most.
+    Bytes(f64),
+    /// The 99th percentile, at most, in milliseconds.
+    P99(f64),
 }
 
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let server = match self.server {
-            Server::Bare => "bare hyper".to_owned(),
-            Server::Memory => "memory".to_owned(),
-            Server::Volume(fsync) => format!("volume {fsync}"),
-        };
-        f.pad(&format!("{} {server}", self.method))
+        f.pad(&self.name)
     }
 }
 
 impl Row {
-    /// All rows, in the order of a round.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let servers =
-            [Server::Bare, Server::Memory, Server::Volume("Never"), Server::Volume("EverySecond"), Server::Volume("Always")];
-        // What a read costs does not depend on the mode.
-        let reads = servers.into_iter().filter(|server| !matches!(server, Server::Volume("Never" | "Always")));
-        let puts = servers.into_iter().map(|server| Self { server, method: "PUT" });
-        puts.chain(reads.map(|server| Self { server, method: "GET" }))
-    }
-
-    /// The row that this one is compared with.
-    pub(crate) fn peer(self) -> Self {
-        Self { server: Server::Bare, ..self }
-    }
-
-    /// Starts the server, loads it, and ends it.
-    pub(crate) fn measure(self, args: &Args) -> anyhow::Result<Measured> {
-        let folder = tempfile::tempdir()?;
-        let address = free_address()?;
-        let mut running = Running(self.command(args, address, folder.path())?.spawn().context("cannot start the server")?);
-        running.wait_until_it_listens(address)?;
-        wrk::run(args, address, self.method)
-    }
-
-    fn command(self, args: &Args, address: SocketAddr, folder: &std::path::Path) -> anyhow::Result<Command> {
-        let mut command = Command::new("taskset");
-        command.args(["-c", "0"]).stdout(Stdio::null()).stderr(Stdio::null());
-        match self.server {
-            Server::Bare => {
-                command.arg(std::env::current_exe()?).args(["--serve-bare", &address.to_string()]);
-            }
-            Server::Memory => {
-                command.arg(&args.node).args(["--storage", "memory"]);
-            }
-            Server::Volume(fsync) => {
-                command.arg(&args.node).args(["--storage", "volume", "--fsync", fsync]);
-            }
-        }
-        if self.server != Server::Bare {
-            command.args(["--http", &address.to_string(), "--admin", "127.0.0.1:0", "--peer", "127.0.0.1:0"]);
-            command.arg("--data").arg(folder);
-        }
-        Ok(command)
+    /// Starts the servers, loads them, and ends them. The inner error says why this machine cannot do it.
+    pub(crate) fn measure(&self, args: &Args) -> anyhow::Result<Result<Figures, String>> {
+        Ok(match &self.setting {
+            Setting::One { server, load } => Ok(one(args, *server, load)?),
+            Setting::Through { node } => Ok(through(args, *node)?),
+            Setting::Filled { server, counters, actors } => Ok(filled(args, *server, *counters, *actors)?),
+            Setting::Lag => Ok(lagging(args)?),
+            Setting::Hot { nodes } => return hot(args, *nodes),
+        })
     }
 }
 
-struct Running(Child);
-
-impl Running {
-    fn wait_until_it_listens(&mut self, address: SocketAddr) -> anyhow::Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(address).is_err() {
-            if let Some(status) = self.0.try_wait()? {
-                bail!("the server ended with {status}");
-            }
-            if Instant::now() > deadline {
-                bail!("the server does not listen on {address} after 20 s");
-            }
-            std::thread::sleep(Duration::from_millis(20));
+/// What a load gives, and how many operations it was.
+pub(crate) fn under(args: &Args, server: &Running, load: &Load) -> anyhow::Result<Figures> {
+    let before = server.cpu()?;
+    match load {
+        Load::Http { request, connections } => {
+            let figures = wrk::run(args, server.http, request, *connections)?;
+            let seconds = std::time::Duration::from_secs(args.seconds).as_secs_f64();
+            let spent = server.cpu()?.saturating_sub(before).as_secs_f64();
+            let operations = figures.per_second.map(|per_second| per_second * seconds);
+            Ok(Figures { cpu_us: operations.map(|operations| spent * 1e6 / operations), ..figures })
         }
-        Ok(())
+        Load::Resp { command, clients, pipeline, keys } => resp(args, server, *command, *clients, *pipeline, *keys),
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
+fn resp(
+    args: &Args,
+    server: &Running,
+    command: redis_benchmark::Command,
+    clients: usize,
+    pipeline: usize,
+    keys: u64,
+) -> anyhow::Result<Figures> {
+    let count = redis_benchmark::calibrate(args, server.resp, command, clients, pipeline, keys)?;
+    let before = server.cpu()?;
+    let figures = redis_benchmark::run(server.resp, command, clients, pipeline, keys, count)?;
+    let spent = server.cpu()?.saturating_sub(before);
+    let operations = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    Ok(Figures { cpu_us: Some(spent.as_secs_f64() * 1e6 / operations), ..figures })
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+fn one(args: &Args, server: Server, load: &Load) -> anyhow::Result<Figures> {
+    under(args, &server.start(args)?, load)
+}
+
+fn through(args: &Args, node: usize) -> anyhow::Result<Figures> {
+    let cluster = Cluster::start(args, Storage::Volume("EverySecond"), 2, 1)?;
+    wrk::run(args, cluster.nodes[node].http, &Request::PutOn(pages_of(1, 2)), CONNECTIONS)
+}
+
+fn filled(args: &Args, server: Server, counters: u64, actors: usize) -> anyhow::Result<Figures> {
+    let cluster;
+    let alone;
+    let nodes: Vec<&Running> = match server {
+        Server::Node(storage) if actors > 1 => {
+            cluster = Cluster::start(args, storage, 1, actors)?;
+            cluster.nodes.iter().collect()
+        }
+        server => {
+            alone = server.start(args)?;
+            vec![&alone]
+        }
+    };
+    let measured = nodes[0];
+    let before = measured.resident()?;
+    for node in &nodes {
+        fill::run(node.resp, counters)?;
+    }
+    if actors > 1 {
+        fill::wait_until_equal(&nodes.iter().map(|node| node.http).collect::<Vec<SocketAddr>>(), counters)?;
+    }
+    let held = f64::from(u32::try_from(counters).unwrap_or(u32::MAX));
+    Ok(Figures { bytes_per_counter: Some((measured.resident()? - before) / held), ..Figures::default() })
+}
+
+fn lagging(args: &Args) -> anyhow::Result<Figures> {
+    let cluster = Cluster::start(args, Storage::Volume("EverySecond"), 1, 2)?;
+    let [loaded, sibling] = [0, 1].map(|node: usize| cluster.nodes[node].http);
+    let load = Wrk::start(loaded, &Request::Put, CONNECTIONS, args.seconds + 2)?;
+    let lags = lag::run(loaded, sibling, args.seconds)?;
+    let figures = load.finish()?;
+    Ok(Figures { per_second: figures.per_second, ..lags })
+}
+
+fn hot(args: &Args, nodes: usize) -> anyhow::Result<Result<Figures, String>> {
+    let cluster = Cluster::start(args, Storage::Volume("EverySecond"), nodes, 1)?;
+    let mut shares = Vec::new();
+    for node in &cluster.nodes {
+        match crate::machine::Share::give(node.pid(), SHARE) {
+            Ok(share) => shares.push(share),
+            Err(error) => return Ok(Err(format!("no control group to fix a processor share by: {error:#}"))),
+        }
+    }
+    let page = Request::PutOn(vec!["front-page".to_owned()]);
+    // As many requests at once for each node: what is compared is what nodes add.
+    let load = |node: &Running| Wrk::start(node.http, &page, 16, args.seconds);
+    let loads: Vec<Wrk> = cluster.nodes.iter().map(load).collect::<Result<_, _>>()?;
+    let figures: Vec<Figures> = loads.into_iter().map(Wrk::finish).collect::<Result<_, _>>()?;
+    let per_second: f64 = figures.iter().filter_map(|figures| figures.per_second).sum();
+    let worst = figures.iter().filter_map(|figures| figures.p99_ms).fold(0.0, f64::max);
+    // Nothing may be lost on the way: what was answered is what the counter has.
+    let counted = Connection::open(cluster.nodes[0].http)?.count("GET", "/front-page/counter")?;
+    #[expect(clippy::cast_precision_loss, reason = "a plausibility check of counts far below 2^52")]
+    let answered = counted as f64 >= per_second * std::time::Duration::from_secs(args.seconds).as_secs_f64() * 0.99;
+    anyhow::ensure!(answered, "the page counts {counted}, fewer than were answered");
+    Ok(Ok(Figures { per_second: Some(per_second), p99_ms: Some(worst), ..Figures::default() }))
 }

@@ -1,0 +1,71 @@
+//! What one measurement gives.
+
+use serde::Serialize;
+
+/// Figures of one measurement, or medians of several; what a row does not measure is absent.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    /// Operations that were answered, per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) p50_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) p99_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) p999_ms: Option<f64>,
+    /// Processor time of the server, user and kernel, for each operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_us: Option<f64>,
+    /// Resident memory for each counter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_counter: Option<f64>,
+}
+
+/// The fields, so that medians and tables treat them alike.
+pub(crate) const FIELDS: [(&str, Field); 6] = [
+    ("ops/s", |figures| &mut figures.per_second),
+    ("p50 ms", |figures| &mut figures.p50_ms),
+    ("p99 ms", |figures| &mut figures.p99_ms),
+    ("p99.9 ms", |figures| &mut figures.p999_ms),
+    ("CPU µs/op", |figures| &mut figures.cpu_us),
+    ("bytes/counter", |figures| &mut figures.bytes_per_counter),
+];
+
+type Field = fn(&mut Figures) -> &mut Option<f64>;
+
+impl Figures {
+    /// The medians, field by field.
+    pub(crate) fn medians(all: &[Self]) -> Self {
+        let mut medians = Self::default();
+        for (_, field) in FIELDS {
+            *field(&mut medians) = median(all.iter().filter_map(|one| *field(&mut { *one })).collect());
+        }
+        medians
+    }
+}
+
+impl std::fmt::Display for Figures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (name, field) in FIELDS {
+            if let Some(value) = *field(&mut { *self }) {
+                write!(f, "  {} {name}", number(value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number with about three digits that say something.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}

@@ -1,0 +1,53 @@
+//! Makes counters, many at a time, over RESP: one increment for each of so many keys of 16 bytes.
+
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use crate::http::Connection;
+
+/// Commands sent before their answers are read.
+const PIPELINE: u64 = 1_000;
+
+/// Increments `key:000000000000` and so on, once each.
+pub(crate) fn run(address: SocketAddr, counters: u64) -> anyhow::Result<()> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let mut answers = BufReader::with_capacity(1 << 16, stream.try_clone()?);
+    let mut commands = BufWriter::with_capacity(1 << 16, stream);
+    let mut line = String::new();
+    let mut sent = 0;
+    while sent < counters {
+        let upto = counters.min(sent + PIPELINE);
+        for key in sent..upto {
+            write!(commands, "*2\r\n$4\r\nINCR\r\n$16\r\nkey:{key:012}\r\n")?;
+        }
+        commands.flush()?;
+        for _ in sent..upto {
+            line.clear();
+            answers.read_line(&mut line)?;
+            if !line.starts_with(':') {
+                bail!("an increment was answered with `{}`", line.trim_end());
+            }
+        }
+        sent = upto;
+    }
+    Ok(())
+}
+
+/// Waits until every node's site total says that all of their increments have arrived everywhere.
+pub(crate) fn wait_until_equal(nodes: &[SocketAddr], counters: u64) -> anyhow::Result<()> {
+    let all = i64::try_from(counters)? * i64::try_from(nodes.len())?;
+    let deadline = Instant::now() + Duration::from_secs(300);
+    for node in nodes {
+        while Connection::open(*node)?.count("GET", "/counter")? != all {
+            if Instant::now() > deadline {
+                bail!("the replicas are not equal after 300 s");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+    Ok(())
+}

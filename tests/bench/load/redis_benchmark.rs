@@ -1,0 +1,74 @@
+//! RESP load: redis-benchmark, and what its report says.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, bail};
+
+use crate::Args;
+use crate::figures::Figures;
+use crate::server::pinned;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Incr,
+    Get,
+}
+
+/// Requests of a first, short run, which tells how many make up the time of the real one.
+const TRIAL: u64 = 20_000;
+
+/// How many requests make up about as long a run as the arguments say.
+pub(crate) fn calibrate(
+    args: &Args,
+    address: SocketAddr,
+    command: Command,
+    clients: usize,
+    pipeline: usize,
+    keys: u64,
+) -> anyhow::Result<u64> {
+    let per_second = |requests| Ok(run(address, command, clients, pipeline, keys, requests)?.per_second.unwrap_or_default());
+    let first: anyhow::Result<f64> = per_second(TRIAL);
+    // A rate that a few milliseconds gave says little: the second trial is a tenth of the run.
+    let second: anyhow::Result<f64> = per_second(requests(first?, args.seconds * 100));
+    Ok(requests(second?, args.seconds * 1000))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of requests for a command line")]
+fn requests(per_second: f64, milliseconds: u64) -> u64 {
+    let seconds = std::time::Duration::from_millis(milliseconds).as_secs_f64();
+    ((per_second * seconds) as u64).max(TRIAL)
+}
+
+/// Loads `address` with so many requests. One key when `keys` is 1, else random ones of so many.
+pub(crate) fn run(
+    address: SocketAddr,
+    command: Command,
+    clients: usize,
+    pipeline: usize,
+    keys: u64,
+    requests: u64,
+) -> anyhow::Result<Figures> {
+    let mut benchmark = pinned(1);
+    benchmark.args(["redis-benchmark", "-h", &address.ip().to_string(), "-p", &address.port().to_string(), "--csv"]);
+    benchmark.args(["-c", &clients.to_string(), "-P", &pipeline.to_string(), "-n", &requests.to_string()]);
+    if keys > 1 {
+        benchmark.args(["-r", &keys.to_string()]);
+    }
+    let verb = match command {
+        Command::Incr => "INCR",
+        Command::Get => "GET",
+    };
+    let output =
+        benchmark.args([verb, "counter:__rand_int__"]).output().context("cannot run redis-benchmark; install redis-tools")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() || text.contains("Error") || stderr.contains("Error from server") {
+        bail!("redis-benchmark failed: {text}{stderr}");
+    }
+    // "test","rps","avg","min","p50","p95","p99","max"
+    let line = text.lines().rfind(|line| !line.starts_with("\"test\"") && line.starts_with('"'));
+    let line = line.with_context(|| format!("redis-benchmark said `{text}`"))?;
+    let fields: Vec<f64> = line.split(',').skip(1).filter_map(|field| field.trim_matches('"').parse().ok()).collect();
+    let &[per_second, _, _, p50, _, p99, _] = fields.as_slice() else { bail!("redis-benchmark said `{line}`") };
+    Ok(Figures { per_second: Some(per_second), p50_ms: Some(p50), p99_ms: Some(p99), ..Figures::default() })
+}

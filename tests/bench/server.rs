@@ -1,0 +1,146 @@
+//! The servers that are measured: each is started afresh, on the first core, with a folder of its own.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+
+use crate::Args;
+
+/// What is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    BareHyper,
+    Node(Storage),
+    Redis(Aof),
+}
+
+/// How a node keeps what it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Storage {
+    Memory,
+    Volume(&'static str),
+}
+
+/// How Redis keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aof {
+    Off,
+    EverySecond,
+    Always,
+}
+
+/// A server that runs, until it is dropped.
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) http: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) resp: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Server {
+    pub(crate) fn start(self, args: &Args) -> anyhow::Result<Running> {
+        self.start_with(args, &[])
+    }
+
+    /// Starts the server with some arguments more, and waits until it answers connections.
+    pub(crate) fn start_with(self, args: &Args, more: &[&str]) -> anyhow::Result<Running> {
+        let folder = tempfile::tempdir()?;
+        let [http, admin, peer, resp] = [free_address()?, free_address()?, free_address()?, free_address()?];
+        let mut command = pinned(0);
+        match self {
+            Self::BareHyper => {
+                command.arg(std::env::current_exe()?).args(["--serve-bare", &http.to_string()]);
+            }
+            Self::Node(storage) => {
+                node(command.arg(&args.node), storage, folder.path());
+                let ports = [("--http", http), ("--admin", admin), ("--peer", peer), ("--resp", resp)];
+                command.args(ports.into_iter().flat_map(|(flag, address)| [flag.to_owned(), address.to_string()]));
+            }
+            Self::Redis(aof) => redis(&mut command, aof, folder.path(), resp),
+        }
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().context("cannot start the server; it takes util-linux, and redis-server for its rows")?;
+        let mut running = Running { child, http, admin, peer, resp, _folder: folder };
+        running.wait_until_it_listens(if matches!(self, Self::Redis(_)) { resp } else { http })?;
+        Ok(running)
+    }
+}
+
+fn node(command: &mut Command, storage: Storage, folder: &Path) {
+    match storage {
+        Storage::Memory => command.args(["--storage", "memory"]),
+        Storage::Volume(fsync) => command.args(["--storage", "volume", "--fsync", fsync]),
+    };
+    command.args(["--max-counters", "20000000", "--max-memory", "16Gi"]).arg("--data").arg(folder);
+}
+
+fn redis(command: &mut Command, aof: Aof, folder: &Path, address: SocketAddr) {
+    command.args(["redis-server", "--save", "", "--bind", &address.ip().to_string(), "--port", &address.port().to_string()]);
+    command.arg("--dir").arg(folder);
+    match aof {
+        Aof::Off => command.args(["--appendonly", "no"]),
+        Aof::EverySecond => command.args(["--appendonly", "yes", "--appendfsync", "everysec"]),
+        Aof::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+    };
+}
+
+/// A command that runs on this core only.
+pub(crate) fn pinned(core: usize) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]);
+    command
+}
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Processor time so far, user and kernel.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // Behind the name, which may hold anything: state, and 11 fields before utime and stime, in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(')').context("/proc has another format")?;
+        let ticks: u64 = fields.split_ascii_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn resident(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc tells no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib * 1024.0)
+    }
+
+    fn wait_until_it_listens(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(address).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("the server does not listen on {address} after 20 s");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
