@@ -1,0 +1,95 @@
+//! Whatever clients write on a connection to the public port, through hyper and the API.
+
+use bytes::Bytes;
+use counter_core::counter::{Key, Update};
+use counter_core::hlc::Hlc;
+use counter_core::id::ActorId;
+use counter_core::slot::Slot;
+use counter_core::table::Table;
+use counter_node::http::{Api, Backend, RequestLimits, metrics};
+use counter_node::router::{Action, Detailed, Failure, Reading};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::records::limits;
+
+const LIMITS: RequestLimits = RequestLimits { body_bytes: 4 << 10, in_flight: 8 };
+
+/// One replica that owns everything.
+struct OneTable(Table);
+
+impl Backend for OneTable {
+    async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
+        Ok(self.0.apply(&key, Update::from(action), Hlc(1 << 16))?.reading.into())
+    }
+
+    async fn read(&self, key: Key) -> Result<Reading, Failure> {
+        Ok(self.0.read(&key).into())
+    }
+
+    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+        Ok(Detailed { reading: self.0.read(&key).into(), staleness_ms: 0, replicas: 1, alone: true })
+    }
+
+    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
+        let apply = |(key, action)| Ok(self.0.apply(&key, Update::from(action), Hlc(1 << 16))?.reading.into());
+        updates.into_iter().map(apply).collect()
+    }
+
+    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+        keys.iter().map(|key| Ok(self.0.read(key).into())).collect()
+    }
+
+    async fn site(&self) -> Result<Detailed, Failure> {
+        self.read_detailed(Key::new(b"site").unwrap()).await
+    }
+
+    fn pages(&self, _: usize) -> Vec<Key> {
+        Vec::new()
+    }
+}
+
+/// Every byte gets an answer or the end of the connection; none is answered with a fault of ours.
+pub(crate) fn requests(bytes: &[u8]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answers = runtime.block_on(async {
+        let table = Table::new(7, limits());
+        table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
+        let api = Api::new(OneTable(table), None, LIMITS, metrics());
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let connection = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), api.into_service());
+        let served = tokio::spawn(async move { drop(connection.await) });
+        // Whoever is refused early may not be read from to the end.
+        drop(client.write_all(bytes).await);
+        drop(client.shutdown().await);
+        let mut answers = Vec::new();
+        drop(client.read_to_end(&mut answers).await);
+        served.await.unwrap();
+        Bytes::from(answers)
+    });
+    let text = String::from_utf8_lossy(&answers);
+    assert!(answers.is_empty() || text.starts_with("HTTP/1."), "{text}");
+    assert!(!text.contains("HTTP/1.1 500"), "{text}");
+}
+
+pub(crate) fn request_seeds() -> Vec<Vec<u8>> {
+    let with_body = |line: &str, body: &str| {
+        format!("{line} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    let plain = |line: &str, headers: &str| format!("{line} HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+    let requests = [
+        plain("GET /front-page/counter", ""),
+        plain("GET /blog%2Fpost-1/counter?detail=true", "accept: text/html;q=0.9, application/json\r\n"),
+        plain("GET /counter", "if-none-match: \"a\", W/\"b\"\r\n"),
+        plain("GET /counters?page=a&page=b", ""),
+        plain("DELETE /front-page/counter", ""),
+        plain("HEAD /openapi.json", ""),
+        plain("PUT /front-page/counter", "idempotency-key: 0198c5a0-0000-7000-8000-000000000000\r\n"),
+        with_body("PUT /front-page/counter", r#"{"action":"decrement","by":3}"#),
+        with_body("POST /counters", r#"{"updates":[{"page":"a","action":"increment","by":2},{"page":"b"}]}"#),
+        format!("{}{}", plain("GET /a/counter", ""), plain("GET /b/counter", "connection: close\r\n")),
+        "PUT /a/counter HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),
+    ];
+    requests.into_iter().map(String::into_bytes).collect()
+}

@@ -1,0 +1,109 @@
+//! What other nodes send. A body comes with proof of the cluster's token, so its sender is no stranger; but it may be of
+//! another release, or broken.
+
+use std::sync::Arc;
+
+use counter_core::counter::{Key, Update};
+use counter_core::forward::{
+    Answer, Ask, ForwardConfig, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, InboxConfig, MessageId, Received, Session,
+    Ticket,
+};
+use counter_core::hlc::Hlc;
+use counter_core::id::{ActorId, ClusterId};
+use counter_core::layout::LayoutVersion;
+use counter_core::message::{DetailAsk, Envelope, Header, LayoutId, Message};
+use counter_core::replica::{Now, Replica, ReplicaConfig};
+use counter_core::slot::{Slot, SlotRange};
+use counter_core::table::Table;
+use counter_core::vector::Generation;
+
+use crate::layout;
+use crate::records::{limits, table_with_counters};
+
+const ME: ActorId = ActorId { origin: 1, incarnation: 1 };
+const SIBLING: ActorId = ActorId { origin: 2, incarnation: 1 };
+const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_700_000_000_000 };
+
+fn header() -> Header {
+    Header {
+        cluster: Some(ClusterId(7)),
+        from: "c-0-1".into(),
+        to: Some("c-0-0".into()),
+        actor: SIBLING,
+        layout: Some(LayoutId::of(&layout::example())),
+        clock: Hlc(1),
+    }
+}
+
+/// What is read encodes to what reads the same; and a replica survives it, whatever it says.
+pub(crate) fn messages(bytes: &[u8]) {
+    let Ok(envelope) = Envelope::<Vec<Message>>::decode(bytes) else { return };
+    assert_eq!(Envelope::decode(&envelope.encode()).as_ref(), Ok(&envelope));
+    let table = Table::new(7, limits());
+    let layout = Arc::new(layout::example());
+    let (mut replica, _) = Replica::new("c-0-0".into(), ME, Some(layout), ReplicaConfig::default(), 9, &table);
+    // As whoever it says that it is, and as a sibling that is listened to.
+    drop(replica.handle_envelope(&table, NOW, envelope.clone()));
+    drop(replica.handle_envelope(&table, NOW, Envelope { header: header(), body: envelope.body }));
+    drop(replica.handle_tick(&table, Now { monotonic_ms: 60_000, ..NOW }));
+    // Whatever it took over, its sums are those of its counters.
+    for slot in Slot::all() {
+        let vector = table.slot(slot);
+        let tallies = vector.keys().map(|key| vector.read(key).tally);
+        assert_eq!(vector.tally(), tallies.fold(0, i128::saturating_add), "slot {slot}");
+    }
+}
+
+pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
+    let table = table_with_counters();
+    let key = Key::new(b"front-page").unwrap();
+    let slot = key.slot();
+    let delta = table.slot(slot).delta(slot, [&key]);
+    let ask = DetailAsk { round: 1, slot, generation: Generation(0), from_hash: 0, to_hash: u64::MAX, summary: vec![(1, 2)] };
+    let bodies = vec![
+        vec![Message::Hello, Message::LayoutAsk, Message::layout(&layout::example())],
+        vec![Message::Delta { sequence: 1, slots: vec![delta] }, Message::DeltaAck { sequence: 1 }],
+        vec![Message::DigestAsk { round: 1, digests: vec![(slot, 5)] }, Message::DetailAsk(ask)],
+        vec![Message::PullAsk { errand: 1, slots: vec![SlotRange::ALL] }, Message::PullDone { errand: 1 }],
+        vec![Message::Superseded { by: ActorId { origin: 1, incarnation: 9 } }],
+    ];
+    bodies.into_iter().map(|body| Envelope { header: header(), body }.encode()).collect()
+}
+
+/// An inbox answers every request once it is finished, and a forwarder settles every ticket at most once.
+pub(crate) fn forwarded(bytes: &[u8]) {
+    if let Ok(envelope) = Envelope::<ForwardRequest>::decode(bytes) {
+        assert_eq!(Envelope::decode(&envelope.encode()).as_ref(), Ok(&envelope));
+        let mut inbox = ForwardInbox::new(ME, InboxConfig::default());
+        let forwarder = envelope.body.forwarder;
+        if let Received::Apply { session, message, updates } = inbox.receive(envelope.body.clone()) {
+            assert_eq!(inbox.receive(envelope.body), Received::Answer(Answer::InProgress), "{updates:?} are being applied");
+            drop(inbox.finish(forwarder, session, message, Vec::new()));
+        }
+    }
+    if let Ok(envelope) = Envelope::<ForwardReply>::decode(bytes) {
+        assert_eq!(Envelope::decode(&envelope.encode()).as_ref(), Ok(&envelope));
+        let mut forwarder = Forwarder::new(SIBLING, "c-1-0".into(), ForwardConfig::default());
+        forwarder.handle_layout(0, &layout::example());
+        let key = Key::new(b"front-page").unwrap();
+        forwarder.submit(0, key, Update::Increment(1), Ticket(1));
+        let mut completed = forwarder.poll(0).len();
+        for now_ms in [1, 100, 60_000] {
+            forwarder.handle_reply(now_ms, envelope.body.clone());
+            completed = completed.saturating_add(forwarder.poll(now_ms).len());
+        }
+        assert!(completed < 100, "one update made {completed} effects");
+    }
+}
+
+pub(crate) fn forwarded_seeds() -> Vec<Vec<u8>> {
+    let request = |ask| ForwardRequest { forwarder: SIBLING, message: MessageId(1), layout: LayoutVersion(3), ask };
+    let updates = vec![(Key::new(b"front-page").unwrap(), Update::Increment(1))];
+    let session = Session { inbox: ME, number: 1 };
+    let asks = [
+        Ask::Open,
+        Ask::Apply { session, floor: MessageId(0), updates },
+        Ask::Read { keys: vec![Key::new(b"front-page").unwrap()] },
+    ];
+    asks.into_iter().map(|ask| Envelope { header: header(), body: request(ask) }.encode()).collect()
+}
