@@ -12,7 +12,7 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 IMAGE_PREFIX ?= distributed-counter
 
-.PHONY: help run test test-rust test-redis test-control-plane check fix crds charts bench e2e image programs need-cargo need-go
+.PHONY: help run test test-rust test-redis test-control-plane check fix crds charts bench soak e2e image programs need-cargo need-go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ check: need-cargo ## format, lints and generated files, without changing anythin
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	@$(CARGO) run --quiet --locked --package operator --bin operator -- crd | diff -u $(CRD) - \
 	  || { echo "check: $(CRD) is not what 'operator crd' prints; run make crds" >&2; exit 1; }
-	@if command -v shellcheck >/dev/null; then shellcheck --external-sources --source-path=SCRIPTDIR $(CLUSTER) tests/cluster/charts tests/redis/clients tests/redis/suite .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck --external-sources --source-path=SCRIPTDIR tests/fuzz/soak $(CLUSTER) tests/cluster/charts tests/redis/clients tests/redis/suite .ci/run; \
 	  else echo "check: shellcheck is not installed; scripts were not checked"; fi
 	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py tests/redis/programs/*.py
 	@cd tests/e2e && python3 -B -m unittest --quiet
@@ -66,6 +66,9 @@ bench: need-cargo ## measure against bare hyper and Redis, interleaved; writes d
 	$(CARGO) build --release --locked --package counter-node --package counter-bench --bins
 	@release="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release"; \
 	  "$$release/bench" --node "$$release/counter-node" --json "$$release/bench.json" --markdown docs/benchmarks.md $(BENCH_ARGS)
+
+soak: need-cargo ## fuzz, simulate and kill for hours (SOAK_SECONDS for each fuzz target, SOAK_SEEDS, SOAK_KILLS)
+	tests/fuzz/soak
 
 image: need-cargo ## make the two images: with Docker, or as archives in target/images without
 	@if docker info >/dev/null 2>&1; then \

@@ -68,6 +68,28 @@ struct Resp {
     since: Instant,
 }
 
+/// Requests, each of its arguments; and what is wrong with what follows them, if anything is.
+pub type Requests = (Vec<Vec<Vec<u8>>>, Option<String>);
+
+/// The requests in a stream that comes in pieces of so many bytes, read as a connection reads them.
+#[must_use]
+pub fn read_requests(stream: &[u8], piece: usize) -> Requests {
+    let (mut parser, mut buffer, mut requests) = (codec::Parser::default(), Vec::new(), Vec::new());
+    for bytes in stream.chunks(piece.max(1)) {
+        buffer.extend_from_slice(bytes);
+        let parsed = parser.parse(&mut buffer, &codec::CAPS, usize::MAX);
+        let whole = parser.len();
+        let of = |index| parser.request(index).iter().map(|arg| buffer[arg.clone()].to_vec()).collect();
+        requests.extend((0..whole).map(of));
+        if let Err(error) = parsed {
+            return (requests, Some(error.to_string()));
+        }
+        let done = parser.forget(whole);
+        buffer.drain(..done);
+    }
+    (requests, None)
+}
+
 /// Speaks the Redis protocol on a port until `stop`.
 pub async fn serve(parts: Parts, port: Port, stop: Stop) -> server::Ended {
     let resp = Arc::new(Resp::new(parts));

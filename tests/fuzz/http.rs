@@ -7,7 +7,7 @@ use counter_core::id::ActorId;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_node::http::{Api, Backend, RequestLimits, metrics};
-use counter_node::router::{Action, Detailed, Failure, Reading};
+use counter_node::router::{Detailed, Failure, Reading, Write};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,12 +16,23 @@ use crate::records::limits;
 
 const LIMITS: RequestLimits = RequestLimits { body_bytes: 4 << 10, in_flight: 8 };
 
+/// Near the time in the idempotency keys of the requests that the search begins with.
+const NOW: Hlc = Hlc(1_757_000_000_000 << 16);
+
 /// One replica that owns everything.
 struct OneTable(Table);
 
+impl OneTable {
+    fn apply(&self, key: &Key, write: Write) -> Result<Reading, Failure> {
+        let Write { action, token } = write;
+        let applied = self.0.apply(key, Update::from(action), token.as_ref(), NOW)?;
+        Ok(Reading { replayed: applied.replayed, ..applied.reading.into() })
+    }
+}
+
 impl Backend for OneTable {
-    async fn update(&self, key: Key, action: Action) -> Result<Reading, Failure> {
-        Ok(self.0.apply(&key, Update::from(action), Hlc(1 << 16))?.reading.into())
+    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        self.apply(&key, write.into())
     }
 
     async fn read(&self, key: Key) -> Result<Reading, Failure> {
@@ -32,9 +43,8 @@ impl Backend for OneTable {
         Ok(Detailed { reading: self.0.read(&key).into(), staleness_ms: 0, replicas: 1, alone: true })
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Action)>) -> Vec<Result<Reading, Failure>> {
-        let apply = |(key, action)| Ok(self.0.apply(&key, Update::from(action), Hlc(1 << 16))?.reading.into());
-        updates.into_iter().map(apply).collect()
+    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        updates.into_iter().map(|(key, write)| self.apply(&key, write)).collect()
     }
 
     async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{
-    Answer, Ask, ForwardConfig, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, InboxConfig, MessageId, Received, Session,
-    Ticket,
+    Answer, Ask, Attempt, ForwardConfig, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, InboxConfig, MessageId, Received,
+    Session, Ticket, UpdateItem,
 };
 use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
 use counter_core::layout::LayoutVersion;
-use counter_core::message::{DetailAsk, Envelope, Header, LayoutId, Message};
+use counter_core::message::{DetailAsk, Envelope, Header, LayoutId, Message, Position};
 use counter_core::replica::{Now, Replica, ReplicaConfig};
 use counter_core::slot::{Slot, SlotRange};
 use counter_core::table::Table;
@@ -59,13 +59,21 @@ pub(crate) fn message_seeds() -> Vec<Vec<u8>> {
     let key = Key::new(b"front-page").unwrap();
     let slot = key.slot();
     let delta = table.slot(slot).delta(slot, [&key]);
-    let ask = DetailAsk { round: 1, slot, generation: Generation(0), from_hash: 0, to_hash: u64::MAX, summary: vec![(1, 2)] };
+    let ask = DetailAsk {
+        round: 1,
+        slot,
+        generation: Generation(0),
+        from: Position::FIRST,
+        to: Position::LAST,
+        counters: vec![(1, 2)],
+        tokens: vec![3],
+    };
     let bodies = vec![
         vec![Message::Hello, Message::LayoutAsk, Message::layout(&layout::example())],
         vec![Message::Delta { sequence: 1, slots: vec![delta] }, Message::DeltaAck { sequence: 1 }],
         vec![Message::DigestAsk { round: 1, digests: vec![(slot, 5)] }, Message::DetailAsk(ask)],
         vec![Message::PullAsk { errand: 1, slots: vec![SlotRange::ALL] }, Message::PullDone { errand: 1 }],
-        vec![Message::Superseded { by: ActorId { origin: 1, incarnation: 9 } }],
+        vec![Message::Superseded { by: ActorId { origin: 1, incarnation: 9 }, silent_ms: 5 }],
     ];
     bodies.into_iter().map(|body| Envelope { header: header(), body }.encode()).collect()
 }
@@ -86,7 +94,7 @@ pub(crate) fn forwarded(bytes: &[u8]) {
         let mut forwarder = Forwarder::new(SIBLING, "c-1-0".into(), ForwardConfig::default());
         forwarder.handle_layout(0, &layout::example());
         let key = Key::new(b"front-page").unwrap();
-        forwarder.submit(0, key, Update::Increment(1), Ticket(1));
+        forwarder.submit(0, key, Attempt::new(Update::Increment(1), None), Ticket(1));
         let mut completed = forwarder.poll(0).len();
         for now_ms in [1, 100, 60_000] {
             forwarder.handle_reply(now_ms, envelope.body.clone());
@@ -98,7 +106,8 @@ pub(crate) fn forwarded(bytes: &[u8]) {
 
 pub(crate) fn forwarded_seeds() -> Vec<Vec<u8>> {
     let request = |ask| ForwardRequest { forwarder: SIBLING, message: MessageId(1), layout: LayoutVersion(3), ask };
-    let updates = vec![(Key::new(b"front-page").unwrap(), Update::Increment(1))];
+    let token = "1900000000000-a".parse().ok();
+    let updates = vec![UpdateItem { key: Key::new(b"front-page").unwrap(), update: Update::Increment(1), token }];
     let session = Session { inbox: ME, number: 1 };
     let asks = [
         Ask::Open,

@@ -174,7 +174,7 @@ impl Attempt {
     pub fn told(&self, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Refused(_) | Outcome::NotApplied(_) if self.maybe_applied => Outcome::Unknown,
-            outcome => outcome,
+            Outcome::Done(_) | Outcome::Replayed(_) | Outcome::Refused(_) | Outcome::NotApplied(_) | Outcome::Unknown => outcome,
         }
     }
 }

@@ -240,7 +240,8 @@ impl Tokens {
         let held = Held::new(record.made_ms, record.update, record.settled);
         self.records.insert(place, held);
         self.digest ^= self.hash_of(place, held);
-        self.keys.entry(place.key_hash).or_insert_with(|| (record.key.clone(), 0)).1 += 1;
+        let (_, of_key) = self.keys.entry(place.key_hash).or_insert_with(|| (record.key.clone(), 0));
+        *of_key = of_key.saturating_add(1);
         if let Some(count) = self.actors.count(actor) {
             *count = count.saturating_add(1);
         }

@@ -23,14 +23,16 @@ pub(super) const TOKEN: u8 = b't';
 /// The field of a slot's floor.
 pub(super) const FLOOR: u8 = b'f';
 
+/// The name of a field and its value.
+type Field = (Vec<u8>, Vec<u8>);
+
 /// Some of one slot's records, to be written in one go.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Part {
     slot: Slot,
     /// The slot's own record, as the script wants it.
     record: Vec<u8>,
-    /// Field and value each.
-    fields: Vec<(Vec<u8>, Vec<u8>)>,
+    fields: Vec<Field>,
     bytes: usize,
 }
 
@@ -69,7 +71,7 @@ fn parts_of(slot: Slot, records: &[Record], into: &mut Vec<Part>) -> Result<(), 
 }
 
 /// The field and value of a record, an empty value for one that is to go; none for a slot's own record.
-fn field_of(record: &Record) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+fn field_of(record: &Record) -> Result<Option<Field>, StoreError> {
     let plain = || record.bytes.clone().unwrap_or_default();
     Ok(Some(match &record.of {
         Change::Slot(_) => return Ok(None),

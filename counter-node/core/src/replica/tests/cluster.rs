@@ -63,6 +63,9 @@ pub(super) struct Storage {
     starts: u32,
 }
 
+/// A write that waits: its id, its keys, the slots with a new generation, and those with a new floor.
+pub(super) type Write = (PersistId, Vec<Key>, Vec<Slot>, Vec<Slot>);
+
 pub(super) struct Member {
     pub(super) table: Table,
     pub(super) replica: Replica,
@@ -70,7 +73,7 @@ pub(super) struct Member {
     pub(super) up: bool,
     /// While true, writes stay in `held`.
     pub(super) holds_writes: bool,
-    pub(super) held: VecDeque<(PersistId, Vec<Key>, Vec<Slot>, Vec<Slot>)>,
+    pub(super) held: VecDeque<Write>,
     /// While true, a new actor is not given.
     pub(super) holds_actor: bool,
     pub(super) actor_wanted: bool,
