@@ -39,6 +39,7 @@ pub mod gather;
 pub mod memory;
 pub mod plan;
 pub mod publish;
+mod secrets;
 pub mod status;
 pub mod validate;
 mod watches;
@@ -221,22 +222,6 @@ fn for_person(trouble: &ApplyError) -> Option<Notice> {
     }
 }
 
-/// Why Pods could not start, or not again, if the Secret with the public API's tokens is not as the spec says.
-fn no_api_token(spec: &ClusterSpec, gathered: &Gathered) -> Option<Notice> {
-    let reference = spec.api_token.as_ref()?;
-    let data = gathered.live.api_token.as_ref().map(|secret| secret.data.clone().unwrap_or_default());
-    let blank = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_whitespace);
-    let wrong = match data.as_ref().map(|data| data.get(&reference.key)) {
-        None => "there is no such Secret",
-        Some(None) => "it has no such key",
-        Some(Some(bytes)) if blank(&bytes.0) => "there is no token under that key",
-        Some(Some(_)) => return None,
-    };
-    let message =
-        format!("spec.apiTokenSecretRef names the Secret `{}` with the key `{}`: {wrong}", reference.name, reference.key);
-    Some(Notice::new("ApiTokenMissing", message))
-}
-
 /// Why the record of the layout keeps the cluster from being planned, if it does.
 fn unreadable(spec: &ClusterSpec, gathered: &Gathered) -> Option<Notice> {
     let error = gathered.live.unreadable.as_ref()?;
@@ -286,7 +271,7 @@ impl Context {
         };
         let gathered = gather::gather(&self.client, &self.nodes, self.reach, &spec, template).await?;
         if let Some(hindrance) =
-            invalid.or(imageless).or_else(|| unreadable(&spec, &gathered)).or_else(|| no_api_token(&spec, &gathered))
+            invalid.or(imageless).or_else(|| unreadable(&spec, &gathered)).or_else(|| secrets::missing(&spec, &gathered.live))
         {
             return self.hold(&object, &memory, &spec, &gathered, hindrance).await;
         }

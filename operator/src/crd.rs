@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use generate::{crd, yaml};
 pub use pod::PodSettings;
 pub use status::{DistributedCounterStatus, MoveProgress};
-pub use storage::{Fsync, MemoryStorage, Retain, Retention, StorageSpec, VolumeStorage};
+pub use storage::{Fsync, MemoryStorage, RedisStorage, Retain, Retention, StorageSpec, VolumeStorage};
 
 mod generate;
 mod pod;
@@ -76,7 +76,7 @@ pub struct DistributedCounterSpec {
     /// When an update is answered. Local: when one replica has it. Quorum: when a majority of the shard's replicas have it.
     #[serde(default)]
     pub acks: Acks,
-    /// Where counts are kept: exactly one of `volume` and `memory`. The kind is immutable.
+    /// Where counts are kept: exactly one of `volume`, `memory` and `redis`. The kind is immutable.
     #[serde(default)]
     pub storage: StorageSpec,
     /// The nodes' image. The operator's default when absent.

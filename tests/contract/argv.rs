@@ -144,6 +144,12 @@ fn the_redis_protocol_is_off_unless_the_spec_asks_for_it() {
 
 #[test]
 fn a_pod_mounts_what_its_node_is_told_to_use() {
+    let redis = json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}});
+    let redis_pod = pod(redis);
+    let mounts = container(&redis_pod).volume_mounts.clone().unwrap();
+    let StoreConfig::Redis(store) = config(container(&redis_pod)).store else { panic!("it keeps counts elsewhere") };
+    assert_eq!((store.prefix, store.node.as_str()), (ClusterId(7).to_string(), POD));
+    assert!(mounts.iter().any(|mount| store.url_file.starts_with(&mount.mount_path)), "{mounts:?}");
     for spec in [json!({}), json!({"storage": {"memory": {}}})] {
         let pod = pod(spec.clone());
         let mounts = container(&pod).volume_mounts.clone().unwrap();

@@ -59,6 +59,7 @@ fn tests() -> impl IntoIterator<Item = (&'static str, Test)> {
         objects::whoever_changes_an_object_back_each_time_is_named_and_waited_for,
         tokens::a_new_cluster_token_comes_to_all_nodes_while_they_count,
         tokens::the_public_api_takes_changes_with_the_token_of_the_users_secret_only,
+        redis::a_cluster_in_redis_begins_with_its_secret_and_goes_on_from_its_record,
         redis::redis_clients_count_at_every_pod_while_the_spec_lets_them,
         lifecycle::a_cluster_is_not_begun_anew_on_another_kind_of_storage,
         lifecycle::a_cluster_created_again_before_the_old_one_is_removed_needs_nobody,

@@ -1,10 +1,15 @@
-//! The Redis protocol of a cluster's Pods.
+//! The Redis protocol of a cluster's Pods, and clusters that keep their counts in a Redis.
 
 use anyhow::Context as _;
 use counter_tests::cluster::Cluster;
 use counter_tests::http::Http;
+use counter_tests::redis::{APPEND_ONLY, TestRedis};
 use counter_tests::site::{Launch, Site};
-use k8s_openapi::api::core::v1::Service;
+use counter_tests::wait::until;
+use hyper::StatusCode;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret, Service};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use operator::crd::DistributedCounter;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -18,6 +23,47 @@ async fn asked(base: &str, words: &[&str]) -> anyhow::Result<String> {
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     Ok(line.trim_end().to_owned())
+}
+
+pub(crate) async fn a_cluster_in_redis_begins_with_its_secret_and_goes_on_from_its_record(site: &Site) -> anyhow::Result<()> {
+    let Some(program) = counter_tests::redis::servers().first().copied() else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let redis = TestRedis::start(program, folder.path(), &APPEND_ONLY).await?;
+    let operator = site.operator(&Launch::default())?;
+    let cluster = site.cluster("views");
+    let spec = json!({"replicas": 2, "storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}});
+    cluster.apply(spec.clone()).await?;
+    let (reason, message) = cluster.comes("Stalled", "True").await?;
+    anyhow::ensure!(reason == "RedisUrlMissing" && message.contains("there is no such Secret"), "{reason}: {message}");
+    anyhow::ensure!(cluster.layout().await.is_err(), "a cluster was begun without its Secret");
+    let secret: Secret = serde_json::from_value(json!({"metadata": {"name": "redis"}, "stringData": {"url": redis.url()}}))?;
+    site.api::<Secret>().create(&PostParams::default(), &secret).await?;
+    cluster.settled().await?;
+    let id = cluster.layout().await?.cluster;
+    let http = Http::default();
+    http.send(hyper::Method::PUT, &format!("{}/page/counter", cluster.bases()[0]), None).await?.json_of(StatusCode::OK)?;
+    let keys = redis.keys("*")?;
+    anyhow::ensure!(!keys.is_empty() && keys.iter().all(|key| key.starts_with(&format!("{{{id}:views-0-"))), "{keys:?}");
+    anyhow::ensure!(site.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?.items.is_empty(), "claims");
+    cluster.is_quiet(&operator).await?;
+
+    site.api::<DistributedCounter>().delete("views", &DeleteParams::foreground()).await?;
+    until("the cluster is gone", async || {
+        anyhow::ensure!(cluster.get().await.is_err() && cluster.bases().is_empty(), "it is still there");
+        Ok(())
+    })
+    .await?;
+    cluster.apply(spec).await?;
+    cluster.settled().await?;
+    anyhow::ensure!(cluster.layout().await?.cluster == id, "another identity");
+    until("the count is the one before", async || {
+        for base in cluster.bases() {
+            anyhow::ensure!(http.count(&base, "page").await? == 1, "{base}");
+        }
+        Ok(())
+    })
+    .await?;
+    operator.stop().await
 }
 
 async fn ports(site: &Site, service: &str) -> anyhow::Result<Vec<i32>> {
@@ -50,7 +96,7 @@ pub(crate) async fn redis_clients_count_at_every_pod_while_the_spec_lets_them(si
     }
     let bases = cluster.bases();
     let http = Http::default();
-    counter_tests::wait::until("both APIs say the same everywhere", async || {
+    until("both APIs say the same everywhere", async || {
         for base in &bases {
             anyhow::ensure!(http.count(base, "page").await? == 20, "{base}");
         }

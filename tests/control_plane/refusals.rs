@@ -65,6 +65,8 @@ fn bad_specs() -> Vec<Value> {
         json!({"image": ""}),
         json!({"storage": {}}),
         json!({"storage": {"memory": {}, "volume": {}}}),
+        json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}, "volume": {}}}),
+        json!({"storage": {"redis": {"urlSecretRef": {"name": "-", "key": ""}}}}),
         json!({"storage": {"memory": {}}, "replicas": 1}),
         json!({"storage": {"memory": {}}, "replicas": 0, "shards": 257, "image": ""}),
         json!({"shards": 0, "replicas": 9, "storage": {"volume": {"size": "1 GB"}}}),
@@ -96,6 +98,7 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         json!({"shards": 256, "replicas": 7}),
         json!({"storage": {"memory": {}}}),
         json!({"resp": {"enabled": true}}),
+        json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}, "replicas": 1}),
         volume(&json!({"size": "0.001k"})),
         json!({"apiTokenSecretRef": {"name": "api.token-1", "key": "Token_1.a-b"}}),
     ];
@@ -110,11 +113,14 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
 
 pub(crate) async fn what_may_not_change_is_refused_by_both_with_the_same_words(site: &Site) -> anyhow::Result<()> {
     let memory = json!({"storage": {"memory": {}}});
+    let redis = json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}});
     let sized = |size: &str| volume(&json!({"size": size}));
     let classed = volume(&json!({"storageClassName": "standard"}));
     let changes = [
         (json!({}), memory.clone()),
         (memory.clone(), json!({})),
+        (json!({}), redis.clone()),
+        (redis.clone(), memory.clone()),
         (sized("2Gi"), sized("1Gi")),
         (sized("1Gi"), sized("1G")),
         (sized("1Gi"), sized("1024Mi")),

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
-use crate::controller::plan::Plan;
+use crate::controller::plan::{DesiredShard, Plan};
 use crate::controller::validate::ClusterSpec;
 
 pub use layout_record::{LAYOUT_KEY, RecordError, VOLUMES_KEY, layout_record, read_layout, read_volumes};
@@ -81,17 +81,17 @@ impl BuildError {
 /// # Errors
 /// When a pinned template cannot be read.
 pub fn build(spec: &ClusterSpec, settings: &Settings, plan: &Plan) -> Result<Objects, BuildError> {
-    let shards = || plan.shards.keys().copied();
+    // Without its id a cluster in Redis has no Pods yet, or its record is lost and they are left alone.
+    let can_be = |desired: &DesiredShard| plan.cluster.is_some() || !template::needs_cluster(&desired.pin.template);
+    let shards = || plan.shards.iter().filter(|(_, desired)| can_be(desired));
     Ok(Objects {
         service_account: service_account::service_account(spec),
         network_policy: settings.network_policy.then(|| network_policy::network_policy(spec)),
         nodes_service: services::nodes(spec),
         client_service: services::clients(spec),
-        budgets: shards().map(|shard| budget::budget(spec, shard)).collect(),
-        stateful_sets: plan
-            .shards
-            .iter()
-            .map(|(shard, desired)| stateful_set::stateful_set(spec, *shard, desired))
+        budgets: shards().map(|(shard, _)| budget::budget(spec, *shard)).collect(),
+        stateful_sets: shards()
+            .map(|(shard, desired)| stateful_set::stateful_set(spec, *shard, desired, plan.cluster))
             .collect::<Result<_, _>>()?,
     })
 }

@@ -21,7 +21,7 @@ use kube::{Api, Client, ResourceExt as _};
 use super::apply::{Kind, is_ours};
 use super::build::{self, INSTANCE_LABEL, NAME_LABEL, Names, PRODUCT, RecordError, TOKEN_KEY, TOKEN_PREVIOUS_KEY};
 use super::plan::{Observed, Template, Volumes};
-use super::validate::{ClusterSpec, Identity};
+use super::validate::{ClusterSpec, Identity, Storage};
 use crate::args::Reach;
 use crate::nodes::{Address, NodeClient, Target};
 
@@ -90,6 +90,8 @@ pub struct Live {
     pub volumes: Option<Volumes>,
     /// The Secret with the public API's tokens, where the spec names one.
     pub api_token: Option<Secret>,
+    /// The Secret with the URL of the Redis, where the spec names one.
+    pub redis_url: Option<Secret>,
     /// Why `record` cannot be read, if it cannot: then there is no telling what the cluster is.
     pub unreadable: Option<RecordError>,
 }
@@ -139,6 +141,10 @@ async fn read(client: &Client, spec: &ClusterSpec) -> Result<Live, GatherError> 
         Some(reference) => reader.get::<Secret>("the Secret of spec.apiTokenSecretRef", reference.name.clone()).await?,
         None => None,
     };
+    let redis_url = match &spec.storage {
+        Storage::Redis(reference) => reader.get::<Secret>("the Secret of spec.storage.redis", reference.name.clone()).await?,
+        Storage::Volume(_) | Storage::Memory => None,
+    };
     // Somebody else's ConfigMap by that name says nothing about this cluster; applying then stops at it.
     let own = record.as_ref().filter(|record| is_ours(record, identity));
     let (layout, volumes, unreadable) = match own.map(recorded).transpose() {
@@ -158,6 +164,7 @@ async fn read(client: &Client, spec: &ClusterSpec) -> Result<Live, GatherError> 
         layout,
         volumes,
         api_token,
+        redis_url,
         unreadable,
     })
 }

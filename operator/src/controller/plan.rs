@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use counter_core::id::{NodeName, ShardId};
+use counter_core::id::{ClusterId, NodeName, ShardId};
 use counter_core::layout::Layout;
 
 use crate::controller::validate::{Bytes, ClusterSpec};
@@ -41,6 +41,8 @@ mod volumes;
 pub struct Plan {
     /// True while the user pauses the operator: only `publish` and the status are acted upon, all else is empty.
     pub paused: bool,
+    /// The identity of the cluster, from the moment that this pass records it.
+    pub cluster: Option<ClusterId>,
     /// The StatefulSets as they should be. One that exists and is not named here stays untouched.
     pub shards: BTreeMap<ShardId, DesiredShard>,
     /// Shards that never owned a slot, are in no layout, and that the spec no longer asks for.
@@ -198,6 +200,7 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
     let state = State { observed, size: &size, losses: &losses, desired: &desired, rollout: &rollout, step: &step, removing };
     Plan {
         paused: false,
+        cluster: step.layout().or(observed.layout.as_ref()).map(|layout| layout.cluster),
         publish: publish::publish(observed, &step),
         update_pending: progress::update_pending(observed, &desired),
         progress: progress::progress(&state),
@@ -220,6 +223,7 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
 pub fn hold(observed: &Observed, stalled: Notice) -> Plan {
     Plan {
         paused: true,
+        cluster: observed.layout.as_ref().map(|layout| layout.cluster),
         shards: BTreeMap::new(),
         remove: Vec::new(),
         resize: Vec::new(),
@@ -240,6 +244,7 @@ pub fn hold(observed: &Observed, stalled: Notice) -> Plan {
 fn paused(size: Size, stalled: Option<Notice>, observed: &Observed, losses: &Losses) -> Plan {
     Plan {
         paused: true,
+        cluster: observed.layout.as_ref().map(|layout| layout.cluster),
         shards: BTreeMap::new(),
         remove: Vec::new(),
         resize: Vec::new(),

@@ -48,9 +48,12 @@ pub const SECRET_KEY: RuleText =
     rule("self.matches('^[-._a-zA-Z0-9]+$')", "key must be one of a Secret: letters, digits, '-', '_' and '.'");
 
 /// Of `spec.storage`.
-pub const STORAGE_KIND: RuleText =
-    rule("has(self.volume) != has(self.memory)", "storage must name exactly one of volume and memory");
-pub const STORAGE_KIND_FIXED: RuleText = rule("has(self.volume) == has(oldSelf.volume)", "the kind of storage is immutable");
+pub const STORAGE_KIND: RuleText = rule(
+    "[has(self.volume), has(self.memory), has(self.redis)].exists_one(named, named)",
+    "storage must name exactly one of volume, memory and redis",
+);
+pub const STORAGE_KIND_FIXED: RuleText =
+    rule("has(self.volume) == has(oldSelf.volume) && has(self.redis) == has(oldSelf.redis)", "the kind of storage is immutable");
 
 /// Of `spec.storage.volume`.
 pub const CLASS_FIXED: RuleText = rule(

@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rule;
+use super::{SecretKeyRef, rule};
 
 /// Where counts are kept: exactly one of the fields.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,17 +16,28 @@ pub struct StorageSpec {
     /// The nodes' memory. What was answered survives as long as one of the shard's replicas that has it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStorage>,
+    /// An external Redis or Valkey, in place of volumes. What was answered survives as that is configured to let it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisStorage>,
 }
 
 impl Default for StorageSpec {
     fn default() -> Self {
-        Self { volume: Some(VolumeStorage::default()), memory: None }
+        Self { volume: Some(VolumeStorage::default()), memory: None, redis: None }
     }
 }
 
 /// The nodes' memory; nothing to set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MemoryStorage {}
+
+/// An external Redis 7 or Valkey, or newer. Its keys begin with the cluster's id, so that clusters may share one.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RedisStorage {
+    /// Its URL, redis:// or rediss:// with TLS. Nodes read it again when the Secret changes.
+    pub url_secret_ref: SecretKeyRef,
+}
 
 /// A volume per node.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -118,7 +118,6 @@ fn fields_of_later_releases_are_unknown() {
     for later in ["presence", "virtualShards"] {
         assert!(spec.get(later).is_none(), "{later}");
     }
-    assert!(spec["storage"]["properties"].get("redis").is_none());
     assert_eq!(spec["consistency"]["enum"], json!(["Eventual"]));
 }
 

@@ -1,8 +1,8 @@
 //! What the API server does with an object that is applied: every rule is checked, against the state before as well, and
 //! a changed spec gets the next generation.
 
-use crate::controller::validate::{ClusterSpec, validate, validate_update};
-use crate::crd::DistributedCounter;
+use crate::controller::validate::{ClusterSpec, Storage, validate, validate_update};
+use crate::crd::{DistributedCounter, SecretKeyRef};
 
 use super::document::{Secrets, key};
 
@@ -13,6 +13,8 @@ pub(super) struct Accepted {
     pub(super) spec: ClusterSpec,
     /// What `spec.apiTokenSecretRef` names.
     pub(super) api_token: Option<Vec<u8>>,
+    /// What `spec.storage.redis.urlSecretRef` names.
+    pub(super) redis_url: Option<Vec<u8>>,
 }
 
 /// Checks one object against the rules, and against the state that was accepted before.
@@ -35,22 +37,21 @@ pub(super) fn accept(
     let update = before.map_or(Ok(()), |before| validate_update(before, &object));
     match (validate(&object), update) {
         (Ok(spec), Ok(())) => {
-            let namespace = &spec.identity.namespace;
-            let api_token = match &spec.api_token {
-                None => None,
-                Some(reference) => match secrets.get(namespace, reference) {
-                    Some(token) => Some(token.to_vec()),
-                    None => {
-                        return Err(vec![format!(
-                            "{}: spec.apiTokenSecretRef: the file has no Secret {} with a token under the key {}",
-                            key(&object),
-                            reference.name,
-                            reference.key
-                        )]);
-                    }
-                },
+            let redis = match &spec.storage {
+                Storage::Redis(reference) => Some(reference),
+                Storage::Volume(_) | Storage::Memory => None,
             };
-            Ok(Accepted { object, spec, api_token })
+            let named = |field: &str, what: &str, reference: Option<&SecretKeyRef>| {
+                let Some(reference) = reference else { return Ok(None) };
+                let found = secrets.get(&spec.identity.namespace, reference).map(<[u8]>::to_vec);
+                found.map(Some).ok_or_else(|| {
+                    let (object, SecretKeyRef { name, key }) = (key(&object), reference);
+                    vec![format!("{object}: {field}: the file has no Secret {name} with {what} under the key {key}")]
+                })
+            };
+            let api_token = named("spec.apiTokenSecretRef", "a token", spec.api_token.as_ref())?;
+            let redis_url = named("spec.storage.redis.urlSecretRef", "a URL", redis)?;
+            Ok(Accepted { object, spec, api_token, redis_url })
         }
         (alone, update) => {
             let broken = alone.err().into_iter().chain(update.err()).flatten();
@@ -91,6 +92,16 @@ mod tests {
         assert_eq!(broken.len(), 2, "{broken:?}");
         assert!(broken.iter().all(|line| line.starts_with("default/a: spec")), "{broken:?}");
         assert!(broken.iter().any(|line| line.contains("shards must be between 1 and 256")), "{broken:?}");
+    }
+
+    #[test]
+    fn the_url_of_a_redis_stands_in_the_same_file() {
+        let redis = "{storage: {redis: {urlSecretRef: {name: redis, key: url}}}}";
+        let missing = "default/a: spec.storage.redis.urlSecretRef: the file has no Secret redis with a URL under the key url";
+        assert_eq!(refused(redis, None), [missing]);
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: redis}\nstringData: {url: 'redis://127.0.0.1'}\n";
+        let accepted = accept(object(redis), None, &read(secret).secrets).unwrap();
+        assert_eq!(accepted.redis_url.as_deref(), Some(&b"redis://127.0.0.1"[..]));
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl Cluster {
     /// Starts, ends and buries processes. Returns whether any changed.
     pub(super) fn tend(&mut self, now: Instant) -> bool {
         let mut changed = false;
-        for member in self.members.values_mut().chain(&mut self.leaving) {
+        let awaits_identity = self.awaits_identity();
+        for member in self.members.values_mut().filter(|_| !awaits_identity).chain(&mut self.leaving) {
             changed |= member.tend(now);
         }
         self.leaving.retain(|member| member.process.pid().is_some());
@@ -215,7 +216,13 @@ impl Cluster {
             fresh_cluster: ClusterId(rand::random()),
             addresses: Addresses::Table(self.members.values().map(|member| (member.name.clone(), member.node())).collect()),
             template: pin.template.clone(),
-            shards: self.shards.iter().map(|(number, own)| (*number, shard(*number, own))).collect(),
+            // As on Kubernetes, where there is nothing of such a cluster before its record.
+            shards: self
+                .shards
+                .iter()
+                .filter(|_| !self.awaits_identity())
+                .map(|(number, own)| (*number, shard(*number, own)))
+                .collect(),
             nodes: self.members.values().map(|member| (member.name.clone(), member.observed())).collect(),
             // A folder has no size.
             claims: BTreeMap::new(),
@@ -223,6 +230,16 @@ impl Cluster {
             // A process makes its folder anew before anybody could miss it.
             absent_claims: BTreeMap::new(),
         }
+    }
+
+    /// Whether nothing can start yet: nodes that keep their counts in a Redis are told the cluster's id, which comes with
+    /// the first layout.
+    fn awaits_identity(&self) -> bool {
+        self.settings.is_in_redis && self.layout.is_none()
+    }
+
+    fn identity(&self) -> Option<ClusterId> {
+        self.layout.as_ref().map(|layout| layout.cluster)
     }
 
     fn tell(&mut self, plan: &Plan) {
@@ -266,7 +283,11 @@ impl Cluster {
             Step::Record(_, layout) => {
                 // Durable before any node hears of it: nobody may act by a version that could be given anew.
                 self.folder.record_layout(&layout)?;
+                let is_first = self.layout.is_none();
                 self.layout = Some(Arc::new(*layout));
+                if is_first {
+                    self.renew_launches();
+                }
             }
             Step::Evict(eviction) => self.evict(&eviction, now),
         }
@@ -289,7 +310,7 @@ impl Cluster {
                 Some(ports) => self.with_resp(ports, &name, host)?,
                 None => self.ports_for(&name, host)?,
             };
-            let launch = self.settings.launch(&name, ports, &[]);
+            let launch = self.settings.launch(&name, ports, &[], self.identity());
             match self.members.get_mut(&place) {
                 Some(member) => member.process.set_launch(launch),
                 None => drop(self.members.insert(place, Member::new(name, place, launch))),
@@ -358,12 +379,13 @@ impl Cluster {
     /// Lets the next start of every node know the newest settings and peers.
     fn renew_launches(&mut self) {
         let all: Vec<(Place, PortsView)> = self.members.iter().map(|(place, member)| (*place, member.process.ports())).collect();
+        let cluster = self.identity();
         for (place, member) in &mut self.members {
             // Siblings first: one of them is the likeliest to be up.
             let (mut peers, others): (Vec<_>, Vec<_>) = all.iter().partition(|(other, _)| other.0 == place.0);
             peers.extend(others);
             let peers: Vec<PortsView> = peers.into_iter().map(|(_, ports)| ports).collect();
-            member.process.set_launch(self.settings.launch(&member.name, member.process.next_ports(), &peers));
+            member.process.set_launch(self.settings.launch(&member.name, member.process.next_ports(), &peers, cluster));
         }
     }
 

@@ -7,6 +7,7 @@
 //! NAMESPACE/CLUSTER/volumes.json  which data folder each node had, and whose loss was accepted
 //! NAMESPACE/CLUSTER/token         the cluster token, minted once
 //! NAMESPACE/CLUSTER/api-token     the public API's tokens, where the object asks for some
+//! NAMESPACE/CLUSTER/redis-url     the URL of the Redis that keeps the counts, where the object names one
 //! NAMESPACE/CLUSTER/logs/NODE.log
 //! NAMESPACE/CLUSTER/NODE/         the node's own folder
 //! ```
@@ -225,13 +226,9 @@ impl ClusterFolder {
         self.path.join("api-token")
     }
 
-    /// Writes the public API's tokens, if the file does not say them already; nodes read it again.
-    ///
-    /// # Errors
-    /// When it cannot be written; the old ones stand.
-    pub(super) fn write_api_token(&self, token: &[u8]) -> Result<(), FolderError> {
-        let path = self.api_token_path();
-        if fs::read(&path).is_ok_and(|written| written == token) { Ok(()) } else { write_durably(&path, token) }
+    /// The file with the URL of the Redis that keeps the counts.
+    pub(super) fn redis_url_path(&self) -> PathBuf {
+        self.path.join("redis-url")
     }
 
     /// The folder of a node's data.
@@ -251,6 +248,14 @@ impl ClusterFolder {
     fn object_path(&self) -> PathBuf {
         self.path.join("object.json")
     }
+}
+
+/// Writes what a Secret says, if the file does not say it already; nodes read it again.
+///
+/// # Errors
+/// When it cannot be written; the old value stands.
+pub(super) fn write_secret(path: &Path, value: &[u8]) -> Result<(), FolderError> {
+    if fs::read(path).is_ok_and(|written| written == value) { Ok(()) } else { write_durably(path, value) }
 }
 
 fn mint() -> String {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use counter_core::id::NodeName;
+use counter_core::id::{ClusterId, NodeName};
 use counter_core::layout::Node;
 use counter_core::status::{NodeStatus, Readiness};
 
@@ -54,6 +54,8 @@ pub(super) struct Settings {
     pub(super) flags: Vec<String>,
     /// Whether nodes speak the Redis protocol, each on a port of its own.
     pub(super) resp: bool,
+    /// Whether counts are kept in a Redis, under the cluster's id.
+    pub(super) is_in_redis: bool,
 }
 
 impl Settings {
@@ -67,7 +69,11 @@ impl Settings {
         if spec.api_token.is_some() {
             flags.extend(["--api-token-file".to_owned(), folder.api_token_path().display().to_string()]);
         }
-        Self { program, folder, flags, resp: spec.resp }
+        let is_in_redis = matches!(spec.storage, Storage::Redis(_));
+        if is_in_redis {
+            flags.extend(["--redis-url-file".to_owned(), folder.redis_url_path().display().to_string()]);
+        }
+        Self { program, folder, flags, resp: spec.resp, is_in_redis }
     }
 
     /// What stands for a Pod template: nodes made from equal ones need no restart.
@@ -75,8 +81,9 @@ impl Settings {
         Template(if self.resp { format!("{} --resp", self.flags.join(" ")) } else { self.flags.join(" ") })
     }
 
-    /// What to run as node `name`; `peers` are asked for the layout at its start.
-    pub(super) fn launch(&self, name: &NodeName, ports: PortsView, peers: &[PortsView]) -> Launch {
+    /// What to run as node `name`; `peers` are asked for the layout at its start. `cluster` is needed by nodes that keep
+    /// their counts in a Redis, which do not start without.
+    pub(super) fn launch(&self, name: &NodeName, ports: PortsView, peers: &[PortsView], cluster: Option<ClusterId>) -> Launch {
         let mut args: Vec<OsString> = vec!["--name".into(), (&name.0).into()];
         args.extend(["--data".into(), self.folder.node(&name.0).into_os_string()]);
         args.extend(["--cluster-token-file".into(), self.folder.token_path().into_os_string()]);
@@ -84,6 +91,8 @@ impl Settings {
             args.extend([flag.into(), address(port).into()]);
         }
         args.extend(ports.resp.into_iter().flat_map(|port| ["--resp".into(), address(port).into()]));
+        let prefix = cluster.filter(|_| self.is_in_redis).map(|cluster| ["--redis-prefix".into(), cluster.to_string().into()]);
+        args.extend(prefix.into_iter().flatten());
         let seeds: Vec<String> =
             peers.iter().filter(|peer| peer.peer != ports.peer).take(SEEDS_MAX).map(|peer| address(peer.peer)).collect();
         if !seeds.is_empty() {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::accept::{Accepted, accept};
 use super::cluster::{Cluster, Host};
 use super::document::{self, Reading, Secrets, key};
-use super::folder::FolderError;
+use super::folder::{FolderError, write_secret};
 use super::follow::{self, Follow, Found};
 use super::round::{self, Answer};
 use super::screen::Screen;
@@ -92,10 +92,10 @@ impl Supervisor {
         let accepted = self.accept_all(text)?;
         let mut opened = BTreeMap::new();
         for one in &accepted {
-            if let Some(token) = &one.api_token {
-                let identity = &one.spec.identity;
-                let folder = self.host.folder.cluster(&identity.namespace, &identity.name).map_err(Refusal::Folder)?;
-                folder.write_api_token(token).map_err(Refusal::Folder)?;
+            let identity = &one.spec.identity;
+            let folder = self.host.folder.cluster(&identity.namespace, &identity.name).map_err(Refusal::Folder)?;
+            for (path, value) in [(folder.api_token_path(), &one.api_token), (folder.redis_url_path(), &one.redis_url)] {
+                value.iter().try_for_each(|value| write_secret(&path, value)).map_err(Refusal::Folder)?;
             }
             if !self.clusters.iter().any(|cluster| cluster.key() == key(&one.object)) {
                 let cluster = Cluster::open(&self.host, one.spec.clone()).map_err(Refusal::Folder)?;
@@ -103,7 +103,7 @@ impl Supervisor {
             }
         }
         let mut old = std::mem::take(&mut self.clusters);
-        for Accepted { object, spec, api_token: _ } in accepted {
+        for Accepted { object, spec, api_token: _, redis_url: _ } in accepted {
             let key = key(&object);
             let known = old.iter().position(|cluster| cluster.key() == key).map(|index| old.remove(index));
             let Some(mut cluster) = opened.remove(&key).or(known) else { continue };

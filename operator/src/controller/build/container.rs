@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::controller::validate::{Bytes, ClusterSpec, Storage};
 
 use super::names::CLAIM_TEMPLATE;
-use super::template::{ADMIN, API_TOKEN_VOLUME, Port, RESP, TOKEN_VOLUME, ports, seeds};
+use super::template::{ADMIN, API_TOKEN_VOLUME, Port, REDIS_URL_VOLUME, RESP, TOKEN_VOLUME, ports, redis_prefix, seeds};
 
 /// The container's name, for `kubectl logs`.
 const CONTAINER: &str = "counter-node";
@@ -18,6 +18,8 @@ const TOKEN_DIR: &str = "/etc/counter/token";
 const TOKEN_FILE: &str = "/etc/counter/token/token";
 const API_TOKEN_DIR: &str = "/etc/counter/api-token";
 const API_TOKEN_FILE: &str = "/etc/counter/api-token/token";
+const REDIS_URL_DIR: &str = "/etc/counter/redis-url";
+const REDIS_URL_FILE: &str = "/etc/counter/redis-url/url";
 /// How much of its container's memory limit a node's counters may take. The rest is for storage, connections and what is
 /// under way: at its own limit a node refuses new pages, at the container's it is killed.
 const COUNTERS_MEMORY_PERCENT: u128 = 70;
@@ -48,14 +50,18 @@ pub(super) fn container(spec: &ClusterSpec, image: String, pull_policy: Option<&
 
 fn mounts(spec: &ClusterSpec) -> Vec<VolumeMount> {
     let api_token = spec.api_token.as_ref().map(|_| mount(API_TOKEN_VOLUME, API_TOKEN_DIR, true));
-    let always = [mount(CLAIM_TEMPLATE, DATA_DIR, false), mount(TOKEN_VOLUME, TOKEN_DIR, true)];
-    always.into_iter().chain(api_token).collect()
+    let (data, redis_url) = match spec.storage {
+        Storage::Volume(_) | Storage::Memory => (Some(mount(CLAIM_TEMPLATE, DATA_DIR, false)), None),
+        Storage::Redis(_) => (None, Some(mount(REDIS_URL_VOLUME, REDIS_URL_DIR, true))),
+    };
+    data.into_iter().chain([mount(TOKEN_VOLUME, TOKEN_DIR, true)]).chain(api_token).chain(redis_url).collect()
 }
 
 fn args(spec: &ClusterSpec) -> Vec<String> {
-    let fsync = match &spec.storage {
-        Storage::Volume(volume) => Some(volume.fsync.as_str()),
-        Storage::Memory => None,
+    let storage = match &spec.storage {
+        Storage::Volume(volume) => vec![("--data", DATA_DIR), ("--fsync", volume.fsync.as_str())],
+        Storage::Memory => vec![("--data", DATA_DIR)],
+        Storage::Redis(_) => vec![("--redis-url-file", REDIS_URL_FILE), ("--redis-prefix", redis_prefix())],
     };
     let grace = SHUTDOWN_GRACE_SECONDS.to_string();
     let seeds = seeds(spec);
@@ -66,11 +72,10 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
         ("--seeds", &seeds),
         ("--storage", spec.storage.kind()),
         ("--acks", spec.acks.as_str()),
-        ("--data", DATA_DIR),
         ("--cluster-token-file", TOKEN_FILE),
         ("--shutdown-grace", &grace),
     ];
-    flags.extend(fsync.map(|fsync| ("--fsync", fsync)));
+    flags.extend(storage);
     flags.extend(spec.api_token.as_ref().map(|_| ("--api-token-file", API_TOKEN_FILE)));
     flags.extend(spec.resp.then_some(("--resp", resp.as_str())));
     flags.extend(memory.as_deref().map(|bytes| ("--max-memory", bytes)));

@@ -1,6 +1,6 @@
 //! A shard's StatefulSet. Its Pods are replaced by the operator, one of the cluster at a time; its claims never by anyone.
 
-use counter_core::id::ShardId;
+use counter_core::id::{ClusterId, ShardId};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
@@ -21,7 +21,12 @@ pub const TEMPLATE_ANNOTATION: &str = "distributedcounter.dev/template";
 /// On StatefulSets: the state of the user's object for which the template was pinned.
 pub const TRIGGER_ANNOTATION: &str = "distributedcounter.dev/template-trigger";
 
-pub(super) fn stateful_set(spec: &ClusterSpec, shard: ShardId, desired: &DesiredShard) -> Result<StatefulSet, BuildError> {
+pub(super) fn stateful_set(
+    spec: &ClusterSpec,
+    shard: ShardId,
+    desired: &DesiredShard,
+    cluster: Option<ClusterId>,
+) -> Result<StatefulSet, BuildError> {
     let mut metadata = owned(spec, Names::from(&spec.identity).shard(shard));
     metadata.labels.get_or_insert_default().insert(SHARD_LABEL.to_owned(), shard.to_string());
     metadata.annotations = Some(
@@ -35,7 +40,7 @@ pub(super) fn stateful_set(spec: &ClusterSpec, shard: ShardId, desired: &Desired
             replicas: Some(i32::from(desired.replicas)),
             service_name: Some(Names::from(&spec.identity).nodes()),
             selector: shard_selector(&spec.identity, shard),
-            template: for_shard(&desired.pin.template, shard)?,
+            template: for_shard(&desired.pin.template, shard, cluster)?,
             // Nodes wait for one another, so none may wait for another's readiness before it starts.
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".to_owned()), rolling_update: None }),

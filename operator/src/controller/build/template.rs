@@ -2,7 +2,7 @@
 //!
 //! It names no number of shards or replicas and no Pod but the fixed seeds, so that growing rolls nothing.
 
-use counter_core::id::{NodeName, ShardId};
+use counter_core::id::{ClusterId, NodeName, ShardId};
 use k8s_openapi::api::core::v1::{
     EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, SecretVolumeSource,
     TopologySpreadConstraint, Volume,
@@ -25,6 +25,8 @@ pub const TEMPLATE_HASH_ANNOTATION: &str = "distributedcounter.dev/template-hash
 
 /// Stands for the shard's number. No label's value can contain it, so it is nobody's by accident.
 const SHARD_PLACEHOLDER: &str = "%shard%";
+/// Stands for the cluster's id, which is minted when there is a template already.
+const CLUSTER_PLACEHOLDER: &str = "%cluster%";
 /// The user that distroless images call nonroot.
 const USER: i64 = 65532;
 /// Longer than the node's own grace and the pause before it together.
@@ -37,6 +39,7 @@ const SEEDS: u16 = 3;
 
 pub(super) const TOKEN_VOLUME: &str = "token";
 pub(super) const API_TOKEN_VOLUME: &str = "api-token";
+pub(super) const REDIS_URL_VOLUME: &str = "redis-url";
 
 /// A port of a node.
 #[derive(Clone, Copy)]
@@ -74,9 +77,22 @@ pub fn template(spec: &ClusterSpec, settings: &Settings) -> Result<Template, Bui
     Ok(Template(value.to_string()))
 }
 
-/// The Pod template of one shard.
-pub(super) fn for_shard(template: &Template, shard: ShardId) -> Result<PodTemplateSpec, BuildError> {
-    let text = template.0.replace(SHARD_PLACEHOLDER, &shard.to_string());
+/// What the keys of the cluster's nodes in Redis begin with.
+pub(super) fn redis_prefix() -> &'static str {
+    CLUSTER_PLACEHOLDER
+}
+
+/// Whether Pods can be made from a template only when the cluster has its id.
+pub(super) fn needs_cluster(template: &Template) -> bool {
+    template.0.contains(CLUSTER_PLACEHOLDER)
+}
+
+/// The Pod template of one shard. A template that needs the cluster's id is no template without it.
+pub(super) fn for_shard(template: &Template, shard: ShardId, cluster: Option<ClusterId>) -> Result<PodTemplateSpec, BuildError> {
+    let mut text = template.0.replace(SHARD_PLACEHOLDER, &shard.to_string());
+    if let Some(cluster) = cluster {
+        text = text.replace(CLUSTER_PLACEHOLDER, &cluster.to_string());
+    }
     let mut pod: PodTemplateSpec = serde_json::from_str(&text).map_err(BuildError::Template)?;
     let annotations = pod.metadata.get_or_insert_default().annotations.get_or_insert_default();
     annotations.insert(TEMPLATE_HASH_ANNOTATION.to_owned(), template.hash());
@@ -140,14 +156,20 @@ fn volumes(spec: &ClusterSpec) -> Vec<Volume> {
         ..Volume::default()
     };
     let scratch = matches!(spec.storage, Storage::Memory).then(scratch);
-    [Some(token), scratch, spec.api_token.as_ref().map(api_token)].into_iter().flatten().collect()
+    let api_token = spec.api_token.as_ref().map(|reference| users_secret(API_TOKEN_VOLUME, "token", reference));
+    let redis_url = match &spec.storage {
+        Storage::Redis(reference) => Some(users_secret(REDIS_URL_VOLUME, "url", reference)),
+        Storage::Volume(_) | Storage::Memory => None,
+    };
+    [Some(token), scratch, api_token, redis_url].into_iter().flatten().collect()
 }
 
-/// Under a name of ours, whatever the key is: nodes read the file again when the Secret changes.
-fn api_token(reference: &SecretKeyRef) -> Volume {
-    let item = KeyToPath { key: reference.key.clone(), path: "token".to_owned(), mode: None };
+/// A key of a Secret of the user's as a file with a name of ours, whatever the key is: nodes read the file again when the
+/// Secret changes.
+fn users_secret(volume: &str, file: &str, reference: &SecretKeyRef) -> Volume {
+    let item = KeyToPath { key: reference.key.clone(), path: file.to_owned(), mode: None };
     Volume {
-        name: API_TOKEN_VOLUME.to_owned(),
+        name: volume.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(reference.name.clone()),
             items: Some(vec![item]),

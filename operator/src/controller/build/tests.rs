@@ -27,6 +27,7 @@ fn desired(spec: &ClusterSpec) -> DesiredShard {
 fn plan_of(spec: &ClusterSpec) -> Plan {
     Plan {
         paused: false,
+        cluster: Some(ClusterId(7)),
         shards: (0..spec.shards).map(|shard| (ShardId(shard), desired(spec))).collect(),
         remove: Vec::new(),
         resize: Vec::new(),
@@ -106,6 +107,15 @@ fn the_stateful_set_of_a_cluster_in_memory() {
 }
 
 #[test]
+fn the_stateful_set_of_a_cluster_in_redis_needs_its_id() {
+    let spec = spec_of(json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}}));
+    let objects = build(&spec, &settings(), &plan_of(&spec)).unwrap();
+    insta::assert_yaml_snapshot!("redis_stateful_set", objects.stateful_sets[0]);
+    let unborn = build(&spec, &settings(), &Plan { cluster: None, ..plan_of(&spec) }).unwrap();
+    assert_eq!((unborn.stateful_sets, unborn.budgets), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn the_objects_that_are_written_once() {
     let spec = spec_of(json!({}));
     insta::assert_yaml_snapshot!("secret", secret(&spec, "s3cret"));
@@ -124,6 +134,7 @@ fn the_layouts_record_goes_with_the_cluster_only_when_its_volumes_do() {
     assert!(!owned(json!({})));
     assert!(owned(json!({"storage": {"volume": {"retention": {"whenDeleted": "Delete"}}}})));
     assert!(owned(json!({"storage": {"memory": {}}})));
+    assert!(!owned(json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}})));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use counter_core::id::{ClusterId, NodeName, ShardId};
 use counter_core::layout::{LAYOUT_FORMAT, Layout, LayoutVersion, Move, MovePhase, Node, Shard, normalised};
 use counter_core::slot::to_ranges;
 
-use crate::controller::validate::ClusterSpec;
+use crate::controller::validate::{ClusterSpec, Storage};
 
 use super::size::Size;
 use super::summary::MoveSummary;
@@ -129,16 +129,28 @@ pub(super) fn absent(slot_move: &Move, layout: &Layout, observed: &Observed, los
     sources.chain(silent(slot_move.to)).collect()
 }
 
+/// Whether there are nodes that keep their counts under an identity which no record names any more: in a Redis, where a
+/// cluster's nodes come after its record.
+pub(super) fn is_record_lost(spec: &ClusterSpec, observed: &Observed) -> bool {
+    observed.layout.is_none() && matches!(spec.storage, Storage::Redis(_)) && !observed.shards.is_empty()
+}
+
 /// The cluster's first layout, once a majority of each shard's nodes waits for it: with none of them of another cluster.
+/// Nodes that keep their counts in a Redis cannot wait for it: they are told the cluster's identity as they start, so
+/// that the first layout comes before them.
 fn first(spec: &ClusterSpec, observed: &Observed) -> Due {
-    if cluster_without_record(observed).is_some() {
+    if cluster_without_record(observed).is_some() || is_record_lost(spec, observed) {
         return Due::Nothing;
     }
     let mut shards = Vec::new();
     for (number, range) in (0..spec.shards).zip(balance::first_ranges(spec.shards)) {
         let nodes = members(spec, observed, ShardId(number), spec.replicas);
         let waiting = nodes.iter().filter(|node| observed.answers_for(&node.name, observed.fresh_cluster)).count();
-        if !is_majority(waiting, nodes.len()) {
+        let enough = match spec.storage {
+            Storage::Redis(_) => nodes.len() == usize::from(spec.replicas),
+            Storage::Volume(_) | Storage::Memory => is_majority(waiting, nodes.len()),
+        };
+        if !enough {
             return Due::Nothing;
         }
         shards.push(Shard { shard: ShardId(number), slots: vec![range], nodes });

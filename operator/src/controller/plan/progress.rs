@@ -27,6 +27,15 @@ pub(super) fn stalled(spec: &ClusterSpec, observed: &Observed) -> Option<Notice>
             ),
         ));
     }
+    if layout::is_record_lost(spec, observed) {
+        return Some(Notice::new(
+            "LayoutLost",
+            format!(
+                "the record {name}-layout is missing, with the id under which the cluster's counts are kept in Redis: restore \
+                 the record, or delete the cluster's StatefulSets to begin anew"
+            ),
+        ));
+    }
     let recorded = observed.layout.as_ref()?;
     if let Some((node, version)) = layout::ahead(recorded, observed).filter(|_| !layout::can_reassert(recorded, observed)) {
         return Some(Notice::new(

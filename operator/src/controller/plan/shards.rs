@@ -22,7 +22,7 @@ pub(super) fn removals(spec: &ClusterSpec, observed: &Observed, size: &Size) -> 
     let when_scaled = spec.storage.retention().when_scaled;
     let is_ready = |shard: ShardId, own: &ObservedShard| {
         let named = observed.layout.as_ref().is_some_and(|layout| layout.shard(shard).is_some());
-        let told = matches!(spec.storage, Storage::Memory) || own.when_deleted == when_scaled;
+        let told = !matches!(spec.storage, Storage::Volume(_)) || own.when_deleted == when_scaled;
         !named && told && own.settled
     };
     leaving(observed, size)

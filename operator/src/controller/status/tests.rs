@@ -20,6 +20,7 @@ fn spec() -> ClusterSpec {
 fn serving() -> Plan {
     Plan {
         paused: false,
+        cluster: None,
         shards: BTreeMap::new(),
         remove: Vec::new(),
         resize: Vec::new(),

@@ -1,7 +1,7 @@
 //! The mirror of the schema's rules.
 
 use crate::crd::rule::{self, RuleText};
-use crate::crd::{DistributedCounter, VolumeStorage};
+use crate::crd::{DistributedCounter, StorageSpec, VolumeStorage};
 
 use counter_core::id::NodeName;
 
@@ -26,10 +26,15 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless((1..=SHARDS_MAX).contains(&spec.shards), "spec.shards", rule::SHARDS);
     broken.unless((1..=REPLICAS_MAX).contains(&spec.replicas), "spec.replicas", rule::REPLICAS);
     broken.unless(spec.image.as_ref().is_none_or(|image| !image.is_empty()), "spec.image", rule::IMAGE);
-    broken.unless(spec.storage.volume.is_some() != spec.storage.memory.is_some(), "spec.storage", rule::STORAGE_KIND);
+    broken.unless(kinds(&spec.storage).into_iter().filter(|named| *named).count() == 1, "spec.storage", rule::STORAGE_KIND);
     if let Some(reference) = &spec.api_token_secret_ref {
         broken.unless(is_secret_name(&reference.name), "spec.apiTokenSecretRef.name", rule::SECRET_NAME);
         broken.unless(is_secret_key(&reference.key), "spec.apiTokenSecretRef.key", rule::SECRET_KEY);
+    }
+    if let Some(redis) = &spec.storage.redis {
+        let reference = &redis.url_secret_ref;
+        broken.unless(is_secret_name(&reference.name), "spec.storage.redis.urlSecretRef.name", rule::SECRET_NAME);
+        broken.unless(is_secret_key(&reference.key), "spec.storage.redis.urlSecretRef.key", rule::SECRET_KEY);
     }
     if let Some(volume) = &spec.storage.volume {
         let size = Bytes::parse(&volume.size);
@@ -44,7 +49,8 @@ pub(super) fn broken_by_update(old: &DistributedCounter, new: &DistributedCounte
     let mut broken = Broken::default();
     let (old, new) = (&old.spec, &new.spec);
     broken.unless(new.consistency == old.consistency, "spec.consistency", rule::CONSISTENCY);
-    let kind_stays = new.storage.volume.is_some() == old.storage.volume.is_some();
+    let [volume, _, redis] = kinds(&new.storage);
+    let kind_stays = (volume, redis) == (old.storage.volume.is_some(), old.storage.redis.is_some());
     broken.unless(kind_stays, "spec.storage", rule::STORAGE_KIND_FIXED);
     if let (Some(old), Some(new)) = (&old.storage.volume, &new.storage.volume) {
         broken.unless(new.storage_class_name == old.storage_class_name, "spec.storage.volume", rule::CLASS_FIXED);
@@ -54,6 +60,11 @@ pub(super) fn broken_by_update(old: &DistributedCounter, new: &DistributedCounte
 }
 
 const SIZE: &str = "spec.storage.volume.size";
+
+/// Which kinds of storage are named.
+fn kinds(storage: &StorageSpec) -> [bool; 3] {
+    [storage.volume.is_some(), storage.memory.is_some(), storage.redis.is_some()]
+}
 
 fn shrinks(old: &VolumeStorage, new: &VolumeStorage) -> bool {
     Bytes::parse(&old.size).zip(Bytes::parse(&new.size)).is_some_and(|(old, new)| new < old)

@@ -66,6 +66,8 @@ impl fmt::Display for Trigger {
 pub enum Storage {
     Volume(Volume),
     Memory,
+    /// An external Redis; where its URL is.
+    Redis(SecretKeyRef),
 }
 
 /// A volume per node.
@@ -96,15 +98,18 @@ impl Storage {
         match self {
             Self::Volume(_) => "volume",
             Self::Memory => "memory",
+            Self::Redis(_) => "redis",
         }
     }
 
-    /// What becomes of claims; claims of memory there are none.
+    /// What becomes of claims, and with them of the record of the layout. There are claims of volumes only, but what a
+    /// Redis holds outlives the object as retained ones do.
     #[must_use]
     pub fn retention(&self) -> Retention {
         match self {
             Self::Volume(volume) => volume.retention,
             Self::Memory => Retention { when_scaled: Retain::Delete, when_deleted: Retain::Delete },
+            Self::Redis(_) => Retention::default(),
         }
     }
 }
@@ -147,6 +152,9 @@ fn within(number: i32, max: u16) -> u16 {
 }
 
 fn storage(spec: &StorageSpec) -> Storage {
+    if let Some(redis) = &spec.redis {
+        return Storage::Redis(redis.url_secret_ref.clone());
+    }
     let Some(volume) = &spec.volume else { return Storage::Memory };
     Storage::Volume(Volume {
         size: Bytes::parse(&volume.size).unwrap_or_default(),

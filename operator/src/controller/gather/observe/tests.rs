@@ -63,6 +63,7 @@ fn live(sets: &[serde_json::Value], pods: &[serde_json::Value]) -> Live {
         layout: None,
         volumes: None,
         api_token: None,
+        redis_url: None,
         unreadable: None,
     }
 }

@@ -5,7 +5,7 @@ use counter_core::slot::SlotRange;
 use super::world::World;
 use crate::controller::plan::{Addresses, Change, Step, Template, plan};
 use crate::controller::validate::{Bytes, Storage};
-use crate::crd::Retain;
+use crate::crd::{Retain, SecretKeyRef};
 
 fn message(notice: Option<&crate::controller::plan::Notice>) -> &str {
     notice.map(|notice| notice.message.as_str()).unwrap_or_default()
@@ -35,6 +35,27 @@ fn a_new_cluster_gets_an_even_layout_once_a_majority_of_each_shard_waits() {
     assert_eq!((plan.blocked, plan.stalled, plan.update_pending), (None, None, None));
     assert!(plan.summary.is_available());
     assert_eq!((plan.summary.ready_shards, plan.summary.ready_nodes), (2, 6));
+}
+
+#[test]
+fn a_cluster_in_redis_has_its_layout_before_its_nodes_and_none_anew_while_these_are_there() {
+    let mut world = World::new(2, 2);
+    world.spec.storage = Storage::Redis(SecretKeyRef { name: "redis".to_owned(), key: "url".to_owned() });
+    let plan = world.round();
+    assert!(matches!(plan.step, Step::Record(Change::First, _)), "{:?}", plan.step);
+    assert_eq!((plan.cluster, plan.shards.len()), (Some(ClusterId(7)), 2));
+    assert_eq!(world.layout().nodes().count(), 4);
+    let plan = world.settle();
+    assert_eq!((plan.stalled, plan.blocked), (None, None));
+    assert!(plan.summary.is_available());
+
+    world.recorded = None;
+    for node in world.pods() {
+        world.set_up(&node.0, false);
+    }
+    let plan = world.plan();
+    assert_eq!((plan.step, plan.cluster, plan.remove.len()), (Step::Rest, None, 0));
+    assert_eq!(plan.stalled.map(|notice| notice.reason), Some("LayoutLost"));
 }
 
 #[test]
