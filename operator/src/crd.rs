@@ -79,6 +79,14 @@ pub struct DistributedCounterSpec {
     /// Where counts are kept: exactly one of `volume`, `memory` and `redis`. The kind is immutable.
     #[serde(default)]
     pub storage: StorageSpec,
+    /// Pages that are counted under several keys, spread over shards, for more updates than one shard takes; to clients each
+    /// stays one page. Updates go by the first pattern that fits. What was counted under a pattern is read for ever.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(validation = Rule::new(rule::SPREAD_PAGES.cel).message(rule::SPREAD_PAGES.message))]
+    #[x_kube(validation = Rule::new(rule::SPREAD_COUNT.cel).message(rule::SPREAD_COUNT.message))]
+    #[x_kube(validation = Rule::new(rule::SPREAD_ONCE.cel).message(rule::SPREAD_ONCE.message))]
+    #[schemars(length(max = 32))]
+    pub virtual_shards: Vec<VirtualShardsSpec>,
     /// The nodes' image. The operator's default when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(rule::IMAGE.cel).message(rule::IMAGE.message))]
@@ -113,6 +121,16 @@ pub struct SecretKeyRef {
     #[x_kube(validation = Rule::new(rule::SECRET_KEY.cel).message(rule::SECRET_KEY.message))]
     #[schemars(length(max = 253))]
     pub key: String,
+}
+
+/// Pages that are counted under several keys.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualShardsSpec {
+    /// A glob on the whole page: `*` is any text, `?` any one character.
+    #[schemars(length(max = 512))]
+    pub pages: String,
+    /// Over how many keys the updates of each page are spread, 1 to 256.
+    pub count: i32,
 }
 
 /// How replicas agree.

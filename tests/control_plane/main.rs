@@ -28,6 +28,7 @@ mod pods;
 mod redis;
 mod refusals;
 mod sizes;
+mod spreading;
 mod tokens;
 mod totals;
 mod volumes;
@@ -59,6 +60,7 @@ fn tests() -> impl IntoIterator<Item = (&'static str, Test)> {
         objects::whoever_changes_an_object_back_each_time_is_named_and_waited_for,
         tokens::a_new_cluster_token_comes_to_all_nodes_while_they_count,
         tokens::the_public_api_takes_changes_with_the_token_of_the_users_secret_only,
+        spreading::a_page_is_spread_and_gathered_again_while_two_nodes_count_and_no_read_falls,
         redis::a_cluster_in_redis_begins_with_its_secret_and_goes_on_from_its_record,
         redis::redis_clients_count_at_every_pod_while_the_spec_lets_them,
         lifecycle::a_cluster_is_not_begun_anew_on_another_kind_of_storage,

@@ -71,6 +71,9 @@ fn bad_specs() -> Vec<Value> {
         json!({"storage": {"memory": {}}, "replicas": 0, "shards": 257, "image": ""}),
         json!({"shards": 0, "replicas": 9, "storage": {"volume": {"size": "1 GB"}}}),
     ];
+    let spread = |pages: &str, count: i32| json!({"virtualShards": [{"pages": pages, "count": count}]});
+    specs.extend([spread("", 1), spread(&"é".repeat(300), 1), spread("a", 0), spread("a", 257)]);
+    specs.push(json!({"virtualShards": [{"pages": "a", "count": 1}, {"pages": "a", "count": 2}]}));
     let reference = |name: &str, key: &str| json!({"apiTokenSecretRef": {"name": name, "key": key}});
     specs.extend(
         [("", "token"), ("Api", "token"), ("-api", "token"), ("api", ""), ("api", "a/b"), ("a b", "ä")]
@@ -98,6 +101,7 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         json!({"shards": 256, "replicas": 7}),
         json!({"storage": {"memory": {}}}),
         json!({"resp": {"enabled": true}}),
+        json!({"virtualShards": [{"pages": "front*", "count": 256}, {"pages": "é?", "count": 1}]}),
         json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}, "replicas": 1}),
         volume(&json!({"size": "0.001k"})),
         json!({"apiTokenSecretRef": {"name": "api.token-1", "key": "Token_1.a-b"}}),

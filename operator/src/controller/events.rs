@@ -83,6 +83,7 @@ fn reason(change: Change) -> &'static str {
     match change {
         Change::First => "LayoutCreated",
         Change::Reassert | Change::Readdress => "LayoutRenewed",
+        Change::Spread => "PagesSpread",
         Change::Join => "NodesJoin",
         Change::Leave => "NodesLeave",
         Change::Copy => "MoveStarted",
@@ -97,6 +98,7 @@ fn meaning(change: Change) -> &'static str {
         Change::First => "the first",
         Change::Reassert => "above one that nodes have seen",
         Change::Readdress => "nodes are reached elsewhere",
+        Change::Spread => "pages are spread over another number of keys",
         Change::Join => "new nodes take part",
         Change::Leave => "shards that never owned a slot go",
         Change::Copy => "slots are copied to their new shard",

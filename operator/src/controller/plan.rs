@@ -34,6 +34,7 @@ mod rollout;
 mod shards;
 mod size;
 mod summary;
+mod virtual_shards;
 mod volumes;
 
 /// What is done in this pass.
@@ -121,6 +122,8 @@ pub enum Change {
     Reassert,
     /// Nodes are reached elsewhere.
     Readdress,
+    /// Pages are spread over more keys or fewer, or are about to be.
+    Spread,
     /// New shards without slots, new nodes of shards.
     Join,
     /// Shards that never owned a slot go.
@@ -143,6 +146,7 @@ impl Change {
             Self::First => "First",
             Self::Reassert => "Reassert",
             Self::Readdress => "Readdress",
+            Self::Spread => "Spread",
             Self::Join => "Join",
             Self::Leave => "Leave",
             Self::Copy => "Copy",
@@ -197,7 +201,8 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
     let step = step(spec, observed, &size, &losses, &rollout);
     let remove = shards::removals(spec, observed, &size);
     let removing = !remove.is_empty();
-    let state = State { observed, size: &size, losses: &losses, desired: &desired, rollout: &rollout, step: &step, removing };
+    let state =
+        State { spec, observed, size: &size, losses: &losses, desired: &desired, rollout: &rollout, step: &step, removing };
     Plan {
         paused: false,
         cluster: step.layout().or(observed.layout.as_ref()).map(|layout| layout.cluster),

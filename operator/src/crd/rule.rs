@@ -39,6 +39,16 @@ pub const REPLICAS: RuleText = rule("self >= 1 && self <= 7", "replicas must be 
 pub const CONSISTENCY: RuleText = rule("self == oldSelf", "consistency is immutable");
 pub const IMAGE: RuleText = rule("self.size() > 0", "image must not be empty: leave it out for the operator's default");
 
+/// Of `spec.virtualShards`.
+pub const SPREAD_PAGES: RuleText = rule(
+    "self.all(own, own.pages.size() > 0 && bytes(own.pages).size() <= 512)",
+    "the pages of virtual shards must be a pattern of 1 to 512 bytes",
+);
+pub const SPREAD_COUNT: RuleText =
+    rule("self.all(own, own.count >= 1 && own.count <= 256)", "the count of virtual shards must be between 1 and 256");
+pub const SPREAD_ONCE: RuleText =
+    rule("self.all(own, self.exists_one(other, other.pages == own.pages))", "virtual shards must not name the same pages twice");
+
 /// Of references to Secrets.
 pub const SECRET_NAME: RuleText = rule(
     "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",

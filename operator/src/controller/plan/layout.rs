@@ -12,7 +12,7 @@ use crate::controller::validate::{ClusterSpec, Storage};
 use super::size::Size;
 use super::summary::MoveSummary;
 use super::volumes::Losses;
-use super::{Change, Observed, ObservedNode, balance};
+use super::{Change, Observed, ObservedNode, balance, virtual_shards};
 
 /// What is due with the layout.
 pub(super) enum Due {
@@ -72,6 +72,11 @@ pub(super) fn due(spec: &ClusterSpec, observed: &Observed, size: &Size, losses: 
     }
     if let Some(moved) = readdressed(layout, observed) {
         return next(Change::Readdress, moved, observed);
+    }
+    // In a version of its own, which changes nothing about a move that is under way.
+    let spread = virtual_shards::next(spec, layout, observed);
+    if spread != layout.virtual_shards {
+        return next(Change::Spread, Layout { virtual_shards: spread, ..layout.clone() }, observed);
     }
     if let Some(slot_move) = layout.moves.first() {
         return continued(slot_move, layout, observed, size, losses);
@@ -156,11 +161,9 @@ fn first(spec: &ClusterSpec, observed: &Observed) -> Due {
         shards.push(Shard { shard: ShardId(number), slots: vec![range], nodes });
     }
     let (cluster, version) = (observed.fresh_cluster, LayoutVersion(0));
-    next(
-        Change::First,
-        Layout { format: LAYOUT_FORMAT, cluster, version, shards, moves: Vec::new(), virtual_shards: Vec::new() },
-        observed,
-    )
+    let virtual_shards = virtual_shards::first(spec);
+    let layout = Layout { format: LAYOUT_FORMAT, cluster, version, shards, moves: Vec::new(), virtual_shards };
+    next(Change::First, layout, observed)
 }
 
 fn continued(slot_move: &Move, layout: &Layout, observed: &Observed, size: &Size, losses: &Losses) -> Due {

@@ -10,7 +10,7 @@ use crate::controller::validate::{ACCEPT_LOSS_ANNOTATION, ClusterSpec};
 use super::rollout::Rollout;
 use super::size::Size;
 use super::volumes::Losses;
-use super::{Change, DesiredShard, MoveSummary, Notice, Observed, Step, balance, layout};
+use super::{Change, DesiredShard, MoveSummary, Notice, Observed, Step, balance, joined, layout, virtual_shards};
 
 /// How many nodes a message names; the others are counted.
 const NAMED_MAX: usize = 3;
@@ -47,6 +47,9 @@ pub(super) fn stalled(spec: &ClusterSpec, observed: &Observed) -> Option<Notice>
             ),
         ));
     }
+    if let Some(notice) = virtual_shards::too_many(spec, recorded) {
+        return Some(notice);
+    }
     let foreign = observed.nodes.iter().find_map(|(node, seen)| {
         let cluster = seen.status.as_ref()?.cluster.filter(|cluster| *cluster != recorded.cluster)?;
         Some((node, cluster))
@@ -67,16 +70,18 @@ pub(super) fn progress(state: &State<'_>) -> Option<Notice> {
         }
         Step::Rest => {}
     }
-    state
+    let rest = state
         .moving()
         .or_else(|| state.rolling_out())
         .or_else(|| state.absent())
         .or_else(|| state.objects())
-        .or_else(|| state.uneven())
+        .or_else(|| state.uneven());
+    joined([rest, state.spreading()])
 }
 
 /// What `progress` is made from.
 pub(super) struct State<'a> {
+    pub(super) spec: &'a ClusterSpec,
     pub(super) observed: &'a Observed,
     pub(super) size: &'a Size,
     pub(super) losses: &'a Losses,
@@ -123,6 +128,16 @@ impl State<'_> {
                 .is_some_and(|own| own.settled && own.replicas == desired.replicas && own.pin.as_ref() == Some(&desired.pin))
         });
         (self.removing || !applied).then(|| Notice::new("Applying", "objects are being brought to what the spec says"))
+    }
+
+    /// Pages that are still to be spread over more keys.
+    fn spreading(&self) -> Option<Notice> {
+        let layout = self.observed.layout.as_ref().filter(|layout| virtual_shards::is_rising(self.spec, layout))?;
+        virtual_shards::too_many(self.spec, layout).is_none().then(|| {
+            let waits = self.named(&virtual_shards::behind(layout, self.observed));
+            let message = format!("spec.virtualShards wait until every node reads as many keys; waiting for {waits}");
+            Notice::new("SpreadingPages", message)
+        })
     }
 
     /// Slots that are still to move, but cannot start to.
@@ -174,6 +189,7 @@ fn changing(change: Change) -> Notice {
         Change::First => "the first layout is being published",
         Change::Reassert => "the recorded layout is being published above what nodes have seen",
         Change::Readdress => "new addresses of nodes are being published",
+        Change::Spread => "pages are spread over other numbers of keys",
         Change::Join => "new nodes join the layout",
         Change::Leave => "shards that never owned a slot leave the layout",
         Change::Copy => "slots start to move",

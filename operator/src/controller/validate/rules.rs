@@ -1,8 +1,11 @@
 //! The mirror of the schema's rules.
 
+use std::collections::BTreeSet;
+
 use crate::crd::rule::{self, RuleText};
 use crate::crd::{DistributedCounter, StorageSpec, VolumeStorage};
 
+use counter_core::counter::KEY_BYTES_MAX;
 use counter_core::id::NodeName;
 
 use super::Violation;
@@ -11,6 +14,8 @@ use super::spec::{ACCEPT_LOSS_ANNOTATION, node_names};
 
 const SHARDS_MAX: i32 = 256;
 const REPLICAS_MAX: i32 = 7;
+const VIRTUAL_SHARDS_MAX: i32 = 256;
+const SPREAD: &str = "spec.virtualShards";
 const NAME_CHARS_MAX: usize = 40;
 
 /// Every rule that an object breaks by itself, in the order of its fields.
@@ -26,6 +31,12 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless((1..=SHARDS_MAX).contains(&spec.shards), "spec.shards", rule::SHARDS);
     broken.unless((1..=REPLICAS_MAX).contains(&spec.replicas), "spec.replicas", rule::REPLICAS);
     broken.unless(spec.image.as_ref().is_none_or(|image| !image.is_empty()), "spec.image", rule::IMAGE);
+    let spread = &spec.virtual_shards;
+    let pages: BTreeSet<&str> = spread.iter().map(|own| own.pages.as_str()).collect();
+    let is_pattern = |pages: &str| (1..=KEY_BYTES_MAX).contains(&pages.len());
+    broken.unless(pages.iter().all(|pages| is_pattern(pages)), SPREAD, rule::SPREAD_PAGES);
+    broken.unless(spread.iter().all(|own| (1..=VIRTUAL_SHARDS_MAX).contains(&own.count)), SPREAD, rule::SPREAD_COUNT);
+    broken.unless(pages.len() == spread.len(), SPREAD, rule::SPREAD_ONCE);
     broken.unless(kinds(&spec.storage).into_iter().filter(|named| *named).count() == 1, "spec.storage", rule::STORAGE_KIND);
     if let Some(reference) = &spec.api_token_secret_ref {
         broken.unless(is_secret_name(&reference.name), "spec.apiTokenSecretRef.name", rule::SECRET_NAME);

@@ -24,6 +24,8 @@ pub struct ClusterSpec {
     pub replicas: u16,
     pub acks: Acks,
     pub storage: Storage,
+    /// The pages to be spread over several keys, and over how many each, the first pattern in force first.
+    pub virtual_shards: Vec<(String, u16)>,
     /// None for the operator's default.
     pub image: Option<String>,
     pub service: ServiceSpec,
@@ -131,6 +133,7 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
         replicas: within(spec.replicas, 7),
         acks: spec.acks,
         storage: storage(&spec.storage),
+        virtual_shards: spec.virtual_shards.iter().map(|own| (own.pages.clone(), within(own.count, 256))).collect(),
         image: spec.image.clone(),
         service: spec.service.clone(),
         api_token: spec.api_token_secret_ref.clone(),

@@ -95,6 +95,22 @@ fn storage_is_exactly_one_kind_and_memory_needs_a_second_replica() {
 }
 
 #[test]
+fn virtual_shards_are_patterns_with_counts() {
+    let spread = |pages: &str, count: i32| json!({"virtualShards": [{"pages": pages, "count": count}]});
+    for (pages, count) in [("a", 1), ("*", 256), (&"a".repeat(512), 2)] {
+        assert_eq!(spec_of(spread(pages, count)).virtual_shards, [(pages.to_owned(), u16::try_from(count).unwrap())]);
+    }
+    for pages in ["", &"a".repeat(513), &"é".repeat(257)] {
+        assert_eq!(refusals(spread(pages, 1)), says("spec.virtualShards", rule::SPREAD_PAGES), "{pages}");
+    }
+    for count in [-1, 0, 257] {
+        assert_eq!(refusals(spread("a", count)), says("spec.virtualShards", rule::SPREAD_COUNT), "{count}");
+    }
+    let twice = json!({"virtualShards": [{"pages": "a", "count": 1}, {"pages": "a", "count": 2}]});
+    assert_eq!(refusals(twice), says("spec.virtualShards", rule::SPREAD_ONCE));
+}
+
+#[test]
 fn an_image_is_a_name_or_absent() {
     assert_eq!(spec_of(json!({"image": "a/b:1"})).image.as_deref(), Some("a/b:1"));
     assert_eq!(refusals(json!({"image": ""})), says("spec.image", rule::IMAGE));
@@ -203,6 +219,9 @@ fn the_schema_carries_every_rule_with_the_words_of_its_mirror() {
         rule::IMAGE,
         rule::SECRET_NAME,
         rule::SECRET_KEY,
+        rule::SPREAD_PAGES,
+        rule::SPREAD_COUNT,
+        rule::SPREAD_ONCE,
         rule::STORAGE_KIND,
         rule::STORAGE_KIND_FIXED,
         rule::CLASS_FIXED,

@@ -11,6 +11,8 @@ use crate::controller::plan::Template;
 enum Event {
     /// The user wants another size.
     Resize(u16, u16),
+    /// The user wants pages spread like this.
+    Spread(Vec<(u8, u16)>),
     /// The user changes something that Pods are made from.
     Retemplate(u8),
     /// The operator is upgraded.
@@ -31,6 +33,8 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => (1..=6_u16, 1..=4_u16).prop_map(|(shards, replicas)| Event::Resize(shards, replicas)),
+        2 => prop::collection::btree_map(0..4_u8, 1..=9_u16, 0..3)
+            .prop_map(|wanted| Event::Spread(wanted.into_iter().collect())),
         1 => (0..3_u8).prop_map(Event::Retemplate),
         1 => (0..3_u8).prop_map(Event::Upgrade),
         2 => any::<usize>().prop_map(Event::Crash),
@@ -57,6 +61,10 @@ fn happen(world: &mut World, event: &Event, dice: &mut Dice) {
     let pick = |world: &World, index: usize| world.pods().get(index % world.pods().len().max(1)).cloned();
     match event {
         Event::Resize(shards, replicas) => world.resize(*shards, *replicas),
+        Event::Spread(wanted) => {
+            let wanted = wanted.iter().map(|(pages, count)| (format!("page-{pages}"), *count)).collect();
+            world.edit(|spec| spec.virtual_shards = wanted);
+        }
         Event::Upgrade(template) => world.template = Template(template.to_string()),
         Event::Retemplate(template) => {
             world.template = Template(template.to_string());
@@ -133,6 +141,9 @@ proptest! {
             prop_assert!(held.iter().max().unwrap() - held.iter().min().unwrap() <= 1, "uneven: {:?}", held);
         }
         prop_assert!(world.layout().shards.iter().all(|shard| shard.nodes.len() >= usize::from(world.spec.replicas)));
+        let in_force = world.layout().virtual_shards.iter().filter(|own| own.count > 0);
+        let in_force: Vec<(String, u16)> = in_force.map(|own| (own.pages.clone(), own.count)).collect();
+        prop_assert_eq!(&in_force, &world.spec.virtual_shards);
         prop_assert_eq!(world.shards.len(), held.len(), "no StatefulSet is left over");
         prop_assert_eq!(usize::from(plan.summary.ready_nodes), world.pods().len());
 

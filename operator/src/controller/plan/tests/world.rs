@@ -298,6 +298,7 @@ impl World {
                 Some(own) => assert!(shard.nodes.iter().all(|node| own.nodes.contains(node)), "a node left"),
             }
         }
+        self.check_spread(change, old, next);
         let changed = changed_slots(old, next);
         if change == Change::Flip {
             assert_eq!(to_ranges(changed.iter().copied()), old.moves[0].slots);
@@ -317,6 +318,23 @@ impl World {
             assert!(done.count() > receiving.len() / 2, "{change:?} without a majority of the new replicas");
         }
         self.moved += changed.len();
+    }
+
+    /// What no version may do to what is read: it never becomes less, and nothing is updated that some node does not read.
+    fn check_spread(&self, change: Change, old: &Layout, next: &Layout) {
+        let ever = |layout: &Layout, pages: &str| {
+            layout.virtual_shards.iter().find(|own| own.pages == pages).map_or(0, |own| own.ever_count)
+        };
+        assert!(old.virtual_shards.iter().all(|own| ever(next, &own.pages) >= own.ever_count), "what was counted is not read");
+        if change != Change::Spread {
+            return assert_eq!(old.virtual_shards, next.virtual_shards, "{change:?}");
+        }
+        assert_eq!((&old.shards, &old.moves), (&next.shards, &next.moves));
+        let pods = self.pods.iter().filter(|(name, pod)| pod.up || old.node(name).is_some());
+        for layout in pods.filter_map(|(name, _)| self.volumes.get(name)?.layout.as_ref()) {
+            let unread = next.virtual_shards.iter().find(|own| own.count > ever(layout, &own.pages));
+            assert!(unread.is_none(), "{unread:?} is updated, and not read by a node at version {}", layout.version);
+        }
     }
 
     fn hand_over(&mut self, node: &NodeName, layout: &Layout) {
