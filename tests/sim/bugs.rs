@@ -27,10 +27,18 @@ pub(crate) enum Bug {
     EffectWithoutRecord,
     /// A repeated update is acknowledged before the first one is durable.
     ReplayBeforeDurable,
+    /// Of two replicas that counted one token, both take what the other has for taken back.
+    NoRefund,
+    /// What another replica counts is taken back twice.
+    DoubleSettle,
+    /// A node hears that a sibling agrees to each floor, even one that it cannot reach.
+    EarlyForget,
+    /// A node that gets slots writes their counters without the records of their tokens.
+    RecordNotMoved,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::AckBeforeDurable,
         Self::ReusedIncarnation,
         Self::EarlyFlip,
@@ -43,5 +51,9 @@ impl Bug {
         Self::SlotRecordLeft,
         Self::EffectWithoutRecord,
         Self::ReplayBeforeDurable,
+        Self::NoRefund,
+        Self::DoubleSettle,
+        Self::EarlyForget,
+        Self::RecordNotMoved,
     ];
 }

@@ -15,23 +15,77 @@ use crate::process::Work;
 
 #[derive(Debug)]
 pub(crate) enum Event {
-    Tick { node: usize, process: u64 },
-    Deliver { to: usize, envelope: Envelope },
-    ForwardArrives { to: usize, process: u64, from: usize, from_process: u64, request: ForwardRequest },
-    ForwardReplies { to: usize, process: u64, reply: ForwardReply },
-    ForwardFails { to: usize, process: u64, message: MessageId, failure: Failure },
-    Committed { node: usize, process: u64, work: Work, writes: Vec<Write> },
-    LayoutSaved { node: usize, process: u64, layout: Box<Layout> },
-    ActorSaved { node: usize, process: u64, actor: ActorId, reopened: bool },
-    Reopen { node: usize, process: u64 },
-    Start { node: usize },
+    Tick {
+        node: usize,
+        process: u64,
+    },
+    Deliver {
+        to: usize,
+        envelope: Envelope,
+    },
+    ForwardArrives {
+        to: usize,
+        process: u64,
+        from: usize,
+        from_process: u64,
+        request: ForwardRequest,
+    },
+    ForwardReplies {
+        to: usize,
+        process: u64,
+        reply: ForwardReply,
+    },
+    ForwardFails {
+        to: usize,
+        process: u64,
+        message: MessageId,
+        failure: Failure,
+    },
+    Committed {
+        node: usize,
+        process: u64,
+        work: Work,
+        writes: Vec<Write>,
+    },
+    LayoutSaved {
+        node: usize,
+        process: u64,
+        layout: Box<Layout>,
+    },
+    ActorSaved {
+        node: usize,
+        process: u64,
+        actor: ActorId,
+        reopened: bool,
+    },
+    Reopen {
+        node: usize,
+        process: u64,
+    },
+    Start {
+        node: usize,
+    },
     Sync,
     Client,
-    Again { request: u64 },
+    Again {
+        request: u64,
+    },
     Operate,
-    LayoutArrives { to: usize, layout: Box<Layout> },
-    SaidArrives { node: NodeName, said: Said },
+    LayoutArrives {
+        to: usize,
+        layout: Box<Layout>,
+    },
+    SaidArrives {
+        node: NodeName,
+        said: Said,
+    },
     Fault(Fault),
+    /// A process that was followed by another still greets.
+    Ghost {
+        node: usize,
+        actor: ActorId,
+        until_ms: u64,
+    },
 }
 
 #[derive(Debug, Default)]

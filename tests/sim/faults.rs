@@ -70,6 +70,11 @@ pub(crate) enum Fault {
     Clone {
         node: usize,
     },
+    /// The latest process of the node, as of now, goes on greeting its peers from elsewhere for so long.
+    Ghost {
+        node: usize,
+        for_ms: u64,
+    },
 }
 
 /// What one simulation is like.
@@ -86,7 +91,16 @@ pub(crate) struct Plan {
     pub(crate) losses: bool,
     /// Whether clients give their updates tokens, and send them again under these.
     pub(crate) tokens: bool,
+    /// How much later copies of updates under tokens may come.
+    pub(crate) copy_ms_max: u64,
+    /// So many of the keys, the last ones, are reset.
+    pub(crate) keys_reset: usize,
+    /// Half of the writes take long.
+    pub(crate) slow_writes: bool,
 }
+
+/// Beyond it, in most plans, no copy of an update comes.
+pub(crate) const COPY_MS_MAX: u64 = 3_000;
 
 impl Plan {
     pub(crate) fn of(rng: &mut Rng) -> Self {
@@ -100,6 +114,9 @@ impl Plan {
             faults_end_ms: rng.range(8_000, 16_000),
             losses: rng.per_mille(500),
             tokens: rng.per_mille(500),
+            copy_ms_max: COPY_MS_MAX,
+            keys_reset: 1,
+            slow_writes: false,
         };
         let kinds: Vec<u64> = (0..16).filter(|_| rng.per_mille(500)).collect();
         for _ in 0..rng.range(3, 20) {

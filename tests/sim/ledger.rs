@@ -42,6 +42,8 @@ pub(crate) struct Ledger {
     pub(crate) requests: Vec<Request>,
     /// By key: what acknowledged updates that a lost tail may have taken along added.
     lost: Vec<Vec<i64>>,
+    /// Which of two copies of a reset came first cannot be told.
+    unordered: bool,
 }
 
 /// What an update adds; none for a reset, nor for a set, which the simulation does not make.
@@ -56,7 +58,7 @@ pub(crate) fn amount(update: Update) -> Option<i64> {
 impl Ledger {
     pub(crate) fn new(keys: Vec<Key>) -> Self {
         let lost = vec![Vec::new(); keys.len()];
-        Self { keys, requests: Vec::new(), lost }
+        Self { keys, requests: Vec::new(), lost, unordered: false }
     }
 
     pub(crate) fn number_of(&self, key: &Key) -> usize {
@@ -110,7 +112,14 @@ impl Ledger {
         request.token.is_some() && told != Told::Acknowledged && request.repeats < REPEATS_MAX
     }
 
+    /// Clocks differ from now on, or records of resets may be lost: a late copy of a reset may then clear more than the first.
+    pub(crate) fn resets_have_no_order(&mut self) {
+        self.unordered = true;
+    }
+
     pub(crate) fn may_be_lost(&mut self, updates: Vec<(usize, i64)>) {
+        // With an update, its token's record may have gone; with a reset, too.
+        self.unordered = true;
         for (key, added) in updates {
             self.lost[key].push(-added);
         }
@@ -150,8 +159,8 @@ impl Ledger {
             of_key().filter(|request| request.told != Told::NotApplied).filter_map(|request| amount(request.update)).sum();
         // An unknown reset may run at any time. Else, what was asked for after the last one ended is not cleared.
         let ended_ms = resets().filter(|request| request.told != Told::NotApplied).map(|request| match request.told {
-            Told::Acknowledged => request.told_ms,
-            Told::Pending | Told::NotApplied | Told::Unknown => u64::MAX,
+            Told::Acknowledged if request.token.is_none() || !self.unordered => request.told_ms,
+            _ => u64::MAX,
         });
         let ended_ms = ended_ms.max().unwrap_or(0);
         let after = of_key().filter(|request| request.told == Told::Acknowledged && request.asked_ms > ended_ms);

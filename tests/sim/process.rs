@@ -12,6 +12,7 @@ use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, Replica
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::{Table, TableLimits};
+use counter_core::token::TokenRecord;
 use counter_core::vector::CounterView;
 
 use crate::bugs::Bug;
@@ -191,6 +192,13 @@ impl Process {
 }
 
 impl Process {
+    /// Whether the record's slot has not become this node's yet.
+    fn is_coming(&self, record: &TokenRecord) -> bool {
+        let name = self.replica.header(None, self.clock).from;
+        let owner = self.replica.layout().and_then(|layout| layout.owner(record.key.slot()));
+        owner.is_none_or(|shard| shard.nodes.iter().all(|node| node.name != name))
+    }
+
     /// The slot's token records that storage lacks, with the counters that they are of.
     fn records_of_tokens(&self, slot: Slot, bug: Option<Bug>, writes: &mut Vec<Write>) {
         let mut vector = self.table.slot(slot);
@@ -199,7 +207,8 @@ impl Process {
             let key = record.as_ref().map(|record| record.key.clone());
             let counter = key.map(|key| Write::Counter(key.clone(), vector.counter(&key).map(CounterView::to_counter)));
             writes.extend(counter);
-            if bug != Some(Bug::EffectWithoutRecord) {
+            let left_behind = bug == Some(Bug::RecordNotMoved) && record.as_ref().is_some_and(|record| self.is_coming(record));
+            if bug != Some(Bug::EffectWithoutRecord) && !left_behind {
                 writes.push(Write::Token(name, record));
             }
         }

@@ -1,6 +1,6 @@
 //! From a client's request to its outcome: here, or by forwarding.
 
-use counter_core::counter::Key;
+use counter_core::counter::{Key, Update};
 use counter_core::forward::{
     Answer, Ask, Attempt, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation,
     Outcome, Received, Ticket, UpdateItem,
@@ -70,7 +70,7 @@ impl World {
                 process.queued.keys.insert(key.clone());
                 process.queued.own.push(key.clone());
                 if applied.replayed {
-                    self.note("update replayed");
+                    self.note(if update == Update::Reset { "reset replayed" } else { "update replayed" });
                     return (ItemResult::Replayed(applied.reading), Applied::Queued);
                 }
                 process.queued.applied.extend(amount(update).map(|added| (number, added)));

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use counter_core::counter::Update;
 use counter_core::id::{ActorId, NodeName};
 use counter_core::layout::Layout;
 use counter_core::message::{Envelope, Message};
 use counter_core::replica::{Effect, Now, Report};
+use counter_core::token::TokenRecord;
 
 use crate::bugs::Bug;
 use crate::disk::{Batch, Write};
@@ -49,10 +51,12 @@ impl World {
         match effect {
             Effect::Send { .. } => {}
             Effect::Persist { id, keys, slots, floors } => {
+                let raised = floors.len();
                 process.queued.keys.extend(keys);
                 process.queued.slots.extend(slots);
                 process.queued.floors.extend(floors);
                 process.queued.persists.push(id);
+                (0..raised).for_each(|_| self.note("floor raised"));
             }
             Effect::AdoptLayout(layout) => {
                 process.forwarder.handle_layout(process.monotonic_ms(self.now_ms), &layout);
@@ -102,7 +106,8 @@ impl World {
         let now = process.now(self.now_ms, held.wall_offset_ms);
         let clock = process.tick_clock(now);
         let header = process.replica.header(Some(to.clone()), clock);
-        if self.network.cut.contains(&(from, target)) || self.rng.per_mille(self.network.loss) {
+        let cut = self.network.cut.contains(&(from, target)) && self.bug != Some(Bug::EarlyForget);
+        if cut || self.rng.per_mille(self.network.loss) {
             return;
         }
         let envelope = Envelope { header, body };
@@ -117,6 +122,9 @@ impl World {
             }
             return;
         }
+        if self.network.cut.contains(&(from, target)) {
+            return;
+        }
         if self.rng.per_mille(self.network.repeat) {
             let at_ms = self.now_ms + self.rng.range(1, 2_000);
             self.events.at(at_ms, Event::Deliver { to: target, envelope: envelope.clone() });
@@ -125,17 +133,23 @@ impl World {
         self.events.at(at_ms, Event::Deliver { to: target, envelope });
     }
 
-    /// The planted bug of a sibling that agrees to everything.
+    /// The planted bugs of a sibling that agrees to everything of a kind.
     fn forged(&self, envelope: &Envelope) -> Option<Vec<Message>> {
+        let forgets = match self.bug {
+            Some(Bug::LateFold) => false,
+            Some(Bug::EarlyForget) => true,
+            _ => return None,
+        };
         let reply = |message: &Message| match message {
-            Message::RetireAsk { round, layout, slots } => {
-                let agreed = slots.iter().map(|proposal| proposal.slot).collect();
+            Message::RetireAsk { round, layout, slots } if slots.iter().any(|slot| slot.actors.is_empty() == forgets) => {
+                let of_kind = slots.iter().filter(|proposal| proposal.actors.is_empty() == forgets);
+                let agreed = of_kind.map(|proposal| proposal.slot).collect();
                 Some(Message::RetireReply { round: *round, layout: *layout, agreed })
             }
             _ => None,
         };
         let replies: Vec<Message> = envelope.body.iter().filter_map(reply).collect();
-        (self.bug == Some(Bug::LateFold) && !replies.is_empty()).then_some(replies)
+        (!replies.is_empty()).then_some(replies)
     }
 
     pub(crate) fn delay_ms(&mut self) -> u64 {
@@ -153,8 +167,45 @@ impl World {
         let work = std::mem::take(&mut process.queued);
         let writes = process.records(&work, self.bug);
         let number = process.number;
-        let takes_ms = if self.rng.per_mille(20) { self.rng.range(50, 400) } else { self.rng.below(4) };
+        self.note_refunds(node, &writes);
+        let takes_ms = if self.plan.slow_writes && self.rng.per_mille(500) {
+            self.rng.range(200, 1_000)
+        } else if self.rng.per_mille(20) {
+            self.rng.range(50, 400)
+        } else {
+            self.rng.below(4)
+        };
         self.events.at(self.now_ms + takes_ms, Event::Committed { node, process: number, work, writes });
+    }
+
+    /// What the node has taken back, as another counts it.
+    fn note_refunds(&mut self, node: usize, writes: &[Write]) {
+        let origin = self.nodes[node].disk.origin;
+        let settled = writes.iter().filter_map(|write| match write {
+            Write::Token(_, Some(record)) if record.settled && record.actor.origin == origin => Some(record),
+            _ => None,
+        });
+        for record in settled {
+            self.note("token counted twice, and refunded");
+            if self.bug == Some(Bug::DoubleSettle) {
+                self.refund_again(node, record);
+            }
+        }
+    }
+
+    fn refund_again(&mut self, node: usize, record: &TokenRecord) {
+        let held = &mut self.nodes[node];
+        let Some(process) = &mut held.process else { return };
+        let update = match record.update {
+            Update::Increment(by) => Update::Decrement(by),
+            Update::Decrement(by) => Update::Increment(by),
+            Update::Reset | Update::Set(_) => return,
+        };
+        let clock = process.tick_clock(process.now(self.now_ms, held.wall_offset_ms));
+        if process.table.apply(&record.key, update, None, clock).is_ok() {
+            process.queued.keys.insert(record.key.clone());
+            process.queued.own.push(record.key.clone());
+        }
     }
 
     pub(crate) fn committed(&mut self, node: usize, number: u64, work: Work, writes: Vec<Write>) {

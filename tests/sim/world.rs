@@ -6,9 +6,10 @@ use counter_core::counter::{Key, Update};
 use counter_core::forward::{Attempt, NotApplied, Outcome};
 use counter_core::id::{ActorId, NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase};
-use counter_core::message::Envelope;
+use counter_core::message::{Envelope, Header, Message};
 use counter_core::replica::{Acks, ReplicaConfig};
 use counter_core::token::Token;
+use counter_core::vector::{Refusal, SlotDelta};
 
 use crate::bugs::Bug;
 use crate::captures::Captures;
@@ -31,7 +32,7 @@ const TRACE_LINES: usize = 120;
 pub(crate) const FIRST_READ: u64 = 1 << 40;
 /// Tickets from here on are of copies of requests.
 const FIRST_COPY: u64 = 1 << 39;
-/// The last of the keys is the one that is reset.
+/// The last of the keys are those that are reset.
 const KEYS: usize = 14;
 
 /// A world of one seed.
@@ -144,6 +145,7 @@ impl World {
             Event::LayoutArrives { to, layout } => self.layout_arrives(to, *layout),
             Event::SaidArrives { node, said } => drop(self.operator.said.insert(node, said)),
             Event::Fault(fault) => self.fault(fault),
+            Event::Ghost { node, actor, until_ms } => self.ghost(node, actor, until_ms),
         }
     }
 
@@ -166,7 +168,21 @@ impl World {
         // Encoding is the wire's; some of it is proved here, all of it would take most of the time.
         let envelope =
             if self.rng.per_mille(20) { Envelope::decode(&envelope.encode()).expect("an envelope reads back") } else { envelope };
+        let mut envelope = envelope;
+        if self.bug == Some(Bug::NoRefund) {
+            self.take_as_settled(to, &mut envelope);
+        }
         self.step(to, |process, now| process.replica.handle_envelope(&process.table, now, envelope));
+    }
+
+    /// The planted bug of a replica that takes for taken back what another has counted as well.
+    fn take_as_settled(&self, to: usize, envelope: &mut Envelope) {
+        let Some(process) = &self.nodes[to].process else { return };
+        for record in envelope.body.iter_mut().flat_map(slot_deltas_of).flat_map(|delta| &mut delta.tokens) {
+            let vector = process.table.slot(record.key.slot());
+            let held = vector.delta(record.key.slot(), [record.key.clone()].iter()).tokens;
+            record.settled |= held.iter().any(|held| held.id == record.id && held.actor != record.actor);
+        }
     }
 
     fn sync(&mut self) {
@@ -193,20 +209,20 @@ impl World {
         let node = *self.rng.pick(&running);
         let key = self.rng.index(KEYS);
         let by = self.rng.range(1, 1_000_000);
-        let update = match (key + 1 == KEYS, self.rng.below(10)) {
+        let update = match (key + self.plan.keys_reset >= KEYS, self.rng.below(10)) {
             (true, 0) => Update::Reset,
             (false, 0..3) => Update::Decrement(by),
             _ => Update::Increment(by),
         };
         let made_ms = EPOCH_MS + self.now_ms;
-        let tokened = self.plan.tokens && update != Update::Reset && self.rng.per_mille(700);
+        let tokened = self.plan.tokens && self.rng.per_mille(700);
         let token = tokened.then(|| Token { id: u128::from(self.rng.next()), made_ms: Some(made_ms) });
         let request = self.ledger.ask(self.now_ms, key, update, token);
         self.trace(|| format!("client asks {update:?} of page-{key} at node {node}: request {request}"));
         self.ask(node, request, key, Attempt::new(update, token));
         if token.is_some() && self.rng.per_mille(300) {
             // A copy of the request that comes by another way, and whose answer nobody hears.
-            let at_ms = self.now_ms + self.rng.below(3_000);
+            let at_ms = self.now_ms + self.rng.below(self.plan.copy_ms_max);
             self.events.at(at_ms, Event::Again { request: FIRST_COPY + request });
         }
     }
@@ -355,7 +371,10 @@ impl World {
             Fault::Network { loss, repeat, delay_ms_max } => {
                 (self.network.loss, self.network.repeat, self.network.delay_ms_max) = (loss, repeat, delay_ms_max);
             }
-            Fault::Clock { node, offset_ms } => self.nodes[node].wall_offset_ms = offset_ms,
+            Fault::Clock { node, offset_ms } => {
+                self.ledger.resets_have_no_order();
+                self.nodes[node].wall_offset_ms = offset_ms;
+            }
             Fault::StorageFails { node, for_ms } => {
                 self.nodes[node].storage_fails = true;
                 self.events.at(self.now_ms + for_ms, Event::Fault(Fault::StorageWorks { node }));
@@ -375,6 +394,12 @@ impl World {
             }
             Fault::RestoreSnapshot { node } => self.restore(node),
             Fault::Clone { node } => self.clone_volume(node),
+            Fault::Ghost { node, for_ms } => {
+                if let Some(process) = &self.nodes[node].process {
+                    let (actor, until_ms) = (process.replica.actor(), self.now_ms + for_ms);
+                    self.events.at(self.now_ms, Event::Ghost { node, actor, until_ms });
+                }
+            }
         }
     }
 
@@ -414,6 +439,23 @@ impl World {
             self.nodes[node].dying = None;
             self.nodes[node].disk.sync();
             self.events.at(self.now_ms + 200, Event::Start { node });
+        }
+    }
+
+    /// Nobody may write under the actor of an old process any more: all it does is to greet.
+    fn ghost(&mut self, node: usize, actor: ActorId, until_ms: u64) {
+        if self.now_ms >= until_ms || self.healed {
+            return;
+        }
+        self.events.at(self.now_ms + 500, Event::Ghost { node, actor, until_ms });
+        let Some(process) = &self.nodes[node].process else { return };
+        if process.replica.actor() == actor {
+            return;
+        }
+        for (name, to) in self.names.iter().filter(|(_, to)| **to != node) {
+            let header = Header { actor, ..process.replica.header(Some(name.clone()), process.clock) };
+            self.events
+                .at(self.now_ms + 1, Event::Deliver { to: *to, envelope: Envelope { header, body: vec![Message::Hello] } });
         }
     }
 
@@ -457,6 +499,9 @@ impl World {
         if ticket >= FIRST_READ {
             self.reads.insert(ticket, outcome);
             return;
+        }
+        if matches!(outcome, Outcome::Refused(Refusal::TokenExpired { .. })) {
+            self.note("expired token refused");
         }
         let told = match outcome {
             Outcome::Done(_) | Outcome::Replayed(_) => Told::Acknowledged,
@@ -515,6 +560,14 @@ impl Node {
             storage_fails: false,
             snapshot: None,
         }
+    }
+}
+
+fn slot_deltas_of(message: &mut Message) -> &mut [SlotDelta] {
+    match message {
+        Message::Delta { slots, .. } => slots,
+        Message::DetailReply(reply) => reply.delta.as_mut_slice(),
+        _ => &mut [],
     }
 }
 
