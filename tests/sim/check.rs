@@ -8,6 +8,7 @@ use counter_core::id::ActorId;
 use counter_core::vector::{Generation, SlotVector};
 
 use crate::captures::vector_of;
+use crate::faults::SUB_KEYS;
 use crate::ledger::Told;
 use crate::process::Process;
 use crate::world::World;
@@ -38,6 +39,7 @@ impl World {
         self.come_to_rest(end_ms + LIVENESS_MS)?;
         let rest_ms = self.now_ms - end_ms;
         self.check_numbers()?;
+        self.check_sums()?;
         self.check_disks()?;
         self.check_reads()?;
         if self.ledger.keys.iter().any(|key| self.nodes[0].process.as_ref().is_some_and(|process| is_retired(process, key))) {
@@ -130,6 +132,23 @@ impl World {
                 let reading = process.table.read(key);
                 self.ledger.check(number, reading.tally).map_err(|violation| format!("{}: {violation}", node.name))?;
             }
+        }
+        Ok(())
+    }
+
+    /// The page with virtual shards, summed as each node reads it: its own key and as many virtual shards as there ever were.
+    fn check_sums(&self) -> Result<(), String> {
+        for node in self.operator.layout.nodes() {
+            let read = 0..=usize::from(self.spread_at(self.names[&node.name]).ever_count);
+            let mut sum = 0;
+            for key in &self.ledger.keys[read] {
+                let owner = self.operator.layout.owner(key.slot()).ok_or("a slot without an owner")?;
+                let process =
+                    self.nodes[self.names[&owner.nodes[0].name]].process.as_ref().ok_or("an owner that does not run")?;
+                sum += process.table.read(key).tally;
+            }
+            // All keys of the page, whether they are among the read ones or not.
+            self.ledger.check_sum(0..=usize::from(SUB_KEYS), sum).map_err(|violation| format!("{}: {violation}", node.name))?;
         }
         Ok(())
     }

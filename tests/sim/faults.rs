@@ -59,6 +59,8 @@ pub(crate) enum Fault {
     Shards(u16),
     Replicas(u16),
     Transfer(Transfer),
+    /// So many virtual shards of the page that has them take updates from now on; none for its own key.
+    Spread(u16),
     TakeSnapshot {
         node: usize,
     },
@@ -99,6 +101,9 @@ pub(crate) struct Plan {
     pub(crate) slow_writes: bool,
 }
 
+/// The most virtual shards that the page with virtual shards gets.
+pub(crate) const SUB_KEYS: u16 = 4;
+
 /// Beyond it, in most plans, no copy of an update comes.
 pub(crate) const COPY_MS_MAX: u64 = 3_000;
 
@@ -118,6 +123,10 @@ impl Plan {
             keys_reset: 1,
             slow_writes: false,
         };
+        for _ in 0..rng.below(4) {
+            let count = u16::try_from(rng.range(0, u64::from(SUB_KEYS))).unwrap();
+            plan.faults.push((rng.range(500, plan.faults_end_ms), Fault::Spread(count)));
+        }
         let kinds: Vec<u64> = (0..16).filter(|_| rng.per_mille(500)).collect();
         for _ in 0..rng.range(3, 20) {
             let Some(kind) = (!kinds.is_empty()).then(|| *rng.pick(&kinds)) else { break };

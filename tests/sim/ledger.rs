@@ -4,6 +4,7 @@
 //! value less Σ acknowledged must be the sum of a subset of the unknown ones, and of the losses that the fsync mode allows.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use counter_core::counter::{Key, Update};
 use counter_core::token::Token;
@@ -135,19 +136,25 @@ impl Ledger {
         if of_key().any(|request| request.update == Update::Reset) {
             return self.check_reset(key, tally);
         }
+        self.check_sum(key..=key, tally)
+    }
+
+    /// Whether `tally` is a number that these keys, which are not reset, may come to together.
+    pub(crate) fn check_sum(&self, keys: RangeInclusive<usize>, tally: i128) -> Result<(), String> {
+        let of_keys = || self.requests.iter().filter(|request| keys.contains(&request.key));
         let sum = |told: Told| {
-            of_key().filter(|request| request.told == told).filter_map(|request| amount(request.update)).sum::<i64>()
+            of_keys().filter(|request| request.told == told).filter_map(|request| amount(request.update)).sum::<i64>()
         };
         let acknowledged = sum(Told::Acknowledged);
-        let unknown = of_key().filter(|request| matches!(request.told, Told::Unknown | Told::Pending));
-        let maybe: Vec<i64> =
-            unknown.filter_map(|request| amount(request.update)).chain(self.lost[key].iter().copied()).collect();
+        let unknown = of_keys().filter(|request| matches!(request.told, Told::Unknown | Told::Pending));
+        let lost = self.lost[keys.clone()].iter().flatten().copied();
+        let maybe: Vec<i64> = unknown.filter_map(|request| amount(request.update)).chain(lost).collect();
         let surplus = i64::try_from(tally).map_err(|_| format!("{tally} is out of range"))? - acknowledged;
         if is_subset_sum(&maybe, surplus) {
             return Ok(());
         }
         Err(format!(
-            "key {key} is {tally}; acknowledged is {acknowledged}; the surplus of {surplus} is no sum of some of {maybe:?}"
+            "keys {keys:?} are {tally}; acknowledged is {acknowledged}; the surplus of {surplus} is no sum of some of {maybe:?}"
         ))
     }
 

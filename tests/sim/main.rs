@@ -42,7 +42,7 @@ const THREADS: usize = 2;
 /// A planted bug must be found within so many seeds.
 const BUG_SEEDS: u64 = 400;
 /// What must have happened in a full run.
-const COVERED: [&str; 16] = [
+const COVERED: [&str; 24] = [
     "move begun",
     "move cancelled",
     "move flipped",
@@ -59,6 +59,14 @@ const COVERED: [&str; 16] = [
     "repeated message in progress",
     "repeated message answered again",
     "message of a forgotten session or below the floor",
+    "update replayed",
+    "reset replayed",
+    "copy of a request",
+    "token counted twice, and refunded",
+    "expired token refused",
+    "floor raised",
+    "virtual shards changed",
+    "update of a virtual shard",
 ];
 
 /// How a simulation's plan is made from its seed.

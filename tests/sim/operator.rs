@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use counter_core::id::{ClusterId, NodeName, ShardId};
-use counter_core::layout::{LAYOUT_FORMAT, Layout, LayoutVersion, Move, MovePhase, Node, Shard};
+use counter_core::layout::{LAYOUT_FORMAT, Layout, LayoutVersion, Move, MovePhase, Node, Shard, VirtualShards};
 use counter_core::slot::{Slot, SlotRange, to_ranges};
 use counter_core::status::{MoveStatus, Readiness};
 
 use crate::bugs::Bug;
+
+/// The page that may have virtual shards.
+pub(crate) const SPREAD_PAGE: &str = "page-0";
 
 /// What an operator asks of a node.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Operator {
     pub(crate) shards: u16,
     pub(crate) replicas: u16,
     pub(crate) transfer: Option<Transfer>,
+    /// Over how many virtual shards the page that has such is to be spread, once that has been asked for.
+    pub(crate) spread: Option<u16>,
     pub(crate) said: BTreeMap<NodeName, Said>,
     bug: Option<Bug>,
 }
@@ -57,7 +62,7 @@ impl Operator {
             let nodes = (0..replicas).map(|replica| node(shard, replica)).collect();
             layout.shards.push(Shard { shard, slots: to_ranges(part.iter().copied()), nodes });
         }
-        Self { layout, shards, replicas, transfer: None, said: BTreeMap::new(), bug }
+        Self { layout, shards, replicas, transfer: None, spread: None, said: BTreeMap::new(), bug }
     }
 
     /// The nodes that ought to run: they start before the layout names them.
@@ -71,6 +76,8 @@ impl Operator {
     /// At most one step. True when there is a new layout.
     pub(crate) fn step(&mut self) -> bool {
         let next = match self.layout.moves.first() {
+            // It does not wait for a move to end.
+            _ if self.is_spread_anew() => Some(self.spread()),
             Some(slot_move) => self.advance_move(slot_move.clone()),
             None => self
                 .grow_replicas()
@@ -85,8 +92,26 @@ impl Operator {
         true
     }
 
+    fn is_spread_anew(&self) -> bool {
+        let held = self.layout.virtual_shards.first().map(|own| own.count);
+        self.spread.is_some_and(|count| Some(count) != held && (count > 0 || held.is_some()))
+    }
+
+    /// What was published once is read for ever.
+    fn spread(&self) -> Layout {
+        let mut next = self.layout.clone();
+        let count = self.spread.unwrap_or(0);
+        let ever_count = next.virtual_shards.first().map_or(0, |own| own.ever_count).max(count);
+        next.virtual_shards = vec![VirtualShards { pages: SPREAD_PAGE.to_owned(), count, ever_count }];
+        next
+    }
+
     pub(crate) fn is_settled(&self) -> bool {
-        self.layout.moves.is_empty() && self.transfer.is_none() && self.grow_replicas().is_none() && self.is_grown()
+        self.layout.moves.is_empty()
+            && !self.is_spread_anew()
+            && self.transfer.is_none()
+            && self.grow_replicas().is_none()
+            && self.is_grown()
     }
 
     fn is_grown(&self) -> bool {

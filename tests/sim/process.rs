@@ -21,8 +21,8 @@ use crate::disk::{AppliedUpdate, Disk, Write};
 /// The wall clock when a simulation begins.
 pub(crate) const EPOCH_MS: u64 = 1_900_000_000_000;
 /// Shortened, so that tokens are forgotten within a run.
-pub(crate) const TOKEN_WINDOW_MS: u64 = 8_000;
-pub(crate) const TOKEN_SLACK_MS: u64 = 3_000;
+pub(crate) const TOKEN_WINDOW_MS: u64 = 5_000;
+pub(crate) const TOKEN_SLACK_MS: u64 = 2_000;
 /// The order in which tables go through their counters depends on it.
 const TABLE_SEED: u64 = 11;
 const LIMITS: TableLimits =

@@ -223,3 +223,21 @@ fn one_way_cuts_and_kills_while_growing_from_one_shard_to_four_and_one_replica_t
         plan(rng, (1, 1), &faults)
     });
 }
+
+#[test]
+fn the_virtual_shards_of_a_page_add_up_while_their_number_changes_and_slots_move() {
+    let planner = |rng: &mut Rng| {
+        let at_ms = rng.range(2_500, 4_500);
+        let faults = [
+            (1_000, Fault::Spread(4)),
+            (3_000, transfer(0, 1, 7_000)),
+            (at_ms, Fault::Spread(1)),
+            (at_ms + 300, Fault::Kill { node: rng.index(2), down_ms: 500 }),
+            (6_000, Fault::Spread(3)),
+            (6_500, transfer(1, 0, 12_000)),
+            (8_000, Fault::Spread(0)),
+        ];
+        Plan { tokens: rng.per_mille(500), ..plan(rng, (2, 2), &faults) }
+    };
+    play_until(planner, &["virtual shards changed", "update of a virtual shard", "move ended"]);
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{Attempt, NotApplied, Outcome};
 use counter_core::id::{ActorId, NodeName, ShardId};
-use counter_core::layout::{Layout, MovePhase};
+use counter_core::layout::{Layout, MovePhase, Spread};
 use counter_core::message::{Envelope, Header, Message};
 use counter_core::replica::{Acks, ReplicaConfig};
 use counter_core::token::Token;
@@ -15,9 +15,9 @@ use crate::bugs::Bug;
 use crate::captures::Captures;
 use crate::disk::{AppliedUpdate, Disk};
 use crate::events::{Event, Events};
-use crate::faults::{Fault, Fsync, Plan};
+use crate::faults::{Fault, Fsync, Plan, SUB_KEYS};
 use crate::ledger::{Ledger, Told};
-use crate::operator::{Operator, Said};
+use crate::operator::{Operator, SPREAD_PAGE, Said};
 use crate::process::{EPOCH_MS, Node, Process, Start, TOKEN_SLACK_MS, TOKEN_WINDOW_MS};
 use crate::rng::Rng;
 
@@ -33,7 +33,7 @@ pub(crate) const FIRST_READ: u64 = 1 << 40;
 /// Tickets from here on are of copies of requests.
 const FIRST_COPY: u64 = 1 << 39;
 /// The last of the keys are those that are reset.
-const KEYS: usize = 14;
+const PAGES: usize = 12;
 
 /// A world of one seed.
 pub(crate) struct World {
@@ -77,7 +77,10 @@ impl World {
             (0..SHARDS_MAX).flat_map(|shard| (0..REPLICAS_MAX).map(move |replica| NodeName::of("c", ShardId(shard), replica)));
         let nodes: Vec<Node> = places.map(|name| Node::new(name, rng.next())).collect();
         let names = nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
-        let keys = (0..KEYS).map(|number| Key::new(format!("page-{number}").as_bytes()).unwrap()).collect();
+        let mut keys: Vec<Key> = (0..PAGES).map(|number| Key::new(format!("page-{number}").as_bytes()).unwrap()).collect();
+        // The first page's virtual shards stand right behind it.
+        let page = keys[0].clone();
+        keys.splice(1..1, (0..SUB_KEYS).map(|index| page.virtual_shard(index)));
         let mut world = Self {
             now_ms: 0,
             operator: Operator::new(plan.shards, plan.replicas, bug),
@@ -207,9 +210,9 @@ impl World {
             return;
         }
         let node = *self.rng.pick(&running);
-        let key = self.rng.index(KEYS);
+        let key = self.pick_key(node);
         let by = self.rng.range(1, 1_000_000);
-        let update = match (key + self.plan.keys_reset >= KEYS, self.rng.below(10)) {
+        let update = match (key + self.plan.keys_reset >= self.ledger.keys.len(), self.rng.below(10)) {
             (true, 0) => Update::Reset,
             (false, 0..3) => Update::Decrement(by),
             _ => Update::Increment(by),
@@ -225,6 +228,27 @@ impl World {
             let at_ms = self.now_ms + self.rng.below(self.plan.copy_ms_max);
             self.events.at(at_ms, Event::Again { request: FIRST_COPY + request });
         }
+    }
+
+    /// The first page's updates go to one of its virtual shards, as many as the node knows.
+    fn pick_key(&mut self, node: usize) -> usize {
+        let others = self.ledger.keys.len() - 1 - usize::from(SUB_KEYS);
+        let page = self.rng.index(others + 2);
+        if page >= 2 {
+            return page - 1 + usize::from(SUB_KEYS);
+        }
+        let count = self.spread_at(node).count;
+        if count == 0 {
+            return 0;
+        }
+        self.note("update of a virtual shard");
+        1 + self.rng.index(usize::from(count))
+    }
+
+    /// Over how many virtual shards the first page is spread, by the layout of a node.
+    pub(crate) fn spread_at(&self, node: usize) -> Spread {
+        let layout = self.nodes[node].process.as_ref().and_then(|process| process.replica.layout());
+        layout.map(|layout| Spread::of(&layout.virtual_shards, SPREAD_PAGE.as_bytes())).unwrap_or_default()
     }
 
     /// A client sends an update under a token again, or a copy of it comes.
@@ -388,6 +412,7 @@ impl World {
             Fault::Replicas(replicas) => self.operator.replicas = self.operator.replicas.max(replicas),
             Fault::Transfer(transfer) if transfer.from != transfer.to => self.operator.transfer = Some(transfer),
             Fault::Transfer(_) => {}
+            Fault::Spread(count) => self.operator.spread = Some(count),
             Fault::TakeSnapshot { node } => {
                 let held = &mut self.nodes[node];
                 held.snapshot = held.disk.last_actor.is_some().then(|| held.disk.snapshot());
@@ -572,6 +597,9 @@ fn slot_deltas_of(message: &mut Message) -> &mut [SlotDelta] {
 }
 
 fn step_of(before: &Layout, after: &Layout) -> &'static str {
+    if before.virtual_shards != after.virtual_shards {
+        return "virtual shards changed";
+    }
     match (before.moves.first().map(|held| held.phase), after.moves.first().map(|made| made.phase)) {
         (None, Some(_)) => "move begun",
         (Some(MovePhase::Copying), None) => "move cancelled",
