@@ -6,6 +6,7 @@ use std::time::Duration;
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{ItemResult, NotApplied, UpdateItem};
 use counter_core::replica::Acks;
+use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::token::Token;
 use counter_core::vector::Applied;
@@ -34,11 +35,12 @@ impl Owner {
             Ok(permit) => permit,
             Err(refused) => return ItemResult::NotApplied(refused),
         };
-        let applied = match self.table.apply(&key, update, token.as_ref(), self.clock.tick()) {
+        let slot = key.slot();
+        let applied = match self.table.apply_in(slot, (&key).into(), update, token.as_ref(), self.clock.tick()) {
             Ok(applied) => applied,
             Err(refusal) => return ItemResult::from(refusal),
         };
-        if applied.changed && !self.acknowledge(permit, vec![key]).await {
+        if applied.changed && !self.acknowledge(permit, vec![(slot, key)]).await {
             return ItemResult::Unknown;
         }
         result_of(&applied)
@@ -53,10 +55,11 @@ impl Owner {
         let mut changed = Vec::with_capacity(updates.len());
         let mut results = Vec::with_capacity(updates.len());
         for UpdateItem { key, update, token } in updates {
-            results.push(match self.table.apply(&key, update, token.as_ref(), self.clock.tick()) {
+            let slot = key.slot();
+            results.push(match self.table.apply_in(slot, (&key).into(), update, token.as_ref(), self.clock.tick()) {
                 Ok(applied) => {
                     // Commits are in order: what is said to have been counted before is durable when this is.
-                    changed.extend(applied.changed.then_some(key));
+                    changed.extend(applied.changed.then_some((slot, key)));
                     result_of(&applied)
                 }
                 Err(refusal) => ItemResult::from(refusal),
@@ -88,9 +91,9 @@ impl Owner {
         )
     }
 
-    /// Waits until the changes are as safe as the cluster promises. False: that is not known.
-    pub(crate) async fn acknowledge(&self, permit: Permit<'_>, keys: Vec<Key>) -> bool {
-        let ticket = permit.submit(keys.iter().map(Change::of));
+    /// Waits until the changes, with the slots that they are in, are as safe as the cluster promises. False: that is not known.
+    pub(crate) async fn acknowledge(&self, permit: Permit<'_>, keys: Vec<(Slot, Key)>) -> bool {
+        let ticket = permit.submit(keys.iter().map(|(slot, key)| Change::Counter { slot: *slot, key: key.clone() }));
         // Should the client go away while we wait, the change must still reach the siblings.
         let mut pushed = Push { protocol: &self.protocol, keys };
         if let Err(error) = ticket.await {
@@ -99,7 +102,10 @@ impl Owner {
         }
         match self.acks {
             Acks::Local => true,
-            Acks::Quorum => self.protocol.await_quorum(std::mem::take(&mut pushed.keys), QUORUM_TIMEOUT).await,
+            Acks::Quorum => {
+                let keys = std::mem::take(&mut pushed.keys).into_iter().map(|(_, key)| key).collect();
+                self.protocol.await_quorum(keys, QUORUM_TIMEOUT).await
+            }
         }
     }
 }
@@ -112,13 +118,13 @@ fn result_of(applied: &Applied) -> ItemResult {
 /// table counts here, and must come to count everywhere.
 struct Push<'a> {
     protocol: &'a Protocol,
-    keys: Vec<Key>,
+    keys: Vec<(Slot, Key)>,
 }
 
 impl Drop for Push<'_> {
     fn drop(&mut self) {
         if !self.keys.is_empty() {
-            self.protocol.own_changes(self.keys.drain(..));
+            self.protocol.own_changes(self.keys.drain(..).map(|(_, key)| key));
         }
     }
 }

@@ -73,8 +73,15 @@ impl Table {
 
     /// The slot, locked. Take one at a time.
     pub fn slot(&self, slot: Slot) -> LockedSlot<'_> {
+        self.counted(self.lock(slot))
+    }
+
+    fn lock(&self, slot: Slot) -> MutexGuard<'_, SlotVector> {
         // Nothing below panics while it holds the lock; and what it guards is consistent after each step.
-        let vector = self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner);
+        self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counted<'a>(&'a self, vector: MutexGuard<'a, SlotVector>) -> LockedSlot<'a> {
         let counted = Size::of(&vector);
         LockedSlot { vector, held: &self.held, counted }
     }
@@ -91,7 +98,30 @@ impl Table {
         now: Hlc,
     ) -> Result<Applied, Refusal> {
         let key = key.into();
-        let mut slot = self.slot(key.slot());
+        self.apply_in(key.slot(), key, update, token, now)
+    }
+
+    /// The same, where the key's slot is known.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn apply_in(
+        &self,
+        slot: Slot,
+        key: KeyRef<'_>,
+        update: Update,
+        token: Option<&Token>,
+        now: Hlc,
+    ) -> Result<Applied, Refusal> {
+        debug_assert_eq!(slot, key.slot());
+        let mut vector = self.lock(slot);
+        if token.is_none()
+            && let Some(applied) = vector.apply_in_place(key, update, now)?
+        {
+            // Its size is what it was.
+            return Ok(applied);
+        }
+        let mut slot = self.counted(vector);
         let LockedSlot { vector, counted, .. } = &mut slot;
         vector.apply(key, update, token, now, |growth| {
             self.admit(key, growth)?;
@@ -106,7 +136,14 @@ impl Table {
     #[must_use]
     pub fn read<'k>(&self, key: impl Into<KeyRef<'k>>) -> Reading {
         let key = key.into();
-        self.slot(key.slot()).read(key)
+        self.read_in(key.slot(), key)
+    }
+
+    /// The same, where the key's slot is known.
+    #[must_use]
+    pub fn read_in(&self, slot: Slot, key: KeyRef<'_>) -> Reading {
+        debug_assert_eq!(slot, key.slot());
+        self.lock(slot).read(key)
     }
 
     /// Merges what another replica knows; never refused.

@@ -320,6 +320,18 @@ impl SlotVector {
         Ok(Applied { reading: answer(update, changed.before, changed.after), changed: true, replayed: false })
     }
 
+    /// The same without a token, as far as it is a write in place: then nothing grows. None, and nothing has changed, where it
+    /// is not.
+    pub(crate) fn apply_in_place(&mut self, key: KeyRef<'_>, update: Update, now: Hlc) -> Result<Option<Applied>, Refusal> {
+        let actor = self.writer.ok_or(Refusal::NotOwner)?;
+        if self.adjustment(key).is_some() {
+            return Ok(None);
+        }
+        let Some(changed) = self.counters.apply_in_place(key.as_bytes(), actor, update, now)? else { return Ok(None) };
+        self.changed(changed);
+        Ok(Some(Applied { reading: answer(update, changed.before, changed.after), changed: true, replayed: false }))
+    }
+
     fn apply_to_new(
         &mut self,
         key: KeyRef<'_>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use counter_core::counter::Key;
 use counter_core::key::slot_of;
+use counter_core::slot::Slot;
 
 use super::away::{Ask, Away};
 use super::reply::Replies;
@@ -43,10 +44,29 @@ pub(super) struct Mark {
     holes: usize,
 }
 
+/// A key and its slot. A hot key's is not made anew for each of its requests.
+struct Keyed {
+    key: Key,
+    slot: Slot,
+}
+
+impl Keyed {
+    fn get<'k>(last: &'k mut Option<Self>, bytes: &[u8]) -> Result<&'k Self, Refused> {
+        last.take_if(|last| last.key.as_bytes() != bytes);
+        match last {
+            Some(last) => Ok(last),
+            None => {
+                let key = Key::new(bytes).map_err(words::key)?;
+                Ok(last.insert(Self { slot: key.slot(), key }))
+            }
+        }
+    }
+}
+
 pub(super) struct Batch<'r> {
     pages: &'r Arc<NodePages>,
     pipeline: Pipeline<'r>,
-    last_key: Option<Key>,
+    last: Option<Keyed>,
     /// Where in the output updates are answered that are not durable yet.
     told: Vec<Range<usize>>,
     away: Away,
@@ -55,7 +75,7 @@ pub(super) struct Batch<'r> {
 impl<'r> Batch<'r> {
     pub(super) fn new(router: &'r Router, pages: &'r Arc<NodePages>) -> Self {
         let pipeline = router.pipeline();
-        Self { pages, pipeline, last_key: None, told: Vec::new(), away: Away::default() }
+        Self { pages, pipeline, last: None, told: Vec::new(), away: Away::default() }
     }
 
     /// About so many updates will be made until [`Self::finish`].
@@ -79,27 +99,22 @@ impl<'r> Batch<'r> {
         self.away.mute(since.holes, since.bytes);
     }
 
-    /// A key that a client sent. A hot one is not made anew for each of its requests.
+    /// A key that a client sent.
     pub(super) fn key(&mut self, bytes: &[u8]) -> Result<Key, Refused> {
-        if let Some(key) = self.last_key.as_ref().filter(|key| key.as_bytes() == bytes) {
-            return Ok(key.clone());
-        }
-        let key = Key::new(bytes).map_err(words::key)?;
-        self.last_key = Some(key.clone());
-        Ok(key)
+        Keyed::get(&mut self.last, bytes).map(|keyed| keyed.key.clone())
     }
 
     /// Updates a counter and answers, now or at the end.
     pub(super) fn update(&mut self, key: &[u8], write: Write, told: Told, out: &mut Replies) -> Result<(), Refused> {
-        let key = self.key(key)?;
-        match self.pipeline.update(key.slot(), &key, write) {
+        let Keyed { key, slot } = Keyed::get(&mut self.last, key)?;
+        match self.pipeline.update(*slot, key, write) {
             Here::Done(reading) => {
                 let start = out.len();
                 told.write(&reading, out);
                 self.told.push(start..out.len());
             }
             Here::Failed(failure) => return Err(words::failure(&failure)),
-            Here::Elsewhere => self.away.push(key, Ask::from(write), told, out.len()),
+            Here::Elsewhere => self.away.push(key.clone(), Ask::from(write), told, out.len()),
         }
         Ok(())
     }
@@ -126,8 +141,8 @@ impl<'r> Batch<'r> {
         if !self.read_here(bytes)?.exists {
             return Some(false);
         }
-        let key = self.key(bytes).ok()?;
-        match self.pipeline.update(key.slot(), &key, Action::Reset.into()) {
+        let Keyed { key, slot } = Keyed::get(&mut self.last, bytes).ok()?;
+        match self.pipeline.update(*slot, key, Action::Reset.into()) {
             Here::Done(_) => Some(true),
             Here::Failed(_) | Here::Elsewhere => None,
         }

@@ -24,7 +24,7 @@ pub struct Pipeline<'a> {
     permit: Option<Result<Permit<'a>, NotApplied>>,
     /// All updates between two commits are one moment.
     now: Option<Hlc>,
-    changed: Vec<Key>,
+    changed: Vec<(Slot, Key)>,
 }
 
 /// What became of a request that was made here.
@@ -63,7 +63,7 @@ impl Pipeline<'_> {
     #[must_use]
     pub fn read(&self, slot: Slot, key: &[u8]) -> Option<Reading> {
         let page = KeyRef::new(key).ok().filter(|_| self.holds(slot, key))?;
-        Some(Reading::from(self.router.owner.table.slot(slot).read(page)))
+        Some(Reading::from(self.router.owner.table.read_in(slot, page)))
     }
 
     /// Applies an update to a counter of this node's.
@@ -73,11 +73,11 @@ impl Pipeline<'_> {
         }
         let owner = &self.router.owner;
         let now = *self.now.get_or_insert_with(|| owner.clock.tick());
-        match owner.table.apply(key, Update::from(write.action), write.token.as_ref(), now) {
+        match owner.table.apply_in(slot, key.into(), Update::from(write.action), write.token.as_ref(), now) {
             Ok(applied) => {
                 // A hot counter's updates come in a row.
-                if applied.changed && self.changed.last() != Some(key) {
-                    self.changed.push(key.clone());
+                if applied.changed && self.changed.last().is_none_or(|(_, last)| last != key) {
+                    self.changed.push((slot, key.clone()));
                 }
                 Here::Done(Reading { replayed: applied.replayed, ..Reading::from(applied.reading) })
             }

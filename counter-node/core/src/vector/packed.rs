@@ -111,26 +111,38 @@ impl PackedCounters {
     /// # Errors
     /// [`OutOfRange`]; nothing has changed then.
     pub(super) fn apply(&mut self, key: &[u8], actor: ActorId, update: Update, now: Hlc) -> Result<Option<Changed>, OutOfRange> {
+        match self.apply_in_place(key, actor, update, now)? {
+            None => self.apply_anew(key, actor, update, now),
+            changed => Ok(changed),
+        }
+    }
+
+    /// The same, in place; None, and nothing has changed, when the record has no place for it.
+    pub(super) fn apply_in_place(
+        &mut self,
+        key: &[u8],
+        actor: ActorId,
+        update: Update,
+        now: Hlc,
+    ) -> Result<Option<Changed>, OutOfRange> {
         let hash = self.hasher.hash_one(key);
-        let (Some(bytes), Some(change)) = (self.segments.find_mut(hash, key), update.change()) else {
-            return self.apply_anew(key, actor, update, now);
-        };
+        let (Some(bytes), Some(change)) = (self.segments.find_mut(hash, key), update.change()) else { return Ok(None) };
         let record = Record::at(bytes);
-        let Some((index, held)) = self.actors.find(actor).and_then(|place| record.entry_of(place)) else {
-            return self.apply_anew(key, actor, update, now);
-        };
+        let Some((index, held)) = self.actors.find(actor).and_then(|place| record.entry_of(place)) else { return Ok(None) };
         let (before, updated_from) = (record.reading(), record.updated_at());
         let entry = held.changed_by(change, before.tally)?;
         if !record.takes(entry) {
-            return self.apply_anew(key, actor, update, now);
+            return Ok(None);
         }
         let updated_at = updated_from.max(now);
         record::set_entry(bytes, index, entry);
-        record::set_updated_at(bytes, updated_at);
-        let after = Record::at(bytes).reading();
         let terms = Terms::of(key);
         self.digest ^= terms.entry(actor, held) ^ terms.entry(actor, entry);
-        self.digest ^= terms.updated_at(updated_from) ^ terms.updated_at(updated_at);
+        if updated_at != updated_from {
+            record::set_updated_at(bytes, updated_at);
+            self.digest ^= terms.updated_at(updated_from) ^ terms.updated_at(updated_at);
+        }
+        let after = Record::at(bytes).reading();
         Ok(Some(Changed { before, after }))
     }
 
