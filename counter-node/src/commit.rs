@@ -9,6 +9,8 @@
 //! would always find a batch of one. Where a commit waits for the disk (`Always`), and for mending, it is a thread. So is it
 //! for a commit of which the store says that it may take longer.
 //!
+//! A store that keeps nothing has nothing to wait for: tickets are settled as they are given, and the writer has no work.
+//!
 //! The order of an update is: [`Committer::admit`], apply it to the table, [`Permit::submit`], wait for the [`Ticket`].
 //! A refusal to admit is the only one that proves that an update was *not applied*, which is why it comes first. After
 //! that the update stands in the table, and may stand on the disk even if the write failed: the kernel may have taken
@@ -29,12 +31,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use counter_core::slot::Slot;
 use tokio::sync::watch;
 
 pub use self::queue::Permit;
 pub use self::ticket::Ticket;
 
-use self::queue::{Queue, Waking};
+use self::queue::{Queue, Unkept, Waking};
 use self::writer::Writer;
 use crate::storage::{Change, Durability, Fsync, Record, Store, StoreError};
 
@@ -48,6 +51,9 @@ pub trait RecordSource: Send + Sync {
     /// A slot must be read under its lock in one go. For [`Change::Slot`], or when the slot's own record has changed
     /// unsaved, it appends the slot's record and all of its counters, since these belong together.
     fn records(&self, changes: &[Change], into: &mut Vec<Record>);
+
+    /// The store keeps nothing: what the slot has marked to be written need not be.
+    fn forgo(&self, slot: Slot);
 
     /// The store was opened anew after a failure: takes a new actor for all further updates.
     ///
@@ -123,7 +129,7 @@ struct Shared {
     config: CommitConfig,
     queue: Queue,
     writable: watch::Sender<bool>,
-    counts: CommitCounts,
+    counts: Arc<CommitCounts>,
     /// How the last flush went, once the writer has ended.
     flushed: watch::Sender<Option<Result<(), CommitError>>>,
 }
@@ -144,13 +150,15 @@ impl Committer {
             Durability::InKernel => Waking::Task,
             Durability::OnDisk => Waking::Thread,
         };
+        let counts = Arc::new(CommitCounts::default());
+        let unkept = (!store.keeps()).then(|| Unkept { source: source.clone(), counts: counts.clone() });
         let shared = Arc::new(Shared {
             store,
             source,
             config,
-            queue: Queue::new(config.changes_max, waking),
+            queue: Queue::new(config.changes_max, waking, unkept),
             writable: watch::Sender::new(true),
-            counts: CommitCounts::default(),
+            counts,
             flushed: watch::Sender::new(None),
         });
         let writer = Writer::new(shared.clone());

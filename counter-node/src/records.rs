@@ -62,6 +62,10 @@ impl RecordSource for Records {
         }
     }
 
+    fn forgo(&self, slot: Slot) {
+        self.table.slot(slot).forgo_unsaved();
+    }
+
     fn reopened(&self) -> Result<(), StoreError> {
         let actor = self.identity.renew()?;
         if let Some(protocol) = self.protocol.get().and_then(Weak::upgrade) {
@@ -125,9 +129,12 @@ fn counter_record(vector: &SlotVector, key: &Key) -> Record {
     Record { of: Change::of(key), bytes: vector.counter(key).as_ref().and_then(encode) }
 }
 
+/// What the record of a counter with two replicas' entries takes, about.
+const RECORD_BYTES: usize = 80;
+
 fn encode(record: &impl serde::Serialize) -> Option<Vec<u8>> {
-    // Encoding into memory has no way to fail for these types.
-    postcard::to_stdvec(record).ok()
+    // Encoding into memory has no way to fail for these types. There is room for what most counters are.
+    postcard::to_extend(record, Vec::with_capacity(RECORD_BYTES)).ok()
 }
 
 #[cfg(test)]

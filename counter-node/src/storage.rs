@@ -210,6 +210,11 @@ pub trait Store: Send + Sync {
     /// When the disk cannot take them, or the store broke earlier.
     fn commit(&self, records: &[Record], durability: Durability) -> Result<(), StoreError>;
 
+    /// Whether the store keeps what is committed. Where it does not, nothing need be.
+    fn keeps(&self) -> bool {
+        true
+    }
+
     /// Whether the next commit may take longer than handing bytes to the kernel does, even [`Durability::InKernel`]. It is
     /// then made on a thread that may block.
     fn may_wait(&self) -> bool {

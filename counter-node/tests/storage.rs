@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::id::ActorId;
+use counter_core::slot::Slot;
 use counter_node::commit::{CommitConfig, CommitError, Committer, RecordSource};
 use counter_node::storage::{Change, Fsync, Identity, Loaded, Record, Store, StoreConfig, StoreError, open as open_store};
 
@@ -56,6 +57,8 @@ impl RecordSource for Numbers {
             }
         }
     }
+
+    fn forgo(&self, _: Slot) {}
 
     fn reopened(&self) -> Result<(), StoreError> {
         let actor = self.identity.as_ref().unwrap().renew()?;

@@ -571,6 +571,14 @@ impl SlotVector {
         })
     }
 
+    /// Nothing is written to storage: what is marked to be need not be.
+    pub fn forgo_unsaved(&mut self) {
+        self.unsaved_generation = false;
+        if let Some(tokens) = &mut self.tokens {
+            tokens.forgo_unsaved();
+        }
+    }
+
     /// The write of what [`Self::take_unsaved_generation`] gave has failed: it is to be given again.
     pub fn mark_generation_unsaved(&mut self) {
         self.unsaved_generation = self.generation > Generation::default();

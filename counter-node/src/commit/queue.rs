@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::CommitError;
 use super::ticket::{Round, Ticket};
+use super::{CommitCounts, CommitError, RecordSource};
 use crate::storage::{Change, StoreError};
 
 /// The batch that gathers, and what the writer has to know besides.
@@ -42,6 +42,28 @@ pub(super) struct Queue {
     changes_max: usize,
     writable: AtomicBool,
     stopped: AtomicBool,
+    /// Set where the store keeps nothing: then nothing has to wait either.
+    unkept: Option<Unkept>,
+}
+
+/// What becomes of changes that no store keeps.
+pub(super) struct Unkept {
+    pub(super) source: Arc<dyn RecordSource>,
+    pub(super) counts: Arc<CommitCounts>,
+}
+
+impl Unkept {
+    fn submit(&self, changes: impl IntoIterator<Item = Change>) -> Ticket {
+        let (mut submitted, mut last) = (0, None);
+        for change in changes {
+            if last.replace(change.slot()) != Some(change.slot()) {
+                self.source.forgo(change.slot());
+            }
+            submitted += 1;
+        }
+        CommitCounts::add(&self.counts.changes, submitted);
+        Ticket::settled(Ok(()))
+    }
 }
 
 /// A batch that the writer has taken. Never lost without an outcome: if the writer panics, dropping it resolves it.
@@ -62,7 +84,7 @@ pub(super) enum Work<'a> {
 }
 
 impl Queue {
-    pub(super) fn new(changes_max: usize, waking: Waking) -> Self {
+    pub(super) fn new(changes_max: usize, waking: Waking, unkept: Option<Unkept>) -> Self {
         Self {
             gathering: Mutex::default(),
             waking,
@@ -72,6 +94,7 @@ impl Queue {
             changes_max,
             writable: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
+            unkept,
         }
     }
 
@@ -261,6 +284,9 @@ impl Permit<'_> {
     ///
     /// The ticket may be dropped: the changes are written all the same.
     pub fn submit(mut self, changes: impl IntoIterator<Item = Change>) -> Ticket {
+        if let Some(unkept) = &self.queue.unkept {
+            return unkept.submit(changes);
+        }
         let mut gathering = self.queue.lock();
         let before = gathering.changes.len();
         gathering.changes.extend(changes);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use counter_core::counter::Key;
 use counter_core::slot::{SLOTS, Slot};
+use futures::FutureExt as _;
 use futures::future::join_all;
 use proptest::prelude::*;
 
@@ -110,6 +111,7 @@ struct TestTable {
     panics: AtomicBool,
     /// A slot whose own record comes with the next records, unasked.
     unasked: Mutex<Option<Slot>>,
+    forgone: Mutex<Vec<Slot>>,
 }
 
 impl TestTable {
@@ -138,6 +140,10 @@ impl RecordSource for TestTable {
                 Change::Slot(slot) => into.extend(counters.keys().filter(|key| key.slot() == *slot).map(record)),
             }
         }
+    }
+
+    fn forgo(&self, slot: Slot) {
+        self.forgone.lock().unwrap().push(slot);
     }
 
     fn reopened(&self) -> Result<(), StoreError> {
@@ -395,15 +401,19 @@ fn a_panic_in_the_writer_leaves_nobody_waiting() {
 }
 
 #[test]
-fn a_memory_store_acknowledges_like_any_other() {
+fn a_memory_store_acknowledges_at_once_and_nothing_is_encoded_for_it() {
     on_runtime(async || {
         let table = Arc::new(TestTable::default());
         let config = CommitConfig::new(Fsync::Never);
         let committer = Committer::start(Arc::new(MemoryStore::default()), table.clone(), config).unwrap();
         let permit = committer.admit(1).unwrap();
         table.increment(&key("page"));
-        permit.submit([Change::of(&key("page"))]).await.unwrap();
-        assert_eq!(committer.counts().records.load(Ordering::Relaxed), 1);
+        assert!(matches!(permit.submit([Change::of(&key("page"))]).now_or_never(), Some(Ok(()))));
+        let counts = committer.counts();
+        assert_eq!((counts.changes.load(Ordering::Relaxed), counts.records.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!(*table.forgone.lock().unwrap(), [key("page").slot()]);
+        assert_eq!(committer.waiting(), 0);
+        committer.close().await.unwrap();
     });
 }
 

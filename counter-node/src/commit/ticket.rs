@@ -25,26 +25,48 @@ impl Round {
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
     }
+
+    fn poll(&self, place: &mut Option<usize>, context: &Context<'_>) -> Poll<Result<(), CommitError>> {
+        if let Some(outcome) = self.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcome) = self.outcome.get() {
+            return Poll::Ready(outcome.clone());
+        }
+        match place.and_then(|place| waiting.get_mut(place)) {
+            Some(waker) => waker.clone_from(context.waker()),
+            None => {
+                *place = Some(waiting.len());
+                waiting.push(context.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// An update's place in a batch. Resolves once the batch is durable, or has failed.
 #[derive(Debug)]
 #[must_use = "an update may be acknowledged only after its ticket has resolved"]
-pub struct Ticket {
-    round: Arc<Round>,
-    /// Where this ticket's waker is in the round's list.
-    place: Option<usize>,
+pub struct Ticket(State);
+
+#[derive(Debug)]
+enum State {
+    Settled(Result<(), CommitError>),
+    Waiting {
+        round: Arc<Round>,
+        /// Where this ticket's waker is in the round's list.
+        place: Option<usize>,
+    },
 }
 
 impl Ticket {
     pub(super) fn new(round: Arc<Round>) -> Self {
-        Self { round, place: None }
+        Self(State::Waiting { round, place: None })
     }
 
     pub(super) fn settled(outcome: Result<(), CommitError>) -> Self {
-        let round = Arc::new(Round::default());
-        round.resolve(outcome);
-        Self::new(round)
+        Self(State::Settled(outcome))
     }
 }
 
@@ -52,21 +74,9 @@ impl Future for Ticket {
     type Output = Result<(), CommitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(outcome) = self.round.outcome.get() {
-            return Poll::Ready(outcome.clone());
+        match &mut self.0 {
+            State::Settled(outcome) => Poll::Ready(outcome.clone()),
+            State::Waiting { round, place } => round.poll(place, context),
         }
-        let round = self.round.clone();
-        let mut waiting = round.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(outcome) = round.outcome.get() {
-            return Poll::Ready(outcome.clone());
-        }
-        match self.place.and_then(|place| waiting.get_mut(place)) {
-            Some(waker) => waker.clone_from(context.waker()),
-            None => {
-                self.place = Some(waiting.len());
-                waiting.push(context.waker().clone());
-            }
-        }
-        Poll::Pending
     }
 }

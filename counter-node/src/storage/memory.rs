@@ -22,6 +22,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn keeps(&self) -> bool {
+        false
+    }
+
     fn meta(&self, name: &str) -> Option<Vec<u8>> {
         self.values().get(name).cloned()
     }

@@ -562,6 +562,12 @@ impl Tokens {
         std::mem::take(&mut self.unsaved_floor).then_some(self.floor_ms)
     }
 
+    /// There is no storage to lack anything.
+    pub(super) fn forgo_unsaved(&mut self) {
+        self.unsaved.clear();
+        self.unsaved_floor = false;
+    }
+
     /// Forgets everything, and has it removed from storage.
     pub(super) fn clear(&mut self) {
         let mut unsaved = std::mem::take(&mut self.unsaved);
