@@ -68,6 +68,10 @@ impl From<&Reading> for Counter {
 
 /// A counter's answer in the wanted form. `page` is for the title of HTML, none for the whole site.
 pub(super) fn counter(reading: &Reading, form: Form, page: Option<&str>) -> Reply {
+    told(reading, form, page, NO_STORE)
+}
+
+fn told(reading: &Reading, form: Form, page: Option<&str>, cache_control: HeaderValue) -> Reply {
     let mut answer = match form {
         Form::Json => {
             let mut room = [0; JSON_BYTES_MAX];
@@ -77,7 +81,7 @@ pub(super) fn counter(reading: &Reading, form: Form, page: Option<&str>) -> Repl
         Form::Text => reply(StatusCode::OK, "text/plain; charset=utf-8", format!("{}\n", reading.count)),
         Form::Html => html::counter(page, &Counter::from(reading).updated_at.unwrap_or_default(), reading.count),
     };
-    finish(&mut answer, reading, NO_STORE);
+    finish(&mut answer, reading, cache_control);
     answer
 }
 
@@ -90,9 +94,8 @@ pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &
         finish(&mut answer, reading, NO_CACHE);
         answer
     } else {
-        counter(reading, form, page)
+        told(reading, form, page, NO_CACHE)
     };
-    answer.headers_mut().insert(CACHE_CONTROL, NO_CACHE);
     answer.headers_mut().insert(ETAG, tag);
     answer
 }

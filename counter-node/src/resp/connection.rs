@@ -127,16 +127,30 @@ impl Connection<'_> {
             }
             next = self.execute().await;
             self.resp.metrics.add(&mut self.figures);
-            tokio::select! {
-                biased;
-                written = timeout(WRITE_TIME, stream.write_all(&self.out.bytes)) => written??,
-                () = cut.cancelled() => return Ok(()),
+            let sent = self.send_now(stream)?;
+            if sent < self.out.len() {
+                tokio::select! {
+                    biased;
+                    written = timeout(WRITE_TIME, stream.write_all(&self.out.bytes[sent..])) => written??,
+                    () = cut.cancelled() => return Ok(()),
+                }
             }
             self.out.bytes.clear();
             self.out.bytes.shrink_to(BUFFER_BYTES_KEPT);
             if next == Next::Close {
                 return last_word(stream).await;
             }
+        }
+    }
+
+    /// Sends what the kernel takes, which is nearly always all: then there is no time to look at, and nothing to wait for.
+    fn send_now(&self, stream: &TcpStream) -> io::Result<usize> {
+        if self.out.bytes.is_empty() {
+            return Ok(0);
+        }
+        match stream.try_write(&self.out.bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            sent => sent,
         }
     }
 
