@@ -51,7 +51,7 @@ impl Server {
     /// Starts the server with some arguments more, and waits until it answers connections.
     pub(crate) fn start_with(self, args: &Args, more: &[&str]) -> anyhow::Result<Running> {
         let folder = tempfile::tempdir()?;
-        let [http, admin, peer, resp] = [free_address()?, free_address()?, free_address()?, free_address()?];
+        let [http, admin, peer, resp] = free_addresses()?;
         let mut command = pinned(0);
         match self {
             Self::BareHyper => {
@@ -141,6 +141,9 @@ impl Drop for Running {
     }
 }
 
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+/// All held until the last is found, so that no two are the same.
+fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    let listeners: Vec<TcpListener> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    addresses.try_into().map_err(|_| anyhow::anyhow!("no {N} free ports"))
 }
