@@ -1,5 +1,6 @@
 //! What storage keeps of the table: the encoding of its records, both ways.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock, Weak};
 
 use counter_core::counter::{Counter, Key};
@@ -76,8 +77,9 @@ impl RecordSource for Records {
 }
 
 /// One slot's records, read in one go: a generation goes together with every counter of the slot, and a token's record
-/// with the counter that its effect is in.
+/// with the counter that its effect is in. Each counter comes once.
 fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mut Vec<Record>) {
+    let first = into.len();
     let whole = changes.iter().any(|change| matches!(change, Change::Slot(_)));
     if whole {
         vector.mark_generation_unsaved();
@@ -95,20 +97,22 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
         into.push(Record { of: Change::Slot(slot), bytes: None });
         into.extend(vector.counters().map(|(key, counter)| Record { of: Change::of(&key.to_key()), bytes: encode(&counter) }));
     }
+    let mut tokens = Vec::new();
     for change in changes {
         match change {
             Change::Slot(_) => {}
             Change::Floor(slot) => into.push(floor_record(*slot, vector.floor_ms())),
             Change::Counter { key, .. } => into.push(counter_record(vector, key)),
-            Change::Token { name, .. } => token_records(slot, vector, name, vector.token(name), into),
+            Change::Token { name, .. } => tokens.push((*name, vector.token(name))),
         }
     }
     if let Some(floor_ms) = vector.take_unsaved_floor() {
         into.push(floor_record(slot, floor_ms));
     }
     // What any update of the slot has left, whoever asks: no counter is written without the records of what it holds.
-    for (name, record) in vector.take_unsaved_tokens() {
-        token_records(slot, vector, &name, record, into);
+    tokens.extend(vector.take_unsaved_tokens());
+    if !tokens.is_empty() {
+        push_tokens(slot, vector, tokens, first, into);
     }
 }
 
@@ -116,12 +120,27 @@ fn floor_record(slot: Slot, floor_ms: u64) -> Record {
     Record { of: Change::Floor(slot), bytes: (floor_ms > 0).then(|| floor_ms.to_le_bytes().to_vec()) }
 }
 
-/// A token's record and its counter's; without bytes, which removes it, when the token is forgotten.
-fn token_records(slot: Slot, vector: &SlotVector, name: &TokenName, record: Option<TokenRecord>, into: &mut Vec<Record>) {
-    if let Some(record) = &record {
-        into.push(counter_record(vector, &record.key));
+/// Tokens' records, without bytes, which removes them, where the token is forgotten; and their counters, but for those that
+/// stand in `into` already, from `first` on.
+fn push_tokens(
+    slot: Slot,
+    vector: &SlotVector,
+    tokens: Vec<(TokenName, Option<TokenRecord>)>,
+    first: usize,
+    into: &mut Vec<Record>,
+) {
+    let mut keys: HashSet<&Key> = tokens.iter().filter_map(|(_, record)| Some(&record.as_ref()?.key)).collect();
+    for record in &into[first..] {
+        if let Change::Counter { key, .. } = &record.of {
+            keys.remove(key);
+        }
     }
-    into.push(Record { of: Change::Token { slot, name: *name }, bytes: record.and_then(|record| encode(&record)) });
+    into.extend(keys.into_iter().map(|key| counter_record(vector, key)));
+    let record_of = |(name, record): &(TokenName, Option<TokenRecord>)| Record {
+        of: Change::Token { slot, name: *name },
+        bytes: record.as_ref().and_then(encode),
+    };
+    into.extend(tokens.iter().map(record_of));
 }
 
 /// The counter's record; without bytes, which removes it, when the table does not hold it.
@@ -143,6 +162,7 @@ mod tests {
     use counter_core::hlc::Hlc;
     use counter_core::id::ActorId;
     use counter_core::table::TableLimits;
+    use counter_core::token::Token;
 
     use super::*;
 
@@ -164,5 +184,26 @@ mod tests {
         assert_eq!(written(&changes[..1]), changes.clone().map(|change| (change, true)));
         table.clear(slot);
         assert_eq!(written(&changes), changes.map(|change| (change, false)));
+    }
+
+    #[test]
+    fn a_counter_is_written_once_with_however_many_of_its_tokens() {
+        let table = Table::new(1, TableLimits { counters: 9, memory_bytes: 1 << 20, tokens: 9, token_window_ms: 600_000 });
+        let key = Key::new(b"a").unwrap();
+        let slot = key.slot();
+        table.set_writer([slot], Some(ActorId { origin: 1, incarnation: 1 }));
+        for id in 0..3 {
+            table.apply(&key, Update::Increment(1), Some(&Token { id, made_ms: None }), Hlc(1)).unwrap();
+        }
+        let written = |changes: &[Change]| {
+            let mut records = Vec::new();
+            records_of(slot, &mut table.slot(slot), changes, &mut records);
+            let is_token = |record: &&Record| matches!(record.of, Change::Token { .. });
+            let tokens = records.iter().filter(is_token).count();
+            (tokens, records.iter().filter(|record| record.of == Change::of(&key)).count())
+        };
+        assert_eq!(written(&[Change::of(&key)]), (3, 1));
+        assert_eq!(written(&[Change::of(&key)]), (0, 1));
+        assert_eq!(written(&[Change::Slot(slot)]), (3, 1));
     }
 }
