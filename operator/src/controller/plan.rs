@@ -226,6 +226,16 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
 /// the cluster is.
 #[must_use]
 pub fn hold(observed: &Observed, stalled: Notice) -> Plan {
+    resting(observed, &Losses::default(), Some(stalled))
+}
+
+/// The same for a cluster whose spec can be planned, but is not to be acted on.
+fn paused(size: Size, stalled: Option<Notice>, observed: &Observed, losses: &Losses) -> Plan {
+    Plan { blocked: size.blocked, verdict: losses.verdict(), ..resting(observed, losses, stalled) }
+}
+
+/// Nothing but the recorded layout for those who do not act by it.
+fn resting(observed: &Observed, losses: &Losses, stalled: Option<Notice>) -> Plan {
     Plan {
         paused: true,
         cluster: observed.layout.as_ref().map(|layout| layout.cluster),
@@ -237,27 +247,6 @@ pub fn hold(observed: &Observed, stalled: Notice) -> Plan {
         publish: publish::publish(observed, &Step::Rest),
         blocked: None,
         verdict: None,
-        accepted: Vec::new(),
-        update_pending: None,
-        stalled: Some(stalled),
-        progress: None,
-        summary: Summary::of(observed, &Losses::default()),
-    }
-}
-
-/// Nothing but the recorded layout for those who do not act by it.
-fn paused(size: Size, stalled: Option<Notice>, observed: &Observed, losses: &Losses) -> Plan {
-    Plan {
-        paused: true,
-        cluster: observed.layout.as_ref().map(|layout| layout.cluster),
-        shards: BTreeMap::new(),
-        remove: Vec::new(),
-        resize: Vec::new(),
-        step: Step::Rest,
-        volumes: None,
-        publish: publish::publish(observed, &Step::Rest),
-        blocked: size.blocked,
-        verdict: losses.verdict(),
         accepted: Vec::new(),
         update_pending: None,
         stalled,
