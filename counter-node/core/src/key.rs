@@ -41,6 +41,11 @@ impl Key {
         Ok(Self(page.into()))
     }
 
+    /// The first of all keys in their order.
+    pub(crate) fn least() -> Self {
+        Self([0].into())
+    }
+
     /// A key, a page's or a virtual shard's, from the bytes that [`Self::as_bytes`] gave.
     ///
     /// # Errors

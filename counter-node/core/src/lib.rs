@@ -13,6 +13,7 @@ pub mod id;
 pub mod key;
 pub mod layout;
 pub mod message;
+pub mod presence;
 pub mod proof;
 pub mod replica;
 pub mod slot;

@@ -1,0 +1,338 @@
+//! Small clusters on a network that loses nothing: what holds when nothing goes wrong. The rest is the simulation's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::*;
+use crate::counter::Update;
+use crate::id::{ActorId, ClusterId, ShardId};
+use crate::layout::{LAYOUT_FORMAT, LayoutVersion, Move, MovePhase, Node, Shard};
+use crate::slot::{Slot, SlotRange};
+use crate::table::TableLimits;
+
+const LIMITS: TableLimits = TableLimits { counters: 1_000_000, memory_bytes: 1 << 30, tokens: 1_000, token_window_ms: 1_000 };
+
+pub(super) fn key(name: &str) -> Key {
+    Key::new(name.as_bytes()).unwrap()
+}
+
+fn name(shard: u16, replica: u16) -> NodeName {
+    NodeName::of("c", ShardId(shard), replica)
+}
+
+/// Slots in two halves, with so many replicas each; `moved` is the second half's place.
+fn layout(version: u64, shards: u16, replicas: u16, moves: Vec<Move>, moved: u16) -> Layout {
+    let node = |name: NodeName| Node { name, http: "h:1".into(), admin: "h:1".into(), peer: "h:1".into(), resp: None };
+    let (lower, upper): (SlotRange, SlotRange) = ("0-8191".parse().unwrap(), "8192-16383".parse().unwrap());
+    let shard = |number: u16| Shard {
+        shard: ShardId(number),
+        slots: [(0, lower), (moved, upper)].into_iter().filter(|(owner, _)| *owner == number).map(|(_, range)| range).collect(),
+        nodes: (0..replicas).map(|replica| node(name(number, replica))).collect(),
+    };
+    Layout {
+        format: LAYOUT_FORMAT,
+        cluster: ClusterId(1),
+        version: LayoutVersion(version),
+        shards: (0..shards).map(shard).collect(),
+        moves,
+        virtual_shards: Vec::new(),
+    }
+}
+
+struct Place {
+    presence: Presence,
+    viewers: Arc<Viewers>,
+    table: Table,
+    fed: BTreeMap<Key, FeedReading>,
+}
+
+struct Cluster {
+    now_ms: u64,
+    places: BTreeMap<NodeName, Place>,
+    on_way: VecDeque<(NodeName, NodeName, PresenceMessage)>,
+    sent: u64,
+}
+
+impl Cluster {
+    fn new(layout: &Layout) -> Self {
+        let mut cluster = Self { now_ms: 1_000, places: BTreeMap::new(), on_way: VecDeque::new(), sent: 0 };
+        for node in layout.nodes() {
+            cluster.start(&node.name, 1);
+        }
+        cluster.adopt(layout);
+        cluster
+    }
+
+    fn start(&mut self, name: &NodeName, start: u64) {
+        let viewers = Arc::new(Viewers::new(7));
+        let presence = Presence::new(name.clone(), start, PresenceConfig::default(), viewers.clone());
+        let place = Place { presence, viewers, table: Table::new(7, LIMITS), fed: BTreeMap::new() };
+        self.places.insert(name.clone(), place);
+    }
+
+    fn now(&self) -> Now {
+        Now { monotonic_ms: self.now_ms, wall_ms: self.now_ms }
+    }
+
+    fn at(&mut self, name: &NodeName, act: impl FnOnce(&mut Presence, &Table, Now) -> Vec<PresenceEffect>) {
+        let now = self.now();
+        let Some(place) = self.places.get_mut(name) else { return };
+        for effect in act(&mut place.presence, &place.table, now) {
+            match effect {
+                PresenceEffect::Send { to, message } => {
+                    self.sent += 1;
+                    self.on_way.push_back((name.clone(), to, message));
+                }
+                PresenceEffect::Fed { readings } => place.fed.extend(readings),
+            }
+        }
+    }
+
+    fn adopt(&mut self, layout: &Layout) {
+        for name in self.names() {
+            self.at(&name, |presence, table, now| presence.adopt_layout(table, now, layout));
+        }
+    }
+
+    fn names(&self) -> Vec<NodeName> {
+        self.places.keys().cloned().collect()
+    }
+
+    fn deliver(&mut self) {
+        while let Some((from, to, message)) = self.on_way.pop_front() {
+            let bytes = postcard::to_stdvec(&message).unwrap();
+            assert!(bytes.len() < 300 << 10, "{} bytes", bytes.len());
+            let message = postcard::from_bytes(&bytes).unwrap();
+            self.at(&to, |presence, table, now| presence.handle_messages(table, now, &from, vec![message]));
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            self.now_ms += 50;
+            for name in self.names() {
+                self.at(&name, |presence, table, now| presence.handle_tick(table, now));
+            }
+            self.deliver();
+        }
+    }
+
+    fn set(&mut self, at: &NodeName, page: &str, sessions: u32) {
+        self.at(at, |presence, table, now| {
+            presence.set_sessions(&key(page), sessions, now);
+            presence.flush(table, now)
+        });
+        self.deliver();
+    }
+
+    fn seen(&self, page: &str, shard: u16) -> Vec<Option<u64>> {
+        let replicas = self.places.iter().filter(|(name, _)| name.0.starts_with(&format!("c-{shard}-")));
+        replicas.map(|(_, place)| place.viewers.read(&key(page)).map(|seen| seen.viewers)).collect()
+    }
+}
+
+/// A page in the lower half of the slots, and one in the upper.
+fn pages() -> (&'static str, &'static str) {
+    let of =
+        |upper: bool| ["a", "b", "c", "d", "e"].into_iter().find(|page| (key(page).slot().number() >= 8192) == upper).unwrap();
+    (of(false), of(true))
+}
+
+#[test]
+fn a_node_alone_knows_its_viewers_at_once() {
+    let mut cluster = Cluster::new(&layout(1, 1, 1, vec![], 0));
+    cluster.run(100);
+    cluster.set(&name(0, 0), "a", 2);
+    assert_eq!(cluster.seen("a", 0), [Some(2)]);
+    let place = &cluster.places[&name(0, 0)];
+    assert_eq!(place.viewers.total(key("a").slot()), Some(2));
+    assert_eq!(place.fed[&key("a")].viewers, 2);
+    assert!(cluster.on_way.is_empty());
+}
+
+#[test]
+fn sessions_on_any_node_are_seen_at_all_replicas_and_told_to_all_watchers() {
+    let mut cluster = Cluster::new(&layout(1, 2, 3, vec![], 1));
+    cluster.run(200);
+    let (lower, _) = pages();
+    for (place, sessions) in [((0, 0), 1), ((0, 1), 2), ((1, 2), 4)] {
+        cluster.set(&name(place.0, place.1), lower, sessions);
+    }
+    cluster.at(&name(1, 0), |presence, table, now| {
+        presence.set_watched(&key(lower), true);
+        presence.flush(table, now)
+    });
+    cluster.run(200);
+    assert_eq!(cluster.seen(lower, 0), [Some(7); 3]);
+    assert_eq!(cluster.seen(lower, 1), [None; 3], "its slot is not theirs");
+    for watcher in [(0, 0), (0, 1), (1, 2), (1, 0)] {
+        assert_eq!(cluster.places[&name(watcher.0, watcher.1)].fed[&key(lower)].viewers, 7, "{watcher:?}");
+    }
+    cluster.set(&name(1, 2), lower, 0);
+    cluster.run(100);
+    assert_eq!(cluster.seen(lower, 0), [Some(3); 3]);
+}
+
+#[test]
+fn a_tally_that_changes_is_told_to_watchers() {
+    let mut cluster = Cluster::new(&layout(1, 1, 3, vec![], 0));
+    cluster.run(200);
+    let watcher = name(0, 1);
+    cluster.set(&watcher, "a", 1);
+    let feeder = cluster.places[&watcher].presence.owner.watchers.in_slot(key("a").slot());
+    assert_eq!(feeder.len(), 1, "a replica feeds itself");
+    let place = cluster.places.get_mut(&watcher).unwrap();
+    place.table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
+    place.table.apply(&key("a"), Update::Increment(5), None, crate::hlc::Hlc(9)).unwrap();
+    assert!(place.viewers.is_watched(key("a").slot()));
+    place.presence.changed([&key("a")]);
+    cluster.run(100);
+    let reading = cluster.places[&watcher].fed[&key("a")];
+    assert_eq!((reading.tally, reading.viewers), (5, 1));
+}
+
+#[test]
+fn a_dead_gateway_is_counted_for_its_lease_and_a_leaving_one_is_not() {
+    let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 1));
+    cluster.run(200);
+    let (lower, _) = pages();
+    cluster.set(&name(1, 0), lower, 3);
+    cluster.set(&name(1, 1), lower, 4);
+    cluster.run(1_000);
+    cluster.places.remove(&name(1, 0));
+    cluster.run(3_000);
+    assert_eq!(cluster.seen(lower, 0), [Some(7); 2]);
+    cluster.run(2_100);
+    assert_eq!(cluster.seen(lower, 0), [Some(4); 2]);
+    cluster.at(&name(1, 1), |presence, table, now| presence.farewell(table, now));
+    cluster.deliver();
+    assert_eq!(cluster.seen(lower, 0), [Some(0); 2]);
+    // The other replica of its own shard is dead: nothing awaits that for longer than a lease.
+    assert!(!cluster.places[&name(1, 1)].presence.has_left(cluster.now()));
+    cluster.run(5_000);
+    assert!(cluster.places[&name(1, 1)].presence.has_left(cluster.now()));
+}
+
+#[test]
+fn a_replica_that_starts_anew_knows_nothing_until_it_knows_all() {
+    let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 1));
+    cluster.run(200);
+    let (lower, _) = pages();
+    for gateway in [(0, 0), (1, 0), (1, 1)] {
+        cluster.set(&name(gateway.0, gateway.1), lower, 2);
+    }
+    cluster.run(200);
+    cluster.start(&name(0, 1), 2);
+    let whole = layout(1, 2, 2, vec![], 1);
+    cluster.at(&name(0, 1), |presence, table, now| presence.adopt_layout(table, now, &whole));
+    assert_eq!(cluster.seen(lower, 0), [Some(6), None]);
+    cluster.run(150);
+    // Its own former start is still under its lease at the sibling: what that had here is not known otherwise.
+    assert_eq!(cluster.seen(lower, 0), [Some(6), Some(6)]);
+}
+
+#[test]
+fn slots_that_move_are_known_before_and_after() {
+    let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 0));
+    cluster.run(200);
+    let (_, upper) = pages();
+    for (number, gateway) in [(0, 0), (1, 0), (1, 1)].into_iter().enumerate() {
+        cluster.set(&name(gateway.0, gateway.1), upper, u32::try_from(number).unwrap() + 1);
+    }
+    assert_eq!((cluster.seen(upper, 0), cluster.seen(upper, 1)), (vec![Some(6); 2], vec![None; 2]));
+    let half = || vec!["8192-16383".parse().unwrap()];
+    let moving = |phase| vec![Move { from: ShardId(0), to: ShardId(1), slots: half(), phase }];
+    cluster.adopt(&layout(2, 2, 2, moving(MovePhase::Copying), 0));
+    cluster.run(150);
+    assert_eq!((cluster.seen(upper, 0), cluster.seen(upper, 1)), (vec![Some(6); 2], vec![Some(6); 2]));
+    cluster.adopt(&layout(3, 2, 2, moving(MovePhase::Flipped), 1));
+    cluster.set(&name(0, 0), upper, 5);
+    cluster.run(100);
+    assert_eq!(cluster.seen(upper, 1), [Some(10); 2]);
+    cluster.adopt(&layout(4, 2, 2, vec![], 1));
+    cluster.run(150);
+    assert_eq!((cluster.seen(upper, 0), cluster.seen(upper, 1)), (vec![None; 2], vec![Some(10); 2]));
+    let top = cluster.places[&name(1, 1)].viewers.top(3, b"");
+    assert_eq!(top, [(key(upper), 10)]);
+    assert!(cluster.places[&name(0, 1)].viewers.top(3, b"").is_empty());
+}
+
+#[test]
+fn a_long_ledger_goes_out_in_parts_and_is_seen_as_a_whole() {
+    let mut cluster = Cluster::new(&layout(1, 2, 1, vec![], 0));
+    cluster.run(200);
+    let gateway = name(1, 0);
+    let pages: Vec<Key> = (0..20_000).map(|number| key(&format!("page-{number}"))).collect();
+    cluster.at(&gateway, |presence, table, now| {
+        pages.iter().for_each(|page| presence.set_sessions(page, 1, now));
+        presence.flush(table, now)
+    });
+    cluster.deliver();
+    let viewers = &cluster.places[&name(0, 0)].viewers;
+    assert_eq!(Slot::all().map(|slot| viewers.total(slot).unwrap()).sum::<u64>(), 20_000);
+    assert_eq!(viewers.top(2, b"page-1999"), [(key("page-1999"), 1), (key("page-19990"), 1)]);
+}
+
+#[test]
+fn who_differs_begins_anew() {
+    let mut cluster = Cluster::new(&layout(1, 2, 1, vec![], 0));
+    cluster.run(200);
+    let (gateway, owner) = (name(1, 0), name(0, 0));
+    cluster.set(&gateway, "a", 3);
+    // A change that the gateway knows nothing of.
+    let id = cluster.places[&gateway].presence.id().clone();
+    let place = cluster.places.get_mut(&owner).unwrap();
+    let number = place.presence.owner.known(&id).unwrap();
+    let held = &mut place.presence.owner.gateways.get_mut(&number).unwrap().copies;
+    let reached = held.reached().unwrap();
+    let change = Change { sequence: reached.upto, key: key("b"), state: PageState { sessions: 9, ..PageState::default() } };
+    let delta = Delta { base: reached.base, after: 0, upto: reached.upto + 1, head: reached.upto + 9, changes: vec![change] };
+    held.take(delta, LayoutVersion(1), 9);
+    cluster.run(50);
+    cluster.set(&gateway, "c", 1);
+    cluster.set(&gateway, "c", 2);
+    cluster.run(2_000);
+    let place = &cluster.places[&owner];
+    let (ledger, _) = place.presence.owner.gateways[&number].copies.shown().unwrap();
+    assert!(ledger.get(&(key("b").slot(), key("b"))).is_none());
+    assert_eq!(ledger.len(), 2);
+}
+
+#[test]
+fn a_quiet_cluster_says_little() {
+    let mut cluster = Cluster::new(&layout(1, 2, 3, vec![], 1));
+    cluster.run(6_000);
+    let before = cluster.sent;
+    cluster.run(10_000);
+    let per_second = (cluster.sent - before) / 10;
+    // 6 nodes each renew at 5 others, which answer; 6 tell 2 siblings at most each 100 ms.
+    assert!(per_second <= 60 + 120, "{per_second} messages a second");
+}
+
+#[test]
+fn unique_viewers_are_people_and_not_tabs() {
+    let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 0));
+    cluster.run(200);
+    let unique = |cluster: &Cluster| cluster.places[&name(0, 1)].viewers.unique(&key("a")).unwrap();
+    assert_eq!(unique(&cluster), (0, false));
+    for gateway in [name(0, 0), name(1, 0)] {
+        cluster.at(&gateway, |presence, table, now| {
+            presence.set_sessions(&key("a"), 3, now);
+            [7, 7].into_iter().for_each(|user| presence.name_came(&key("a"), user, now));
+            presence.flush(table, now)
+        });
+    }
+    cluster.deliver();
+    assert_eq!(unique(&cluster), (3, false), "one person in four tabs, and two sessions without a name");
+    cluster.at(&name(1, 0), |presence, table, now| {
+        presence.set_sessions(&key("a"), 1_000, now);
+        (0..1_000_u64).for_each(|user| presence.name_came(&key("a"), user.wrapping_mul(0x9e37_79b9_7f4a_7c15), now));
+        presence.flush(table, now)
+    });
+    cluster.run(1_200);
+    let (people, is_estimate) = unique(&cluster);
+    assert!(is_estimate && people.abs_diff(1_001) < 100, "{people}");
+    cluster.set(&name(1, 0), "a", 0);
+    cluster.run(100);
+    assert_eq!(unique(&cluster), (2, false));
+}
