@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use counter_core::counter::Key;
 use counter_core::forward::{
-    Answer, Failure, ForwardEffect, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, ItemResult, NotApplied, Operation,
-    Outcome, Received, Ticket, UpdateItem,
+    Answer, Failure, ForwardEffect, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, ItemResult, Marked, NotApplied,
+    Operation, Outcome, ReadItem, Received, Ticket, UpdateItem,
 };
 use counter_core::id::NodeName;
+use counter_core::marks::Mark;
 use counter_core::message::Envelope;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -86,13 +87,15 @@ impl Forwarding {
     }
 
     /// Has a counter updated or read by another node. Its limits of queue and time are the forwarder's.
-    pub async fn submit(&self, key: Key, operation: Operation) -> Forwarded {
+    /// `marks`: of a client that keeps them.
+    pub async fn submit(&self, key: Key, operation: Operation, marks: Option<Vec<Mark>>) -> Forwarded {
         let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
         let (sender, answer) = oneshot::channel();
         lock(&self.waiting).insert(ticket, sender);
-        self.drive(|forwarder, now_ms| match operation {
-            Operation::Update(attempt) => forwarder.submit(now_ms, key, attempt, ticket),
-            Operation::Read => forwarder.submit_read(now_ms, key, ticket),
+        self.drive(|forwarder, now_ms| match (marks, operation) {
+            (Some(marks), operation) => forwarder.submit_marked(now_ms, Marked { key, operation, marks }, ticket),
+            (None, Operation::Update(attempt)) => forwarder.submit(now_ms, key, attempt, ticket),
+            (None, Operation::Read) => forwarder.submit_read(now_ms, key, ticket),
         });
         // The sender goes only when the process ends, and then nobody is told anything any more.
         answer.await.unwrap_or(Forwarded::Outcome(Outcome::Unknown))
@@ -129,7 +132,7 @@ impl Forwarding {
         let received = lock(&self.inbox).receive(request);
         let answer = match received {
             Received::Answer(answer) => answer,
-            Received::Read { keys } => Answer::Results(keys.iter().map(|key| self.read_here(key)).collect()),
+            Received::Read { reads } => Answer::Results(reads.iter().map(|read| self.read_here(read)).collect()),
             Received::Apply { session, message, updates } => {
                 let (this, waits) = (self.myself.upgrade(), updates.len());
                 // In a task of its own: should the connection break, what was begun still ends, and is remembered.
@@ -154,12 +157,16 @@ impl Forwarding {
         self.owner.update_many(updates).await
     }
 
-    fn read_here(&self, key: &Key) -> ItemResult {
+    /// At once: who has to wait for what a client has written would hold up all that came in the same message.
+    fn read_here(&self, ReadItem { key, marks }: &ReadItem) -> ItemResult {
         if !self.protocol.is_serving() {
             return ItemResult::NotApplied(NotApplied::NotReady);
         }
         if !self.protocol.serves(key.slot()) {
             return ItemResult::NotApplied(NotApplied::NotOwner);
+        }
+        if !marks.is_empty() && !self.owner.table.has_seen(key, marks) {
+            return ItemResult::NotApplied(NotApplied::Behind);
         }
         self.owner.read(key)
     }

@@ -14,6 +14,7 @@ mod html;
 mod idempotency;
 mod negotiate;
 pub mod openapi;
+mod own_writes;
 mod page;
 mod problem;
 mod query;

@@ -24,6 +24,7 @@ use crate::forwarding::{self, Forwarding};
 use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
 use crate::http::{self, Api, RequestLimits};
+use crate::own_writes::Seen;
 use crate::owner::Owner;
 use crate::pages::{NodePages, Pages};
 use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
@@ -278,6 +279,7 @@ impl Node {
             owner,
             forwarding: forwarding.clone(),
             site,
+            seen: Seen::new(table.clone(), protocol.clone()),
         });
         let pages = Arc::new(Pages::new(router.clone(), protocol.clone()));
         let status = StatusSource {

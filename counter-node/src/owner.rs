@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
-use counter_core::forward::{ItemResult, NotApplied, UpdateItem};
+use counter_core::forward::{ItemResult, NotApplied, Replayed, UpdateItem};
+use counter_core::marks::Mark;
 use counter_core::replica::Acks;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
@@ -54,10 +55,21 @@ impl Owner {
         };
         let mut changed = Vec::with_capacity(updates.len());
         let mut results = Vec::with_capacity(updates.len());
-        for UpdateItem { key, update, token } in updates {
+        let mut marked = Vec::new();
+        for UpdateItem { key, update, token, marks } in updates {
             let slot = key.slot();
-            results.push(match self.table.apply_in(slot, (&key).into(), update, token.as_ref(), self.clock.tick()) {
-                Ok(applied) => {
+            if marks.as_ref().is_some_and(|marks| !self.table.has_seen(&key, marks)) {
+                results.push(ItemResult::NotApplied(NotApplied::Behind));
+                continue;
+            }
+            let now = self.clock.tick();
+            let applied = match marks {
+                None => self.table.apply_in(slot, (&key).into(), update, token.as_ref(), now).map(|applied| (applied, None)),
+                Some(_) => self.table.apply_marked((&key).into(), update, token.as_ref(), now),
+            };
+            results.push(match applied {
+                Ok((applied, mark)) => {
+                    marked.extend(mark.map(|mark| (results.len(), mark)));
                     // Commits are in order: what is said to have been counted before is durable when this is.
                     changed.extend(applied.changed.then_some((slot, key)));
                     result_of(&applied)
@@ -70,6 +82,9 @@ impl Owner {
             for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_) | ItemResult::Replayed(_))) {
                 *result = ItemResult::Unknown;
             }
+        }
+        for (place, mark) in marked {
+            results[place] = with_mark(results[place], mark);
         }
         results
     }
@@ -107,6 +122,15 @@ impl Owner {
                 self.protocol.await_quorum(keys, QUORUM_TIMEOUT).await
             }
         }
+    }
+}
+
+/// What was applied, with the mark that its client asked for.
+fn with_mark(result: ItemResult, mark: Mark) -> ItemResult {
+    match result {
+        ItemResult::Done(reading) => ItemResult::Marked { reading, replayed: Replayed::No, mark },
+        ItemResult::Replayed(reading) => ItemResult::Marked { reading, replayed: Replayed::Yes, mark },
+        other => other,
     }
 }
 

@@ -11,14 +11,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use counter_core::id::ClusterId;
 use counter_core::key::Key;
 use counter_core::layout::Spread;
+use counter_core::marks::MARKS_MAX;
 use counter_core::vector;
 use futures::future::join_all;
 use rand::seq::IndexedRandom as _;
 
 use crate::http::Backend;
 use crate::lock::lock;
+use crate::own_writes::OwnWrites;
 use crate::protocol::Protocol;
 use crate::router::{Action, Detailed, Failure, Reading, Router, Write};
 
@@ -64,21 +67,21 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         Self { counters, placement, remembered: Mutex::default() }
     }
 
-    async fn update_spread(&self, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
+    async fn update_spread(&self, writes: &OwnWrites, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
         match write.action {
-            Action::Increment(_) | Action::Decrement(_) => self.update_one(page, write, spread).await,
-            Action::Reset => self.update_all(parts(page, spread), |_| write).await,
+            Action::Increment(_) | Action::Decrement(_) => self.update_one(writes, page, write, spread).await,
+            Action::Reset => self.update_all(writes, parts(page, spread), |_| write).await,
             // Each part is set, and answers with what that replaced; so the sum is exact.
             Action::Set(_) => {
                 let zero = Write { action: Action::Set(0), ..write };
-                self.update_all(parts(page, spread), |key| if key.is_virtual_shard() { zero } else { write }).await
+                self.update_all(writes, parts(page, spread), |key| if key.is_virtual_shard() { zero } else { write }).await
             }
         }
     }
 
     /// Applies the update under one key, and sums what that came to with all others.
-    async fn update_one(&self, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
-        let known = self.know_all(page, spread).await.map_err(not_applied)?;
+    async fn update_one(&self, writes: &OwnWrites, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
+        let known = self.know_all(writes, page, spread).await.map_err(not_applied)?;
         // A token is known under the key where it was counted. The page's own is the one that stays whatever the layout says.
         let mut candidates = if write.token.is_some() { vec![page.clone()] } else { candidates(page, spread) };
         let mut failed = None;
@@ -86,15 +89,17 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             let Some(key) = self.pick(&mut candidates) else { break };
             let others = parts(page, spread).filter(|part| *part != key).map(async |part| {
                 let last = known.get(&part).copied();
-                self.read_part(part).await.or_else(|failure| last.ok_or(failure))
+                self.read_part(writes, part).await.or_else(|failure| last.ok_or(failure))
             });
-            let (updated, others) = futures::join!(self.counters.update(key.clone(), write), join_all(others));
+            let (updated, others) = futures::join!(self.counters.update_after(writes, key.clone(), write), join_all(others));
             match updated {
                 Ok(updated) => {
                     let total = sum(others.into_iter().flatten().chain([updated]));
                     return Ok(Reading { replayed: updated.replayed, ..total });
                 }
-                Err(failure @ (Failure::NotApplied { .. } | Failure::ReadOnly { .. })) => failed = Some(failure),
+                Err(failure @ (Failure::NotApplied { .. } | Failure::ReadOnly { .. } | Failure::Behind { .. })) => {
+                    failed = Some(failure)
+                }
                 Err(failure) => return Err(failure),
             }
         }
@@ -102,13 +107,15 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             .unwrap_or_else(|| Failure::NotApplied { reason: "no virtual shard takes updates".to_owned(), retry_after_s: 1 }))
     }
 
-    /// A reading of every part that is elsewhere: remembered, or else asked for now.
-    async fn know_all(&self, page: &Key, spread: Spread) -> Result<HashMap<Key, Reading>, Failure> {
-        let elsewhere: Vec<Key> = parts(page, spread).filter(|key| !self.placement.is_here(key)).collect();
+    /// A reading of every part that is elsewhere: remembered, or else asked for now. Of what the client has written itself one that
+    /// shows that.
+    async fn know_all(&self, writes: &OwnWrites, page: &Key, spread: Spread) -> Result<HashMap<Key, Reading>, Failure> {
+        let may_fail = |key: &Key| !self.placement.is_here(key) || writes.names(key);
+        let elsewhere: Vec<Key> = parts(page, spread).filter(may_fail).collect();
         let readings = join_all(elsewhere.into_iter().map(async |key| {
-            let reading = match self.recall(&key) {
+            let reading = match self.recall(&key).filter(|_| !writes.names(&key)) {
                 Some((reading, _)) => reading,
-                None => self.read_part(key.clone()).await?,
+                None => self.read_part(writes, key.clone()).await?,
             };
             Ok((key, reading))
         }));
@@ -116,10 +123,24 @@ impl<B: Backend, P: Placement> Pages<B, P> {
     }
 
     /// Updates every part. The sum is of what they answered.
-    async fn update_all(&self, keys: impl Iterator<Item = Key>, of: impl Fn(&Key) -> Write) -> Result<Reading, Failure> {
-        let updates = keys.map(|key| {
+    async fn update_all(
+        &self,
+        writes: &OwnWrites,
+        keys: impl Iterator<Item = Key>,
+        of: impl Fn(&Key) -> Write,
+    ) -> Result<Reading, Failure> {
+        let keys: Vec<Key> = keys.collect();
+        if writes.are_told() && keys.len() > MARKS_MAX {
+            return Err(Failure::TooManyMarks { counters: keys.len(), limit: MARKS_MAX });
+        }
+        // Before anything is applied: none of them is to be refused then because it does not show the client's own writes.
+        let written = keys.iter().filter(|key| writes.names(key)).map(|key| self.counters.read_after(writes, key.clone()));
+        for reading in join_all(written).await {
+            reading.map_err(not_applied)?;
+        }
+        let updates = keys.into_iter().map(|key| {
             let write = of(&key);
-            self.counters.update(key, write)
+            self.counters.update_after(writes, key, write)
         });
         let results = join_all(updates).await;
         let applied = results.iter().filter(|result| result.is_ok()).count();
@@ -135,36 +156,38 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         }
     }
 
-    async fn read_page(&self, page: Key) -> Result<Reading, Failure> {
+    async fn read_page(&self, writes: &OwnWrites, page: Key) -> Result<Reading, Failure> {
         let spread = self.placement.spread(&page);
         if spread.ever_count == 0 {
-            return self.counters.read(page).await;
+            return self.counters.read_after(writes, page).await;
         }
-        let readings = join_all(parts(&page, spread).map(|key| self.read_part(key))).await;
+        let readings = join_all(parts(&page, spread).map(|key| self.read_part(writes, key))).await;
         Ok(sum(readings.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
 
-    /// What a part says; or what it said last, if it does not answer.
-    async fn read_part(&self, key: Key) -> Result<Reading, Failure> {
-        match self.counters.read(key.clone()).await {
+    /// What a part says; or what it said last, if it does not answer and the client has not written it itself.
+    async fn read_part(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
+        match self.counters.read_after(writes, key.clone()).await {
             Ok(reading) => {
                 if !self.placement.is_here(&key) {
                     self.remember(key, reading);
                 }
                 Ok(reading)
             }
+            Err(failure) if writes.names(&key) => Err(failure),
             Err(failure) => self.recall(&key).map(|(reading, _)| reading).ok_or(failure),
         }
     }
 
-    async fn read_part_detailed(&self, key: Key) -> Result<Detailed, Failure> {
-        match self.counters.read_detailed(key.clone()).await {
+    async fn read_part_detailed(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
+        match self.counters.read_detailed_after(writes, key.clone()).await {
             Ok(detailed) => {
                 if !self.placement.is_here(&key) {
                     self.remember(key, detailed.reading);
                 }
                 Ok(detailed)
             }
+            Err(failure) if writes.names(&key) => Err(failure),
             Err(failure) => {
                 let (reading, staleness_ms) = self.recall(&key).ok_or(failure)?;
                 Ok(Detailed { reading, staleness_ms, replicas: 0, alone: false })
@@ -196,45 +219,45 @@ impl<B: Backend, P: Placement> Pages<B, P> {
 }
 
 impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
-    async fn update(&self, page: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+    async fn update_after(&self, writes: &OwnWrites, page: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
         let write = write.into();
         match self.placement.spread(&page) {
-            Spread { ever_count: 0, .. } => self.counters.update(page, write).await,
-            spread => self.update_spread(&page, write, spread).await,
+            Spread { ever_count: 0, .. } => self.counters.update_after(writes, page, write).await,
+            spread => self.update_spread(writes, &page, write, spread).await,
         }
     }
 
-    async fn read(&self, page: Key) -> Result<Reading, Failure> {
-        self.read_page(page).await
+    async fn read_after(&self, writes: &OwnWrites, page: Key) -> Result<Reading, Failure> {
+        self.read_page(writes, page).await
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+    async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
         if updates.iter().all(|(page, _)| self.placement.spread(page).ever_count == 0) {
-            return self.counters.update_many(updates).await;
+            return self.counters.update_many_after(writes, updates).await;
         }
         let is_plain = |(_, (page, _)): &(usize, (Key, Write))| self.placement.spread(page).ever_count == 0;
         let (plain, spread): (Vec<_>, Vec<_>) = updates.into_iter().enumerate().partition(is_plain);
         let (places, plain): (Vec<usize>, Vec<(Key, Write)>) = plain.into_iter().unzip();
-        let spread = spread.into_iter().map(async |(place, (page, write))| (place, self.update(page, write).await));
-        let (plain, spread) = futures::join!(self.counters.update_many(plain), join_all(spread));
+        let spread = spread.into_iter().map(async |(place, (page, write))| (place, self.update_after(writes, page, write).await));
+        let (plain, spread) = futures::join!(self.counters.update_many_after(writes, plain), join_all(spread));
         let mut results: Vec<_> = places.into_iter().zip(plain).chain(spread).collect();
         results.sort_unstable_by_key(|(place, _)| *place);
         results.into_iter().map(|(_, result)| result).collect()
     }
 
-    async fn read_many(&self, pages: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+    async fn read_many_after(&self, writes: &OwnWrites, pages: Vec<Key>) -> Vec<Result<Reading, Failure>> {
         if pages.iter().all(|page| self.placement.spread(page).ever_count == 0) {
-            return self.counters.read_many(pages).await;
+            return self.counters.read_many_after(writes, pages).await;
         }
-        join_all(pages.into_iter().map(|page| self.read_page(page))).await
+        join_all(pages.into_iter().map(|page| self.read_page(writes, page))).await
     }
 
-    async fn read_detailed(&self, page: Key) -> Result<Detailed, Failure> {
+    async fn read_detailed_after(&self, writes: &OwnWrites, page: Key) -> Result<Detailed, Failure> {
         let spread = self.placement.spread(&page);
         if spread.ever_count == 0 {
-            return self.counters.read_detailed(page).await;
+            return self.counters.read_detailed_after(writes, page).await;
         }
-        let parts = join_all(parts(&page, spread).map(|key| self.read_part_detailed(key))).await;
+        let parts = join_all(parts(&page, spread).map(|key| self.read_part_detailed(writes, key))).await;
         let parts = parts.into_iter().collect::<Result<Vec<Detailed>, Failure>>()?;
         // As fresh as its least fresh part, with as many replicas behind it as behind the part that has fewest.
         Ok(Detailed {
@@ -251,6 +274,10 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
 
     fn pages(&self, limit: usize) -> Vec<Key> {
         self.counters.pages(limit)
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        self.counters.cluster()
     }
 }
 

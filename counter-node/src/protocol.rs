@@ -17,6 +17,7 @@ use counter_core::replica::{CommitMark, Effect, Freshness, Now, PersistId, Repli
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::Table;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -114,6 +115,7 @@ pub struct Protocol {
     unsaved_layout: Mutex<Option<Arc<Layout>>>,
     layout_came: Notify,
     durable_layout: watch::Sender<Option<LayoutId>>,
+    merged: Notify,
 }
 
 impl Protocol {
@@ -129,6 +131,7 @@ impl Protocol {
             unsaved_layout: Mutex::default(),
             layout_came: Notify::new(),
             durable_layout: watch::Sender::new(None),
+            merged: Notify::new(),
         });
         drop(protocol.drive(None, |_, _, _| effects));
         protocol
@@ -178,7 +181,9 @@ impl Protocol {
     /// Takes an envelope in. Returns what is to be said to its sender at once.
     pub fn receive(&self, envelope: Envelope) -> Vec<Message> {
         let sender = envelope.header.from.clone();
-        self.drive(Some(&sender), |replica, table, now| replica.handle_envelope(table, now, envelope))
+        let replies = self.drive(Some(&sender), |replica, table, now| replica.handle_envelope(table, now, envelope));
+        self.merged.notify_waiters();
+        replies
     }
 
     /// A layout from the operator.
@@ -254,6 +259,11 @@ impl Protocol {
             return false;
         }
         tokio::time::timeout(timeout, durable.wait_for(is_settled)).await.is_ok_and(|settled| settled.is_ok())
+    }
+
+    /// Ends when another node's next messages have been taken in, which is where anything is merged.
+    pub fn merged(&self) -> Notified<'_> {
+        self.merged.notified()
     }
 
     /// A further incarnation is durable.

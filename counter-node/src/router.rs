@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
-use counter_core::forward::{Attempt, ItemResult, NotApplied, Operation, Outcome, UpdateItem};
+use counter_core::forward::{Attempt, ItemResult, NotApplied, Operation, Outcome, ReadItem, Replayed, UpdateItem};
 use counter_core::hlc::Hlc;
+use counter_core::id::ClusterId;
+use counter_core::marks::Mark;
 use counter_core::replica::Freshness;
 use counter_core::slot::Slot;
 use counter_core::token::Token;
@@ -17,6 +19,7 @@ use futures::future::join_all;
 
 use crate::details::{Detail, Details};
 use crate::forwarding::{Forwarded, Forwarding};
+use crate::own_writes::{OwnWrites, SEEN_WAITS_MAX, Seen, UNTOLD};
 use crate::owner::Owner;
 use crate::protocol::Protocol;
 use crate::site::Site;
@@ -94,6 +97,10 @@ pub enum Failure {
     NotApplied { reason: String, retry_after_s: u32 },
     /// The owner's storage cannot write; nothing was changed.
     ReadOnly { reason: String, retry_after_s: u32 },
+    /// What the client has written earlier does not show yet where it was looked for; nothing was changed.
+    Behind { reason: String, retry_after_s: u32 },
+    /// The client asks to remember more counters than it can: those of one page, spread over so many. Nothing was changed.
+    TooManyMarks { counters: usize, limit: usize },
     /// The update may or may not count.
     OutcomeUnknown { reason: String },
     /// The update would leave the range of the number; nothing was changed.
@@ -121,6 +128,7 @@ pub struct Router {
     pub forwarding: Arc<Forwarding>,
     pub site: Site,
     pub details: Arc<Details>,
+    pub seen: Seen,
 }
 
 impl Router {
@@ -128,24 +136,38 @@ impl Router {
     ///
     /// # Errors
     /// [`Failure`], which says whether anything changed.
-    pub async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+    pub async fn update_after(&self, writes: &OwnWrites, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
         let Write { action, token } = write.into();
-        self.attempt(key, Attempt::new(action.into(), token)).await
+        self.attempt(writes, key, Attempt::new(action.into(), token)).await
     }
 
-    async fn attempt(&self, key: Key, mut attempt: Attempt) -> Result<Reading, Failure> {
+    async fn attempt(&self, writes: &OwnWrites, key: Key, mut attempt: Attempt) -> Result<Reading, Failure> {
+        let marks = writes.of(&key);
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {
-                match self.owner.update(key.clone(), attempt.update, attempt.token).await {
+                let result = match &marks {
+                    None => self.owner.update(key.clone(), attempt.update, attempt.token).await,
+                    Some(marks) => match self.seen.wait(&key, marks, writes).await {
+                        Ok(()) => self.update_marked(&key, attempt, marks).await,
+                        Err(reason) if reason == NotApplied::NotOwner || attempt.maybe_applied => ItemResult::NotApplied(reason),
+                        Err(reason) => return Err(unseen(reason)),
+                    },
+                };
+                match result {
                     // The slot has just come, and counts here as soon as the layout that brings it is durable.
                     ItemResult::NotApplied(NotApplied::NotOwner) if self.protocol.settles(SETTLE_TIME).await => continue,
                     // A sibling's storage may be able to, and the slot may just have moved.
                     ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {}
-                    result => return self.told(attempt.told(Outcome::from(result))),
+                    result => return self.told_to(writes, &key, attempt.told(Outcome::from(result))),
                 }
             }
-            match self.forwarding.submit(key.clone(), Operation::Update(attempt)).await {
-                Forwarded::Outcome(outcome) => return self.told(outcome),
+            let _place = match self.seen.place(marks.as_deref()) {
+                Ok(place) => place,
+                Err(reason) if attempt.maybe_applied => return self.told(attempt.told(Outcome::NotApplied(reason))),
+                Err(reason) => return Err(unseen(reason)),
+            };
+            match self.forwarding.submit(key.clone(), Operation::Update(attempt), marks.clone()).await {
+                Forwarded::Outcome(outcome) => return self.told_to(writes, &key, outcome),
                 Forwarded::Here(Operation::Update(so_far)) => attempt = so_far,
                 Forwarded::Here(Operation::Read) => {}
             }
@@ -153,16 +175,32 @@ impl Router {
         self.told(attempt.told(Outcome::NotApplied(NotApplied::NotOwner)))
     }
 
-    /// Reads one counter; one that nobody has updated counts 0.
+    /// Applies an update here, where these marks have been seen. It comes with another one.
+    async fn update_marked(&self, key: &Key, attempt: Attempt, marks: &[Mark]) -> ItemResult {
+        let item = UpdateItem { key: key.clone(), update: attempt.update, token: attempt.token, marks: Some(marks.to_vec()) };
+        self.owner.update_many(vec![item]).await.pop().unwrap_or(ItemResult::Unknown)
+    }
+
+    /// Reads one counter; one that nobody has updated counts 0. Where the client asks for that, its own writes show, or it is told
+    /// that they do not yet.
     ///
     /// # Errors
     /// [`Failure`] when no owner answers.
-    pub async fn read(&self, key: Key) -> Result<Reading, Failure> {
+    pub async fn read_after(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
+        let marks = writes.of(&key).filter(|marks| !marks.is_empty());
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {
-                return answer(self.owner.read(&key));
+                match &marks {
+                    None => return answer(self.owner.read(&key)),
+                    Some(marks) => match self.seen.wait(&key, marks, writes).await {
+                        Ok(()) => return answer(self.owner.read(&key)),
+                        Err(NotApplied::NotOwner) => {}
+                        Err(reason) => return Err(unseen(reason)),
+                    },
+                }
             }
-            match self.forwarding.submit(key.clone(), Operation::Read).await {
+            let _place = self.seen.place(marks.as_deref()).map_err(unseen)?;
+            match self.forwarding.submit(key.clone(), Operation::Read, marks.clone()).await {
                 Forwarded::Outcome(outcome) => return self.told(outcome),
                 Forwarded::Here(_) => {}
             }
@@ -171,16 +209,26 @@ impl Router {
     }
 
     /// Applies many updates; the results are in their order, each stands for itself. Those of this node share a commit.
-    pub async fn update_many(&self, writes: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+    pub async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        if writes.are_told() {
+            let updates = updates.into_iter().map(|(key, write)| self.update_after(writes, key, write));
+            return join_all(updates).await;
+        }
+        self.update_many(updates).await
+    }
+
+    async fn update_many(&self, writes: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
         let (own, foreign): (Vec<_>, Vec<_>) =
             writes.into_iter().enumerate().partition(|(_, (key, _))| self.protocol.serves(key.slot()));
         let (places, own): (Vec<usize>, Vec<UpdateItem>) = own
             .into_iter()
-            .map(|(place, (key, Write { action, token }))| (place, UpdateItem { key, update: action.into(), token }))
+            .map(|(place, (key, Write { action, token }))| (place, UpdateItem { key, update: action.into(), token, marks: None }))
             .unzip();
         let (applied, forwarded) = futures::join!(
             self.update_own(own),
-            join_all(foreign.into_iter().map(async |(place, (key, write))| (place, self.update(key, write).await)))
+            join_all(
+                foreign.into_iter().map(async |(place, (key, write))| (place, self.update_after(&UNTOLD, key, write).await))
+            )
         );
         in_order(places.into_iter().zip(applied).chain(forwarded))
     }
@@ -191,13 +239,21 @@ impl Router {
         }
         let again = updates.clone();
         let results = self.owner.update_many(updates).await.into_iter().zip(again);
-        join_all(results.map(async |(result, UpdateItem { key, update, token })| match result {
+        join_all(results.map(async |(result, UpdateItem { key, update, token, .. })| match result {
             ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {
-                self.attempt(key, Attempt::new(update, token)).await
+                self.attempt(&UNTOLD, key, Attempt::new(update, token)).await
             }
             result => answer(result),
         }))
         .await
+    }
+
+    /// The same, where an update may have come with a mark: that is the client's.
+    fn told_to(&self, writes: &OwnWrites, key: &Key, outcome: Outcome) -> Result<Reading, Failure> {
+        if let Outcome::Marked { mark, .. } = outcome {
+            writes.add(key, mark);
+        }
+        self.told(outcome)
     }
 
     /// What a client is told of what became of its request elsewhere.
@@ -205,6 +261,7 @@ impl Router {
         match outcome {
             Outcome::Done(reading) => Ok(Reading::from(reading)),
             Outcome::Replayed(reading) => Ok(Reading { replayed: true, ..Reading::from(reading) }),
+            Outcome::Marked { reading, replayed, .. } => Ok(marked(reading, replayed)),
             Outcome::Refused(refusal) => Err(Failure::from(refusal)),
             // The forwarder knows no reason of this node's but its storage.
             Outcome::NotApplied(NotApplied::ReadOnly) if !self.protocol.is_serving() => Err(not_applied(NotApplied::NotReady)),
@@ -214,18 +271,22 @@ impl Router {
     }
 
     /// Reads many counters; the results are in their order.
-    pub async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
-        join_all(keys.into_iter().map(|key| self.read(key))).await
+    pub async fn read_many_after(&self, writes: &OwnWrites, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+        join_all(keys.into_iter().map(|key| self.read_after(writes, key))).await
     }
 
     /// Reads one counter, and how fresh that is.
     ///
     /// # Errors
     /// [`Failure`] when no owner answers.
-    pub async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
-        let Some(Detail { reading, freshness }) = self.details.read(&key).await else {
-            return Err(not_applied(NotApplied::Unreachable));
-        };
+    pub async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
+        let marks = writes.of(&key).unwrap_or_default();
+        if !marks.is_empty() && self.protocol.serves(key.slot()) {
+            // Where the counter has moved away meanwhile, its new owners are asked.
+            self.seen.wait(&key, &marks, writes).await.or_else(unless_moved)?;
+        }
+        let _place = self.seen.place(Some(&marks)).map_err(unseen)?;
+        let Detail { reading, freshness } = self.details.read(ReadItem { key, marks }).await.map_err(not_applied)?;
         let Freshness { replicas, silent_ms, alone } = freshness;
         Ok(Detailed { reading: Reading::from(reading), staleness_ms: silent_ms, replicas, alone })
     }
@@ -240,6 +301,12 @@ impl Router {
             total.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })?;
         let staleness_ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
         Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, alone })
+    }
+
+    /// The cluster; none while the node waits for its first layout.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.protocol.view().routes.as_ref().map(|routes| routes.layout.cluster)
     }
 
     /// Some of the pages that this node holds, at most `limit`. One that only virtual shards of it are here is a page too.
@@ -272,15 +339,32 @@ fn answer(result: ItemResult) -> Result<Reading, Failure> {
     match result {
         ItemResult::Done(reading) => Ok(Reading::from(reading)),
         ItemResult::Replayed(reading) => Ok(Reading { replayed: true, ..Reading::from(reading) }),
+        ItemResult::Marked { reading, replayed, .. } => Ok(marked(reading, replayed)),
         ItemResult::Refused(refusal) => Err(Failure::from(refusal)),
         ItemResult::NotApplied(reason) => Err(not_applied(reason)),
         ItemResult::Unknown => Err(unknown()),
     }
 }
 
+fn marked(reading: vector::Reading, replayed: Replayed) -> Reading {
+    Reading { replayed: replayed == Replayed::Yes, ..Reading::from(reading) }
+}
+
+fn unless_moved(reason: NotApplied) -> Result<(), Failure> {
+    if reason == NotApplied::NotOwner { Ok(()) } else { Err(unseen(reason)) }
+}
+
+/// Why a client's own writes do not show here.
+fn unseen(reason: NotApplied) -> Failure {
+    let what = "counters that requests wait for until their clients' own writes show";
+    let limit = u64::try_from(SEEN_WAITS_MAX).unwrap_or(u64::MAX);
+    if reason == NotApplied::Overloaded { Failure::Overloaded { what, limit } } else { not_applied(reason) }
+}
+
 fn not_applied(reason: NotApplied) -> Failure {
     match reason {
-        NotApplied::Overloaded => Failure::Overloaded { what: "updates that wait", limit: WAITING_MAX },
+        NotApplied::Overloaded => Failure::Overloaded { what: "requests that wait", limit: WAITING_MAX },
+        NotApplied::Behind => Failure::Behind { reason: reason.to_string(), retry_after_s: RETRY_S },
         NotApplied::ReadOnly => Failure::ReadOnly { reason: reason.to_string(), retry_after_s: RETRY_S },
         reason => Failure::NotApplied { reason: reason.to_string(), retry_after_s: RETRY_S },
     }

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use counter_core::counter::{Key, Update};
 use counter_core::hlc::Hlc;
-use counter_core::id::ActorId;
+use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_node::http::{Api, Backend, RequestLimits, metrics};
+use counter_node::own_writes::OwnWrites;
 use counter_node::router::{Detailed, Failure, Reading, Write};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -23,31 +24,34 @@ const NOW: Hlc = Hlc(1_757_000_000_000 << 16);
 struct OneTable(Table);
 
 impl OneTable {
-    fn apply(&self, key: &Key, write: Write) -> Result<Reading, Failure> {
+    fn apply(&self, writes: &OwnWrites, key: &Key, write: Write) -> Result<Reading, Failure> {
         let Write { action, token } = write;
         let applied = self.0.apply(key, Update::from(action), token.as_ref(), NOW)?;
+        if let Some(mark) = self.0.mark(key, applied.actor, Update::from(action)) {
+            writes.add(key, mark);
+        }
         Ok(Reading { replayed: applied.replayed, ..applied.reading.into() })
     }
 }
 
 impl Backend for OneTable {
-    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
-        self.apply(&key, write.into())
+    async fn update_after(&self, writes: &OwnWrites, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+        self.apply(writes, &key, write.into())
     }
 
-    async fn read(&self, key: Key) -> Result<Reading, Failure> {
+    async fn read_after(&self, _: &OwnWrites, key: Key) -> Result<Reading, Failure> {
         Ok(self.0.read(&key).into())
     }
 
-    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
+    async fn read_detailed_after(&self, _: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
         Ok(Detailed { reading: self.0.read(&key).into(), staleness_ms: 0, replicas: 1, alone: true })
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
-        updates.into_iter().map(|(key, write)| self.apply(&key, write)).collect()
+    async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        updates.into_iter().map(|(key, write)| self.apply(writes, &key, write)).collect()
     }
 
-    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+    async fn read_many_after(&self, _: &OwnWrites, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
         keys.iter().map(|key| Ok(self.0.read(key).into())).collect()
     }
 
@@ -57,6 +61,10 @@ impl Backend for OneTable {
 
     fn pages(&self, _: usize) -> Vec<Key> {
         Vec::new()
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(ClusterId(7))
     }
 }
 

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use counter_core::counter::{Key, Update};
+use counter_core::counter::{Entry, Key, Total, Update};
 use counter_core::forward::{
-    Answer, Ask, Attempt, ForwardConfig, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, InboxConfig, MessageId, Received,
-    Session, Ticket, UpdateItem,
+    Answer, Ask, Attempt, ForwardConfig, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, InboxConfig, MessageId, ReadItem,
+    Received, Session, Ticket, UpdateItem,
 };
 use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
 use counter_core::layout::LayoutVersion;
+use counter_core::marks::Mark;
 use counter_core::message::{DetailAsk, Envelope, Header, LayoutId, Message, Position};
 use counter_core::replica::{Now, Replica, ReplicaConfig};
 use counter_core::slot::{Slot, SlotRange};
@@ -107,12 +108,19 @@ pub(crate) fn forwarded(bytes: &[u8]) {
 pub(crate) fn forwarded_seeds() -> Vec<Vec<u8>> {
     let request = |ask| ForwardRequest { forwarder: SIBLING, message: MessageId(1), layout: LayoutVersion(3), ask };
     let token = "1900000000000-a".parse().ok();
-    let updates = vec![UpdateItem { key: Key::new(b"front-page").unwrap(), update: Update::Increment(1), token }];
+    let mark = Mark { actor: ME, entry: Entry::default(), generation: Generation(1), cleared: Total::default() };
+    let marks = vec![mark];
+    let updates = vec![UpdateItem {
+        key: Key::new(b"front-page").unwrap(),
+        update: Update::Increment(1),
+        token,
+        marks: Some(marks.clone()),
+    }];
     let session = Session { inbox: ME, number: 1 };
     let asks = [
         Ask::Open,
         Ask::Apply { session, floor: MessageId(0), updates },
-        Ask::Read { keys: vec![Key::new(b"front-page").unwrap()] },
+        Ask::Read { reads: vec![ReadItem { key: Key::new(b"front-page").unwrap(), marks }] },
     ];
     asks.into_iter().map(|ask| Envelope { header: header(), body: request(ask) }.encode()).collect()
 }

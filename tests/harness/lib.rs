@@ -13,6 +13,7 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod redis;
+pub mod relay;
 pub mod site;
 pub mod sockets;
 pub mod wait;

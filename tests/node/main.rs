@@ -14,6 +14,7 @@ mod full_disk;
 mod hostile_peers;
 mod kills;
 mod limits;
+mod own_writes;
 mod redis;
 mod redis_store;
 mod replicas;

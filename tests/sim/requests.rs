@@ -3,7 +3,7 @@
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{
     Answer, Ask, Attempt, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation,
-    Outcome, Received, Ticket, UpdateItem,
+    Outcome, ReadItem, Received, Ticket, UpdateItem,
 };
 use counter_core::id::NodeName;
 
@@ -235,13 +235,13 @@ impl World {
                 });
                 self.reply(to, &waiter, answer);
             }
-            Received::Read { keys } => {
-                let results = keys.iter().map(|key| self.read(to, key)).collect();
+            Received::Read { reads } => {
+                let results = reads.iter().map(|read| self.read(to, read)).collect();
                 self.reply(to, &waiter, Answer::Results(results));
             }
             Received::Apply { updates, .. } => {
                 let (mut results, mut queued) = (Vec::new(), false);
-                for UpdateItem { key, update, token } in &updates {
+                for UpdateItem { key, update, token, .. } in &updates {
                     let (result, applied) = self.apply_forwarded(to, key, Attempt::new(*update, *token));
                     results.push(result);
                     queued |= matches!(applied, Applied::Queued);
@@ -265,9 +265,12 @@ impl World {
         }
     }
 
-    fn read(&self, node: usize, key: &Key) -> ItemResult {
+    fn read(&self, node: usize, ReadItem { key, marks }: &ReadItem) -> ItemResult {
         let held = &self.nodes[node];
         match &held.process {
+            Some(process) if process.serves(&held.name, key.slot()) && !process.table.has_seen(key, marks) => {
+                ItemResult::NotApplied(NotApplied::Behind)
+            }
             Some(process) if process.serves(&held.name, key.slot()) => ItemResult::Done(process.table.read(key)),
             Some(_) | None => ItemResult::NotApplied(NotApplied::NotOwner),
         }

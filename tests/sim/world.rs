@@ -533,7 +533,7 @@ impl World {
             self.note("expired token refused");
         }
         let told = match outcome {
-            Outcome::Done(_) | Outcome::Replayed(_) => Told::Acknowledged,
+            Outcome::Done(_) | Outcome::Replayed(_) | Outcome::Marked { .. } => Told::Acknowledged,
             Outcome::Refused(_) | Outcome::NotApplied(_) => Told::NotApplied,
             Outcome::Unknown => Told::Unknown,
         };

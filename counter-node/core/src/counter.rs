@@ -46,6 +46,11 @@ impl Entry {
         i128::from(self.increments).saturating_sub(i128::from(self.decrements))
     }
 
+    /// Whether an entry of the same actor that is this high has all of `other` in it.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.max(other) == self
+    }
+
     /// What `self` becomes when its actor changes a counter that stands at `tally`.
     pub(crate) fn changed_by(self, change: Self, tally: i128) -> Result<Self, OutOfRange> {
         let refused = OutOfRange { tally };
@@ -76,7 +81,7 @@ impl Total {
         }
     }
 
-    fn max(self, other: Self) -> Self {
+    pub(crate) fn max(self, other: Self) -> Self {
         Self { increments: self.increments.max(other.increments), decrements: self.decrements.max(other.decrements) }
     }
 
@@ -207,7 +212,10 @@ impl Counter {
     pub fn apply(&mut self, actor: ActorId, update: Update, now: Hlc) -> Result<(), OutOfRange> {
         match update {
             Update::Increment(_) | Update::Decrement(_) => self.add(actor, Entry::of(update), self.tally())?,
-            Update::Reset => self.reset(),
+            Update::Reset => {
+                self.stamp(actor);
+                self.reset();
+            }
             Update::Set(to) => self.set(actor, to)?,
         }
         self.touch(now);
@@ -226,7 +234,10 @@ impl Counter {
             Update::Increment(_) | Update::Decrement(_) => {
                 self.add(actor, Entry::of(update), self.adjusted(adjustment).tally())?;
             }
-            Update::Reset => self.clear(&self.observe(adjustment, now)),
+            Update::Reset => {
+                self.stamp(actor);
+                self.clear(&self.observe(adjustment, now));
+            }
             Update::Set(_) => {
                 let observed = self.observe(adjustment, now);
                 self.add(actor, Entry::of(update), 0)?;
@@ -235,6 +246,14 @@ impl Counter {
         }
         self.touch(now);
         Ok(())
+    }
+
+    /// Raises the actor's entry by an update that comes to nothing, before a reset: so that a reset, like any other update, is known
+    /// by its writer's entry, see [`crate::marks`]. An entry that has no room for it, as none ever has, stays as it is.
+    pub(crate) fn stamp(&mut self, actor: ActorId) {
+        let touched = Entry { increments: 1, decrements: 1 };
+        // A change of 0 leaves no range.
+        let _ = self.add(actor, touched, 0);
     }
 
     fn add(&mut self, actor: ActorId, change: Entry, tally: i128) -> Result<(), OutOfRange> {

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::counter::{Key, Update};
 use crate::id::{ActorId, NodeName};
 use crate::layout::{Layout, LayoutVersion};
+use crate::marks::Mark;
 use crate::token::Token;
 use crate::vector::{Reading, Refusal};
 
@@ -71,7 +72,7 @@ pub enum Ask {
         updates: Vec<UpdateItem>,
     },
     /// Read these counters.
-    Read { keys: Vec<Key> },
+    Read { reads: Vec<ReadItem> },
 }
 
 /// What a replica answers.
@@ -110,6 +111,15 @@ pub enum ItemResult {
     NotApplied(NotApplied),
     /// Applied in memory, but not known to be durable.
     Unknown,
+    /// Applied, now or earlier under the same token, for a client that asks for a mark.
+    Marked { reading: Reading, replayed: Replayed, mark: Mark },
+}
+
+/// Whether an update had been applied before, under its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Replayed {
+    No,
+    Yes,
 }
 
 impl From<Refusal> for ItemResult {
@@ -140,6 +150,8 @@ pub enum NotApplied {
     ReadOnly,
     #[error("too many requests are waiting")]
     Overloaded,
+    #[error("no replica that could be reached has merged the client's earlier updates yet")]
+    Behind,
 }
 
 /// The caller's name for one submitted update or read.
@@ -174,7 +186,12 @@ impl Attempt {
     pub fn told(&self, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Refused(_) | Outcome::NotApplied(_) if self.maybe_applied => Outcome::Unknown,
-            Outcome::Done(_) | Outcome::Replayed(_) | Outcome::Refused(_) | Outcome::NotApplied(_) | Outcome::Unknown => outcome,
+            Outcome::Done(_)
+            | Outcome::Replayed(_)
+            | Outcome::Marked { .. }
+            | Outcome::Refused(_)
+            | Outcome::NotApplied(_)
+            | Outcome::Unknown => outcome,
         }
     }
 }
@@ -185,6 +202,25 @@ pub struct UpdateItem {
     pub key: Key,
     pub update: Update,
     pub token: Option<Token>,
+    /// Of a client that keeps marks: those of this counter, which must have been seen before; it gets another one. None: of any other.
+    pub marks: Option<Vec<Mark>>,
+}
+
+/// One read of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadItem {
+    pub key: Key,
+    /// These must have been seen.
+    pub marks: Vec<Mark>,
+}
+
+/// What is submitted for a client that keeps marks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    pub key: Key,
+    pub operation: Operation,
+    /// Those of the counter: they must have been seen by whoever does it.
+    pub marks: Vec<Mark>,
 }
 
 /// What became of what was submitted.
@@ -200,6 +236,8 @@ pub enum Outcome {
     NotApplied(NotApplied),
     /// Perhaps applied. Never said of a read.
     Unknown,
+    /// Applied, now or earlier under the same token, with the mark that the client asked for.
+    Marked { reading: Reading, replayed: Replayed, mark: Mark },
 }
 
 impl From<ItemResult> for Outcome {
@@ -210,6 +248,7 @@ impl From<ItemResult> for Outcome {
             ItemResult::Refused(refusal) => Self::Refused(refusal),
             ItemResult::NotApplied(reason) => Self::NotApplied(reason),
             ItemResult::Unknown => Self::Unknown,
+            ItemResult::Marked { reading, replayed, mark } => Self::Marked { reading, replayed, mark },
         }
     }
 }
@@ -250,6 +289,8 @@ pub struct ForwardConfig {
     pub attempt_timeout_ms: u64,
     /// How long an update or read may take in all.
     pub total_timeout_ms: u64,
+    /// For how long replicas are asked again that have not seen a client's marks.
+    pub seen_timeout_ms: u64,
     /// How often one message is sent, at most.
     pub attempts_max: u32,
     /// How long to wait before something is tried again where it has failed.
@@ -267,6 +308,7 @@ impl Default for ForwardConfig {
             queue_max: 16_384,
             attempt_timeout_ms: 1_000,
             total_timeout_ms: 5_000,
+            seen_timeout_ms: 1_000,
             attempts_max: 4,
             retry_ms: 50,
             avoid_ms: 1_000,

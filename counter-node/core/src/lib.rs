@@ -12,6 +12,7 @@ pub mod hlc;
 pub mod id;
 pub mod key;
 pub mod layout;
+pub mod marks;
 pub mod message;
 pub mod presence;
 pub mod proof;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::counter::{Counter, Key, KeyRef, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
+use crate::marks::Mark;
 use crate::slot::{SLOTS, Slot};
 use crate::token::{Token, TokenRecord};
 use crate::vector::{Applied, Growth, Merged, Reading, Refusal, SlotDelta, SlotRecord, SlotVector};
@@ -121,8 +122,34 @@ impl Table {
             // Its size is what it was.
             return Ok(applied);
         }
-        let mut slot = self.counted(vector);
-        let LockedSlot { vector, counted, .. } = &mut slot;
+        self.apply_locked(&mut self.counted(vector), key, update, token, now)
+    }
+
+    /// The same, with what stands for the update: nothing that comes later is in it, which might be lost where this is not.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn apply_marked(
+        &self,
+        key: KeyRef<'_>,
+        update: Update,
+        token: Option<&Token>,
+        now: Hlc,
+    ) -> Result<(Applied, Option<Mark>), Refusal> {
+        let mut slot = self.slot(key.slot());
+        let applied = self.apply_locked(&mut slot, key, update, token, now)?;
+        Ok((applied, slot.mark(key, applied.actor, update)))
+    }
+
+    fn apply_locked(
+        &self,
+        slot: &mut LockedSlot<'_>,
+        key: KeyRef<'_>,
+        update: Update,
+        token: Option<&Token>,
+        now: Hlc,
+    ) -> Result<Applied, Refusal> {
+        let LockedSlot { vector, counted, .. } = slot;
         vector.apply(key, update, token, now, |growth| {
             self.admit(key, growth)?;
             // The places are taken already, so that two new counters at the limit cannot both have it.
@@ -144,6 +171,21 @@ impl Table {
     pub fn read_in(&self, slot: Slot, key: KeyRef<'_>) -> Reading {
         debug_assert_eq!(slot, key.slot());
         self.lock(slot).read(key)
+    }
+
+    /// Whether all that these marks stand for is in this replica's copy of the counter.
+    #[must_use]
+    pub fn has_seen<'k>(&self, key: impl Into<KeyRef<'k>>, marks: &[Mark]) -> bool {
+        let key = key.into();
+        let vector = self.lock(key.slot());
+        marks.iter().all(|mark| vector.has_seen(key, mark))
+    }
+
+    /// What stands for an update that has been applied: see [`SlotVector::mark`].
+    #[must_use]
+    pub fn mark<'k>(&self, key: impl Into<KeyRef<'k>>, actor: ActorId, update: Update) -> Option<Mark> {
+        let key = key.into();
+        self.lock(key.slot()).mark(key, actor, update)
     }
 
     /// Merges what another replica knows; never refused.

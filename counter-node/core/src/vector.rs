@@ -23,6 +23,7 @@ use self::tokens::Tokens;
 use crate::counter::{Adjustment, Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
+use crate::marks::Mark;
 use crate::slot::Slot;
 use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS, Token, TokenName, TokenRecord};
 
@@ -288,6 +289,30 @@ impl SlotVector {
         self.adjustment(key).map_or_else(|| Reading::of(counter), adjusted)
     }
 
+    /// Whether all that the mark stands for is in this copy of the counter.
+    #[must_use]
+    pub fn has_seen<'k>(&self, key: impl Into<KeyRef<'k>>, mark: &Mark) -> bool {
+        let counter = self.counter(key);
+        let cleared = counter.map_or_else(Base::default, CounterView::base).cleared;
+        let held = || counter?.entries().find(|(actor, _)| *actor == mark.actor).map(|(_, entry)| entry);
+        self.generation >= mark.generation
+            && cleared.max(mark.cleared) == cleared
+            && (self.is_retired(mark.actor) || held().unwrap_or_default().covers(mark.entry))
+    }
+
+    /// What stands for an update that has just been applied, or had been before, in the entry of `actor`. None where there is
+    /// nothing to wait for: the actor is retired, or the counter was reset before anyone had updated it.
+    #[must_use]
+    pub fn mark<'k>(&self, key: impl Into<KeyRef<'k>>, actor: ActorId, update: Update) -> Option<Mark> {
+        let counter = self.counter(key)?;
+        let (_, entry) = counter.entries().find(|(held, _)| *held == actor)?;
+        let (generation, cleared) = match update {
+            Update::Increment(_) | Update::Decrement(_) => Default::default(),
+            Update::Reset | Update::Set(_) => (self.generation, counter.base().cleared),
+        };
+        Some(Mark { actor, entry, generation, cleared })
+    }
+
     fn adjustment(&self, key: KeyRef<'_>) -> Option<&Adjustment> {
         self.tokens.as_ref().and_then(|tokens| tokens.adjustment(key))
     }
@@ -317,7 +342,7 @@ impl SlotVector {
             return self.apply_to_new(key, update, now, actor, admit);
         };
         self.changed(changed);
-        Ok(Applied { reading: answer(update, changed.before, changed.after), changed: true, replayed: false })
+        Ok(Applied { reading: answer(update, changed.before, changed.after), actor, changed: true, replayed: false })
     }
 
     /// The same without a token, as far as it is a write in place: then nothing grows. None, and nothing has changed, where it
@@ -329,7 +354,7 @@ impl SlotVector {
         }
         let Some(changed) = self.counters.apply_in_place(key.as_bytes(), actor, update, now)? else { return Ok(None) };
         self.changed(changed);
-        Ok(Some(Applied { reading: answer(update, changed.before, changed.after), changed: true, replayed: false }))
+        Ok(Some(Applied { reading: answer(update, changed.before, changed.after), actor, changed: true, replayed: false }))
     }
 
     fn apply_to_new(
@@ -341,13 +366,13 @@ impl SlotVector {
         admit: impl FnOnce(Growth) -> Result<(), Refusal>,
     ) -> Result<Applied, Refusal> {
         if update == Update::Reset {
-            return Ok(Applied { reading: Reading::UNKNOWN, changed: false, replayed: false });
+            return Ok(Applied { reading: Reading::UNKNOWN, actor, changed: false, replayed: false });
         }
         let mut counter = Counter::default();
         counter.apply(actor, update, now)?;
         admit(Growth { counter: true, token: false })?;
         let Changed { before, after } = self.replace(key, &counter);
-        Ok(Applied { reading: answer(update, before, after), changed: true, replayed: false })
+        Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
 
     /// Takes over what `delta` knows and this replica does not.
@@ -589,6 +614,8 @@ impl SlotVector {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Applied {
     pub reading: Reading,
+    /// In whose entry it is.
+    pub actor: ActorId,
     /// False when there is nothing to make durable: the reset of a counter that nobody has updated.
     pub changed: bool,
     /// The update had been applied before, under the same token. That must be made durable all the same before it is

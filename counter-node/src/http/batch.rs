@@ -15,7 +15,8 @@ use utoipa::ToSchema;
 use super::counter::{By, Direction};
 use super::problem::Problem;
 use super::reply::{Counter, to_json};
-use super::{Backend, Reply, Shared, body, idempotency, page, query, reply};
+use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, reply};
+use crate::own_writes::UNTOLD;
 use crate::router::{Failure, Reading, Write};
 
 /// The most counters of one request.
@@ -81,7 +82,10 @@ enum Outcome {
 /// Read many counters.
 #[utoipa::path(
     get, path = "/counters", tag = "counters", operation_id = "getCounters",
-    params(("page" = Vec<String>, Query, explode = true, style = Form, description = "1 to 1,000 pages")),
+    params(
+        ("page" = Vec<String>, Query, explode = true, style = Form, description = "1 to 1,000 pages"),
+        ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session: a result shows that, or is a problem, `session-not-reached`"),
+    ),
     responses(
         (status = 200, description = "A result for each page", body = Results),
         (status = 400, description = "A bad page or parameter; nothing was read", body = Problem, content_type = "application/problem+json"),
@@ -95,16 +99,22 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<
     check_count("page", parameters.len())?;
     let pages: Vec<String> = parameters.into_iter().map(|(_, page)| page).collect();
     let keys = pages.iter().map(|page| page::named(page)).collect::<Result<Vec<Key>, _>>()?;
-    let readings = shared.backend.read_many(keys).await;
+    let told = own_writes::told(&head.headers, &shared.backend)?;
+    let readings = shared.backend.read_many_after(told.as_ref().unwrap_or(&UNTOLD), keys).await;
     answer(pages, readings)
 }
 
 /// Update many counters. The request is checked as a whole before anything is applied; then each update stands for itself.
 #[utoipa::path(
     post, path = "/counters", tag = "counters", operation_id = "updateCounters", security((), ("token" = [])),
+    params(
+        ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, of which this becomes a part; then at most 64 updates"),
+    ),
     request_body = Updates,
     responses(
-        (status = 200, description = "A result for each update, in their order", body = Results),
+        (status = 200, description = "A result for each update, in their order", body = Results, headers(
+            ("Counter-Session" = String, description = "Only where the request had one: what to send with the next request of the session"),
+        )),
         (status = 400, description = "A bad body; nothing was applied", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
@@ -120,6 +130,7 @@ where
 {
     query::none(head.uri.query())?;
     idempotency::refuse_one_for_many(&head.headers)?;
+    let told = own_writes::told(&head.headers, &shared.backend)?;
     let bytes = body::read(body, shared.limits.body_bytes).await?;
     let Updates { updates } = body::parse(&head.headers, &bytes)?;
     check_count("updates", updates.len())?;
@@ -133,8 +144,10 @@ where
         actions.push((key, Write { action: update.action.action(update.by), token }));
         pages.push(update.page);
     }
-    let readings = shared.backend.update_many(actions).await;
-    answer(pages, readings)
+    let writes = told.as_ref().unwrap_or(&UNTOLD);
+    own_writes::check_batch(writes, &actions)?;
+    let readings = shared.backend.update_many_after(writes, actions).await;
+    answer(pages, readings).map(|answer| own_writes::tell(answer, writes, &shared.backend))
 }
 
 fn check_count(field: &str, count: usize) -> Result<(), Problem> {

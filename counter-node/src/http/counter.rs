@@ -11,8 +11,9 @@ use utoipa::ToSchema;
 
 use super::negotiate::{Form, form};
 use super::problem::Problem;
-use super::{Backend, Reply, Shared, body, idempotency, page, query, reply};
-use crate::router::{Action, Write};
+use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, reply};
+use crate::own_writes::{OwnWrites, UNTOLD};
+use crate::router::{Action, Reading, Write};
 
 /// An update. Without a body it counts one up.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -91,6 +92,7 @@ impl Direction {
         ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
         ("detail" = Option<bool>, Query, description = "With all that is known of the counter; JSON only"),
         ("If-None-Match" = Option<String>, Header, description = "Tags of answers that the client has; not with `detail`"),
+        ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, as the last answer to an update gave it; empty or `new` begins one. The answer then shows all of that, or is 503, `session-not-reached`"),
     ),
     responses(
         (status = 200, description = "The counter", content(
@@ -99,17 +101,19 @@ impl Direction {
             (String = "text/html"),
         ), headers(("ETag" = String, description = "Stands for this answer in `If-None-Match`; none with `detail`"))),
         (status = 304, description = "The client has it already"),
-        (status = 400, description = "A bad page or parameter", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No owner answers", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A bad page, parameter or session", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "By its type: no owner answers, or the session is not reached", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
     let key = page::key(segment)?;
     let detail = query::detail(head.uri.query())?;
+    let told = own_writes::told(&head.headers, &shared.backend)?;
+    let writes = told.as_ref().unwrap_or(&UNTOLD);
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
-        Form::Json if detail => reply::detailed(&shared.backend.read_detailed(key).await?),
+        Form::Json if detail => reply::detailed(&shared.backend.read_detailed_after(writes, key).await?),
         form => {
-            let reading = shared.backend.read(key.clone()).await?;
+            let reading = shared.backend.read_after(writes, key.clone()).await?;
             Ok(reply::read(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())), &head.headers))
         }
     }
@@ -121,23 +125,25 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Pa
     params(
         ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
         ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+        ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, as the last answer to an update gave it; empty or `new` begins one. The answer then shows all of that, or is 503, `session-not-reached`"),
     ),
     request_body(content = Option<Update>, description = "None: increment by 1"),
     responses(
         (status = 200, description = "The counter after the update", headers(
             ("Idempotency-Replayed" = bool, description = "`true`: the update had been counted before, under its key"),
+            ("Counter-Session" = String, description = "Only where the request had one: what to send with the next request of the session"),
         ), content(
             (super::reply::Counter = "application/json"),
             (String = "text/plain", example = "716"),
         )),
-        (status = 400, description = "A bad page or body", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A bad page, session or body", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not declared as JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "By its type: the counter would leave the range of a signed 64-bit number; or the key was used for another update, is too old, or is of the future", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The page, or the key, is new, and the node is full", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "By its type: not applied, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "By its type: not applied, session not reached, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn put<B, R>(shared: &Shared<B>, segment: &str, head: &Parts, body: R) -> Result<Reply, Problem>
@@ -149,11 +155,13 @@ where
     let key = page::key(segment)?;
     query::none(head.uri.query())?;
     let token = idempotency::token(&head.headers)?;
+    let told = own_writes::told(&head.headers, &shared.backend)?;
+    let writes = told.as_ref().unwrap_or(&UNTOLD);
     let bytes = body::read(body, shared.limits.body_bytes).await?;
     let update = if bytes.is_empty() { Update::default() } else { body::parse(&head.headers, &bytes)? };
     let write = Write { action: update.action.action(update.by), token };
-    let reading = shared.backend.update(key, write).await?;
-    Ok(idempotency::mark(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None), &reading))
+    let reading = shared.backend.update_after(writes, key, write).await?;
+    Ok(updated(shared, writes, head, &reading))
 }
 
 /// Reset a page's counter: what has been counted so far is cleared, what others count at the same time survives.
@@ -162,25 +170,35 @@ where
     params(
         ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
         ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+        ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, as the last answer to an update gave it; empty or `new` begins one. The answer then shows all of that, or is 503, `session-not-reached`"),
     ),
     responses(
         (status = 200, description = "The counter after the reset", headers(
             ("Idempotency-Replayed" = bool, description = "`true`: the update had been counted before, under its key"),
+            ("Counter-Session" = String, description = "Only where the request had one: what to send with the next request of the session"),
         ), content(
             (super::reply::Counter = "application/json"),
             (String = "text/plain", example = "0"),
         )),
-        (status = 400, description = "A bad page or key", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A bad page, session or key", body = Problem, content_type = "application/problem+json"),
         (status = 401, description = "No token, or a wrong one", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The key was used for another update, is too old, or is of the future", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The key is new, and the node remembers as many as it may", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "By its type: not applied, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "By its type: not applied, session not reached, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn delete<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
     let key = page::key(segment)?;
     query::none(head.uri.query())?;
     let token = idempotency::token(&head.headers)?;
-    let reading = shared.backend.update(key, Write { action: Action::Reset, token }).await?;
-    Ok(idempotency::mark(reply::counter(&reading, form(&head.headers, &[Form::Json, Form::Text]), None), &reading))
+    let told = own_writes::told(&head.headers, &shared.backend)?;
+    let writes = told.as_ref().unwrap_or(&UNTOLD);
+    let reading = shared.backend.update_after(writes, key, Write { action: Action::Reset, token }).await?;
+    Ok(updated(shared, writes, head, &reading))
+}
+
+/// The answer to an update.
+fn updated<B: Backend>(shared: &Shared<B>, writes: &OwnWrites, head: &Parts, reading: &Reading) -> Reply {
+    let answer = reply::counter(reading, form(&head.headers, &[Form::Json, Form::Text]), None);
+    own_writes::tell(idempotency::mark(answer, reading), writes, &shared.backend)
 }

@@ -123,6 +123,13 @@ impl From<Failure> for Problem {
             Failure::NotApplied { reason, retry_after_s } | Failure::ReadOnly { reason, retry_after_s } => {
                 Self::new(Kind::NotApplied, reason).retry_after(retry_after_s.max(1))
             }
+            Failure::Behind { reason, retry_after_s } => {
+                Self::new(Kind::SessionNotReached, reason).retry_after(retry_after_s.max(1))
+            }
+            Failure::TooManyMarks { counters, limit } => Self::bad_field(
+                "Counter-Session",
+                format_args!("is for requests that change at most {limit} counters, and the page is spread over {counters}"),
+            ),
             // No Retry-After: clients that heed it by themselves would count twice.
             Failure::OutcomeUnknown { reason } => Self::new(Kind::OutcomeUnknown, reason),
             Failure::Range { message } => Self::new(Kind::Range, message),

@@ -130,7 +130,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 fn finish(answer: &mut Reply, reading: &Reading, cache_control: HeaderValue) {
     let headers = answer.headers_mut();
-    headers.insert(VARY, HeaderValue::from_static("accept"));
+    headers.insert(VARY, HeaderValue::from_static("accept, counter-session"));
     headers.insert(CACHE_CONTROL, cache_control);
     if reading.clamped {
         headers.insert(CLAMPED, HeaderValue::from_static("true"));

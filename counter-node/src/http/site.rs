@@ -4,7 +4,7 @@ use hyper::http::request::Parts;
 
 use super::negotiate::{Form, form};
 use super::problem::Problem;
-use super::{Backend, Reply, Shared, html, query, reply};
+use super::{Backend, Reply, Shared, html, own_writes, query, reply};
 
 /// How many pages `/` lists.
 const LISTED_MAX: usize = 100;
@@ -23,12 +23,13 @@ const LISTED_MAX: usize = 100;
             (String = "text/html"),
         ), headers(("ETag" = String, description = "Stands for this answer in `If-None-Match`; none with `detail`"))),
         (status = 304, description = "The client has it already"),
-        (status = 400, description = "A bad parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "A bad parameter, or a session, which is not offered here", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "No total can be given", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {
     let detail = query::detail(head.uri.query())?;
+    own_writes::refuse(&head.headers)?;
     let site = shared.backend.site().await?;
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
         Form::Json if detail => reply::detailed(&site),

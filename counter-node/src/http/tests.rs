@@ -3,23 +3,26 @@
 mod bad_input;
 mod failures;
 mod forms;
+mod sessions;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use counter_core::counter::{Key, KeyRef, Update};
 use counter_core::hlc::Hlc;
-use counter_core::id::ActorId;
+use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::own_writes::OwnWrites;
 use crate::router::{Detailed, Failure, Reading, Write};
 
 /// 2030-10-10T12:11:42Z
 const NOW: Hlc = Hlc(1_917_864_702_000 << 16);
+const CLUSTER: ClusterId = ClusterId(7);
 const ACTOR: ActorId = ActorId { origin: 1, incarnation: 1 };
 const LIMITS: RequestLimits = RequestLimits { body_bytes: 1 << 20, in_flight: 8 };
 
@@ -37,9 +40,18 @@ impl OneTable {
         Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, alone: siblings == 0 }
     }
 
-    fn apply(&self, key: &Key, write: Write) -> Result<Reading, Failure> {
+    fn apply(&self, writes: &OwnWrites, key: &Key, write: Write) -> Result<Reading, Failure> {
+        self.sees(writes, key)?;
         let applied = self.table.apply(key, Update::from(write.action), write.token.as_ref(), NOW)?;
+        if let Some(mark) = self.table.mark(key, applied.actor, Update::from(write.action)) {
+            writes.add(key, mark);
+        }
         Ok(Reading { replayed: applied.replayed, ..applied.reading.into() })
+    }
+
+    fn sees(&self, writes: &OwnWrites, key: &Key) -> Result<(), Failure> {
+        let seen = self.table.has_seen(key, &writes.of(key).unwrap_or_default());
+        seen.then_some(()).ok_or_else(|| Failure::Behind { reason: "behind".to_owned(), retry_after_s: 1 })
     }
 
     fn fails(&self) -> Result<(), Failure> {
@@ -48,27 +60,28 @@ impl OneTable {
 }
 
 impl Backend for Arc<OneTable> {
-    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+    async fn update_after(&self, writes: &OwnWrites, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
         let write = write.into();
         self.fails()?;
-        self.apply(&key, write)
+        self.apply(writes, &key, write)
     }
 
-    async fn read(&self, key: Key) -> Result<Reading, Failure> {
+    async fn read_after(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
         self.fails()?;
+        self.sees(writes, &key)?;
         Ok(self.table.read(&key).into())
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
-        updates.into_iter().map(|(key, write)| self.apply(&key, write)).collect()
+    async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        updates.into_iter().map(|(key, write)| self.apply(writes, &key, write)).collect()
     }
 
-    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
-        keys.iter().map(|key| self.fails().map(|()| self.table.read(key).into())).collect()
+    async fn read_many_after(&self, writes: &OwnWrites, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+        futures::future::join_all(keys.into_iter().map(|key| self.read_after(writes, key))).await
     }
 
-    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
-        Ok(self.detailed(self.read(key).await?))
+    async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
+        Ok(self.detailed(self.read_after(writes, key).await?))
     }
 
     async fn site(&self) -> Result<Detailed, Failure> {
@@ -80,6 +93,10 @@ impl Backend for Arc<OneTable> {
     fn pages(&self, limit: usize) -> Vec<Key> {
         let keys = Slot::all().flat_map(|slot| self.table.slot(slot).keys().map(KeyRef::to_key).collect::<Vec<_>>());
         keys.take(limit).collect()
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(CLUSTER)
     }
 }
 

@@ -29,29 +29,35 @@ impl Counters {
 }
 
 impl Backend for Arc<Counters> {
-    async fn update(&self, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
+    async fn update_after(&self, writes: &OwnWrites, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
         let write = write.into();
         self.reach(&key)?;
         lock(&self.updated).push(key.clone());
         let applied = self.table.apply(&key, Update::from(write.action), write.token.as_ref(), Hlc(1 << 16))?;
+        if let Some(mark) = self.table.mark(&key, applied.actor, Update::from(write.action)) {
+            writes.add(&key, mark);
+        }
         Ok(Reading { replayed: applied.replayed, ..applied.reading.into() })
     }
 
-    async fn read(&self, key: Key) -> Result<Reading, Failure> {
+    async fn read_after(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
         self.reach(&key)?;
+        if !self.table.has_seen(&key, &writes.of(&key).unwrap_or_default()) {
+            return Err(Failure::Behind { reason: "behind".to_owned(), retry_after_s: 1 });
+        }
         Ok(self.table.read(&key).into())
     }
 
-    async fn update_many(&self, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
-        join_all(updates.into_iter().map(|(key, write)| self.update(key, write))).await
+    async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
+        join_all(updates.into_iter().map(|(key, write)| self.update_after(writes, key, write))).await
     }
 
-    async fn read_many(&self, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
-        join_all(keys.into_iter().map(|key| self.read(key))).await
+    async fn read_many_after(&self, writes: &OwnWrites, keys: Vec<Key>) -> Vec<Result<Reading, Failure>> {
+        join_all(keys.into_iter().map(|key| self.read_after(writes, key))).await
     }
 
-    async fn read_detailed(&self, key: Key) -> Result<Detailed, Failure> {
-        Ok(Detailed { reading: self.read(key).await?, staleness_ms: 3, replicas: 2, alone: false })
+    async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
+        Ok(Detailed { reading: self.read_after(writes, key).await?, staleness_ms: 3, replicas: 2, alone: false })
     }
 
     async fn site(&self) -> Result<Detailed, Failure> {
@@ -60,6 +66,10 @@ impl Backend for Arc<Counters> {
 
     fn pages(&self, _: usize) -> Vec<Key> {
         Vec::new()
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        None
     }
 }
 

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use counter_core::counter::Key;
-use counter_core::forward::ForwardRequest;
+use counter_core::forward::{ForwardRequest, ReadItem};
 use counter_core::message::{Envelope, EnvelopeError, Header, Message};
 use counter_core::proof::{BODY_HEADER, BodyDigest, ClusterToken, PROOF_HEADER};
 use counter_core::table::Table;
@@ -158,7 +157,7 @@ impl PeerService {
     }
 
     fn detail(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
-        let envelope: Envelope<Key> = self.open(body, Strictness::SameCluster)?;
+        let envelope: Envelope<ReadItem> = self.open(body, Strictness::SameCluster)?;
         Ok(self.reply(envelope.header, self.details.here(&envelope.body)))
     }
 

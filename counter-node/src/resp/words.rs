@@ -35,7 +35,11 @@ pub(super) fn failure(failure: &Failure) -> Refused {
         Failure::TooManyTokens { limit } => format!("OOM not applied: the node remembers {limit} tokens, its limit").into(),
         Failure::Overloaded { what, limit } => format!("TRYAGAIN not applied: there are {limit} {what} already").into(),
         Failure::ReadOnly { reason, .. } => format!("READONLY not applied: {reason}").into(),
-        Failure::NotApplied { reason, .. } => format!("CLUSTERDOWN not applied: {reason}").into(),
+        // Nothing of it is asked for here.
+        Failure::TooManyMarks { counters, limit } => format!("ERR {counters} counters are more than {limit}").into(),
+        Failure::NotApplied { reason, .. } | Failure::Behind { reason, .. } => {
+            format!("CLUSTERDOWN not applied: {reason}").into()
+        }
     }
 }
 

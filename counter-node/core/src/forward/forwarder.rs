@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::lane::{LaneKind, Message, Pending, Target};
 use super::routes::{Routes, TargetIndex};
-use super::{Attempt, ForwardConfig, ForwardEffect, MessageId, NotApplied, Operation, Outcome, Ticket};
+use super::{Attempt, ForwardConfig, ForwardEffect, Marked, MessageId, NotApplied, Operation, Outcome, Ticket};
 use crate::counter::Key;
 use crate::id::{ActorId, NodeName};
 use crate::layout::{Layout, LayoutVersion};
+use crate::marks::Mark;
 
 /// How often what waits in queues is looked through for what has run out of time.
 const SWEEP_MS: u64 = 100;
@@ -51,19 +52,27 @@ impl Forwarder {
 
     /// Has an update applied by another node, also when this one owns the slot but cannot apply it now.
     pub fn submit(&mut self, now_ms: u64, key: Key, attempt: Attempt, ticket: Ticket) {
-        self.accept(now_ms, key, Operation::Update(attempt), ticket);
+        self.accept(now_ms, key, Operation::Update(attempt), None, ticket);
     }
 
     /// Has a counter read by another node.
     pub fn submit_read(&mut self, now_ms: u64, key: Key, ticket: Ticket) {
-        self.accept(now_ms, key, Operation::Read, ticket);
+        self.accept(now_ms, key, Operation::Read, None, ticket);
     }
 
-    fn accept(&mut self, now_ms: u64, key: Key, operation: Operation, ticket: Ticket) {
+    /// Has either done for a client that keeps marks, by a node that has seen them.
+    pub fn submit_marked(&mut self, now_ms: u64, marked: Marked, ticket: Ticket) {
+        let Marked { key, operation, marks } = marked;
+        self.accept(now_ms, key, operation, Some(marks), ticket);
+    }
+
+    fn accept(&mut self, now_ms: u64, key: Key, operation: Operation, marks: Option<Vec<Mark>>, ticket: Ticket) {
         // What is submitted here could not be done here: the other replicas come first.
         let refused_by = vec![self.here];
         let deadline_ms = now_ms.saturating_add(self.config.total_timeout_ms);
-        let item = Pending { ticket, key, operation, deadline_ms, refused_by, reason: NotApplied::Unreachable };
+        let seen_by_ms = now_ms.saturating_add(self.config.seen_timeout_ms);
+        let reason = NotApplied::Unreachable;
+        let item = Pending { ticket, key, operation, marks, deadline_ms, seen_by_ms, refused_by, reason };
         self.route(now_ms, item);
     }
 
@@ -156,7 +165,7 @@ impl Forwarder {
     /// Every replica has been tried: begins anew a little later, if there is time.
     fn park(&mut self, now_ms: u64, mut item: Pending) {
         let due_ms = now_ms.saturating_add(self.config.retry_ms.max(1));
-        if due_ms >= item.deadline_ms {
+        if item.is_late(due_ms) {
             return self.finish(&item, Outcome::NotApplied(item.reason));
         }
         if self.parked.len() >= self.config.queue_max {
@@ -170,7 +179,7 @@ impl Forwarder {
     /// Routes an item again that `target` has certainly not applied.
     pub(super) fn route_past(&mut self, now_ms: u64, target: TargetIndex, reason: NotApplied, mut item: Pending) {
         item.reason = reason;
-        if now_ms >= item.deadline_ms {
+        if item.is_late(now_ms) {
             return self.finish(&item, Outcome::NotApplied(reason));
         }
         item.refused_by.push(target);

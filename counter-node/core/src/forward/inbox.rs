@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Ask, ForwardRequest, ItemResult, MessageId, Session, UpdateItem};
-use crate::counter::Key;
+use super::{Answer, Ask, ForwardRequest, ItemResult, MessageId, ReadItem, Session, UpdateItem};
 use crate::id::ActorId;
 
 /// An inbox's limits.
@@ -32,7 +31,7 @@ pub enum Received {
     /// is finished here: another copy of the message may still be on its way, and must meet the same answer.
     Apply { session: Session, message: MessageId, updates: Vec<UpdateItem> },
     /// Read these and answer.
-    Read { keys: Vec<Key> },
+    Read { reads: Vec<ReadItem> },
 }
 
 /// Remembers what forwarders have sent, and what they were answered.
@@ -70,7 +69,7 @@ impl ForwardInbox {
     pub fn receive(&mut self, request: ForwardRequest) -> Received {
         match request.ask {
             Ask::Open => Received::Answer(Answer::Opened(self.open(request.forwarder))),
-            Ask::Read { keys } => Received::Read { keys },
+            Ask::Read { reads } => Received::Read { reads },
             Ask::Apply { session, floor, updates } => match self.admit(request.forwarder, session, floor, request.message) {
                 Some(answer) => Received::Answer(answer),
                 None => Received::Apply { session, message: request.message, updates },

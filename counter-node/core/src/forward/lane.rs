@@ -6,6 +6,7 @@ use super::routes::TargetIndex;
 use super::{ForwardConfig, MessageId, NotApplied, Operation, Outcome, Session, Ticket, UpdateItem};
 use crate::counter::Key;
 use crate::id::NodeName;
+use crate::marks::Mark;
 
 /// An update or read that has not been answered.
 #[derive(Debug, Clone)]
@@ -13,7 +14,11 @@ pub(super) struct Pending {
     pub(super) ticket: Ticket,
     pub(super) key: Key,
     pub(super) operation: Operation,
+    /// Of a client that keeps marks.
+    pub(super) marks: Option<Vec<Mark>>,
     pub(super) deadline_ms: u64,
+    /// Until when replicas are asked again that have not seen the marks.
+    pub(super) seen_by_ms: u64,
     /// Replicas that have not applied it in this round.
     pub(super) refused_by: Vec<TargetIndex>,
     /// Why it has not been applied so far.
@@ -21,6 +26,17 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Whether its time will be over then.
+    pub(super) fn is_late(&self, at_ms: u64) -> bool {
+        at_ms >= self.deadline_ms || (self.reason == NotApplied::Behind && at_ms >= self.seen_by_ms)
+    }
+
+    /// About what it takes in a message.
+    fn bytes(&self) -> usize {
+        let marks = self.marks.as_ref().map_or(0, Vec::len);
+        self.key.as_bytes().len().saturating_add(marks.saturating_mul(size_of::<Mark>()))
+    }
+
     pub(super) fn lane(&self) -> LaneKind {
         match self.operation {
             Operation::Update(_) => LaneKind::Updates,
@@ -106,7 +122,7 @@ impl Lane {
     pub(super) fn take_batch(&mut self, config: &ForwardConfig) -> Vec<Pending> {
         let mut bytes = 0_usize;
         let fitting = self.queue.iter().take(config.items_max.max(1)).take_while(|item| {
-            bytes = bytes.saturating_add(item.key.as_bytes().len());
+            bytes = bytes.saturating_add(item.bytes());
             bytes <= config.key_bytes_max
         });
         let count = fitting.count().max(1).min(self.queue.len());

@@ -5,7 +5,7 @@ use super::lane::{Content, LaneKind, Message, Opening, Pending, Phase};
 use super::routes::TargetIndex;
 use super::{
     Answer, Ask, Attempt, Failure, ForwardEffect, ForwardReply, ForwardRequest, ItemResult, MessageId, NotApplied, Operation,
-    Outcome, Session, UpdateItem,
+    Outcome, ReadItem, Session, UpdateItem,
 };
 
 impl Forwarder {
@@ -58,7 +58,7 @@ impl Forwarder {
         let target = &self.targets[message.target];
         let ask = match &message.content {
             Content::Open => Ask::Open,
-            Content::Reads { items } => Ask::Read { keys: items.iter().map(|item| item.key.clone()).collect() },
+            Content::Reads { items } => Ask::Read { reads: items.iter().map(read_of).collect() },
             Content::Updates { session, updates, .. } => {
                 let floor = target.updates.in_flight.iter().min().copied().unwrap_or(id);
                 Ask::Apply { session: *session, floor, updates: updates.clone() }
@@ -196,13 +196,17 @@ impl Forwarder {
             match results.get(index).copied().unwrap_or(ItemResult::Unknown) {
                 ItemResult::Done(reading) => self.finish(&item, Outcome::Done(reading)),
                 ItemResult::Replayed(reading) => self.finish(&item, Outcome::Replayed(reading)),
+                ItemResult::Marked { reading, replayed, mark } => {
+                    self.finish(&item, Outcome::Marked { reading, replayed, mark });
+                }
                 ItemResult::Refused(refusal) => self.finish(&item, Outcome::Refused(refusal)),
                 ItemResult::Unknown if item.operation == Operation::Read => {
                     self.route_past(now_ms, target, NotApplied::NotReady, item);
                 }
                 ItemResult::Unknown => self.route_unknown(now_ms, target, item),
                 ItemResult::NotApplied(reason) => {
-                    refusing |= reason != NotApplied::NotOwner;
+                    // One that has not seen a client's marks serves everyone else.
+                    refusing |= !matches!(reason, NotApplied::NotOwner | NotApplied::Behind);
                     self.route_past(now_ms, target, reason, item);
                 }
             }
@@ -257,9 +261,15 @@ impl Message {
     }
 }
 
+fn read_of(item: &Pending) -> ReadItem {
+    ReadItem { key: item.key.clone(), marks: item.marks.clone().unwrap_or_default() }
+}
+
 fn update_of(item: &Pending) -> Option<UpdateItem> {
     match item.operation {
-        Operation::Update(Attempt { update, token, .. }) => Some(UpdateItem { key: item.key.clone(), update, token }),
+        Operation::Update(Attempt { update, token, .. }) => {
+            Some(UpdateItem { key: item.key.clone(), update, token, marks: item.marks.clone() })
+        }
         Operation::Read => None,
     }
 }

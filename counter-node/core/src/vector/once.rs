@@ -31,7 +31,10 @@ impl SlotVector {
     ) -> Result<Applied, Refusal> {
         let tokens = self.tokens.get_or_insert_default();
         match tokens.known(key, token.id, update) {
-            Some(true) => return Ok(Applied { reading: self.read(key), changed: true, replayed: true }),
+            Some(true) => {
+                let actor = tokens.counted_by(key, token.id).unwrap_or(actor);
+                return Ok(Applied { reading: self.read(key), actor, changed: true, replayed: true });
+            }
             Some(false) => return Err(Refusal::TokenReused),
             None => {}
         }
@@ -47,6 +50,9 @@ impl SlotVector {
         let is_new = known.is_none() && update != Update::Reset;
         let before = self.read(key);
         let mut counter = known.map(CounterView::to_counter).unwrap_or_default();
+        if update == Update::Reset && known.is_some() {
+            counter.stamp(actor);
+        }
         let resets = matches!(update, Update::Reset | Update::Set(_));
         let observed = resets.then(|| Box::new(counter.observe(adjustment, now)));
         // What a reset clears stands in its record, for as long as that may lose.
@@ -64,7 +70,7 @@ impl SlotVector {
         }
         let after = self.read(key);
         self.changed(Changed { before, after });
-        Ok(Applied { reading: answer(update, before, after), changed: true, replayed: false })
+        Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
 
     /// When the token was made, if it may still be taken.
@@ -89,13 +95,13 @@ impl SlotVector {
         let adjustment = self.adjustment(key).unwrap_or(&none);
         let before = self.read(key);
         let Some(mut counter) = self.counter(key).map(CounterView::to_counter) else {
-            return Ok(Applied { reading: Reading::UNKNOWN, changed: false, replayed: false });
+            return Ok(Applied { reading: Reading::UNKNOWN, actor, changed: false, replayed: false });
         };
         counter.apply_with(actor, update, now, adjustment)?;
         self.counters.set(key.as_bytes(), &counter);
         let after = self.read(key);
         self.changed(Changed { before, after });
-        Ok(Applied { reading: answer(update, before, after), changed: true, replayed: false })
+        Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
 
     /// Takes back in `counter` what the writer has counted and another replica counts.

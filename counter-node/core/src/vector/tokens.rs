@@ -222,6 +222,13 @@ impl Tokens {
         Some(updates.any(|known| known == update))
     }
 
+    /// Whose record of the token counts.
+    pub(super) fn counted_by(&self, key: KeyRef<'_>, id: u128) -> Option<ActorId> {
+        let group = (key_hash(key), halves(id));
+        let settled = || self.records.range(group_range(group)).map(|(place, _)| *place).next();
+        self.winner(group).or_else(settled).map(|place| self.actors.id(place.actor))
+    }
+
     /// Takes a record in. Returns whether anything was new.
     pub(super) fn insert(&mut self, record: &TokenRecord, retired: &[ActorId]) -> bool {
         let passed = record.made_ms < self.floor_ms || retired.binary_search(&record.actor).is_ok();

@@ -21,6 +21,7 @@ pub(in crate::http) enum Kind {
     TooManyTokens,
     Overloaded,
     NotApplied,
+    SessionNotReached,
     OutcomeUnknown,
     Internal,
 }
@@ -35,7 +36,7 @@ pub(in crate::http) struct Explained {
 }
 
 impl Kind {
-    pub(in crate::http) const ALL: [Self; 17] = [
+    pub(in crate::http) const ALL: [Self; 18] = [
         Self::BadInput,
         Self::Unauthorized,
         Self::NotFound,
@@ -51,6 +52,7 @@ impl Kind {
         Self::TooManyTokens,
         Self::Overloaded,
         Self::NotApplied,
+        Self::SessionNotReached,
         Self::OutcomeUnknown,
         Self::Internal,
     ];
@@ -150,6 +152,14 @@ impl Kind {
                 "The request could not be served",
                 "Nothing was changed: no owner of the counter could be reached, or none could store the update. Trying again, \
                  after the time that Retry-After names in seconds, counts once.",
+            ),
+            Self::SessionNotReached => explained(
+                "session-not-reached",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "What the session has written does not show yet",
+                "Nothing was changed. The request came with a Counter-Session, and what was written under it had not reached the \
+                 replicas that could be asked. Try again after the time that Retry-After names in seconds; without the header the \
+                 request is served at once, by what they know.",
             ),
             Self::OutcomeUnknown => explained(
                 "outcome-unknown",

@@ -13,7 +13,7 @@ async fn a_counter_comes_in_the_form_that_the_client_likes_best() {
     ] {
         let answer = client.get_as("/p/counter", accept).await;
         assert_eq!((answer.header("content-type"), answer.text()), (content_type, body), "{accept}");
-        assert_eq!((answer.header("vary"), answer.header("cache-control")), ("accept", "no-cache"));
+        assert_eq!((answer.header("vary"), answer.header("cache-control")), ("accept, counter-session", "no-cache"));
     }
     let html = client.get_as("/p/counter", "text/html,application/xhtml+xml,*/*;q=0.8").await;
     assert_eq!(html.header("content-type"), "text/html; charset=utf-8");
