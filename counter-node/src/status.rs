@@ -64,6 +64,7 @@ impl StatusSource {
             readiness: view.readiness,
             // What is said to be acted by must not be taken back by a crash: moves go on on the strength of it.
             layout: self.protocol.durable_layout().map(|LayoutId { version, hash }| LayoutStatus { version, hash }),
+            virtual_shards: layout.map(|layout| layout.virtual_shards.clone()).unwrap_or_default(),
             storage: self.storage(),
             slots: layout.map(|layout| self.slots(layout)).unwrap_or_default(),
             peers: replica.peers,

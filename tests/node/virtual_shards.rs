@@ -41,6 +41,8 @@ async fn a_count_is_raised_and_lowered_under_load_and_no_number_is_ever_wrong() 
     let told = counting.stop().await;
     assert_eq!((told.unknown, told.refused), (0, 0));
     let total = agreed(&http, &bases, page, &told).await?;
+    // From this the operator learns of it when its own record is an older one.
+    assert_eq!(cluster.nodes[3].status().await?.virtual_shards, cluster.layout.virtual_shards);
     for shard in [0, 2] {
         let here = held(&cluster, shard).await?;
         assert!(here * 10 > u64::try_from(total)?, "shard of node {shard} holds {here} of {total}: updates were not spread");

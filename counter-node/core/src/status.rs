@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ActorId, ClusterId, NodeName, ShardId};
-use crate::layout::{LayoutVersion, MovePhase};
+use crate::layout::{LayoutVersion, MovePhase, VirtualShards};
 use crate::slot::SlotRange;
 
 /// The newest format of the status document.
@@ -21,6 +21,10 @@ pub struct NodeStatus {
     pub readiness: Readiness,
     /// The layout that this node acts by.
     pub layout: Option<LayoutStatus>,
+    /// The patterns of the newest layout that this node knows: what any node may have counted by is to be read for ever,
+    /// also when the record of it is lost. Empty where a node of an older release says nothing of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub virtual_shards: Vec<VirtualShards>,
     pub storage: StorageStatus,
     /// Per range of slots that are owned here or received.
     pub slots: Vec<SlotRangeStatus>,

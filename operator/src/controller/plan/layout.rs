@@ -4,6 +4,7 @@
 //! that a node has seen. While slots move, nothing else about the layout changes but addresses.
 
 use counter_core::id::{ClusterId, NodeName, ShardId};
+use counter_core::layout::virtual_shards::PATTERNS_MAX;
 use counter_core::layout::{LAYOUT_FORMAT, Layout, LayoutVersion, Move, MovePhase, Node, Shard, normalised};
 use counter_core::slot::to_ranges;
 
@@ -50,9 +51,10 @@ pub(super) fn is_unexplained(observed: &Observed) -> bool {
 }
 
 /// Whether the nodes that are ahead own nothing but what the record gives to their shards, so that it can be put above
-/// what they have seen.
+/// what they have seen, with all that they read.
 pub(super) fn can_reassert(layout: &Layout, observed: &Observed) -> bool {
-    layout.moves.is_empty() && observed.nodes.iter().all(|(name, node)| owns_no_more(layout, name, node))
+    let fits = virtual_shards::reasserted(layout, observed).len() <= PATTERNS_MAX;
+    fits && layout.moves.is_empty() && observed.nodes.iter().all(|(name, node)| owns_no_more(layout, name, node))
 }
 
 fn owns_no_more(layout: &Layout, name: &NodeName, node: &ObservedNode) -> bool {
@@ -67,8 +69,11 @@ fn owns_no_more(layout: &Layout, name: &NodeName, node: &ObservedNode) -> bool {
 pub(super) fn due(spec: &ClusterSpec, observed: &Observed, size: &Size, losses: &Losses) -> Due {
     let Some(layout) = &observed.layout else { return first(spec, observed) };
     if ahead(layout, observed).is_some() {
-        let reassert = can_reassert(layout, observed);
-        return if reassert { next(Change::Reassert, layout.clone(), observed) } else { Due::Nothing };
+        if !can_reassert(layout, observed) {
+            return Due::Nothing;
+        }
+        let virtual_shards = virtual_shards::reasserted(layout, observed);
+        return next(Change::Reassert, Layout { virtual_shards, ..layout.clone() }, observed);
     }
     if let Some(moved) = readdressed(layout, observed) {
         return next(Change::Readdress, moved, observed);

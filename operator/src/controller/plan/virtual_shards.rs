@@ -34,6 +34,20 @@ pub(super) fn first(spec: &ClusterSpec) -> Vec<VirtualShards> {
     spec.virtual_shards.iter().map(own).collect()
 }
 
+/// The recorded patterns as they are to be when the record is put above layouts that nodes have seen and it does not know
+/// of: as much is read as any node reads, because it may have counted by it. What is updated stays as recorded.
+pub(super) fn reasserted(layout: &Layout, observed: &Observed) -> Vec<VirtualShards> {
+    let mut all = layout.virtual_shards.clone();
+    let own = observed.nodes.values().filter_map(|node| node.status.as_ref()).filter(|own| own.cluster == Some(layout.cluster));
+    for seen in own.flat_map(|status| &status.virtual_shards) {
+        match all.iter_mut().find(|known| known.pages == seen.pages) {
+            Some(known) => known.ever_count = known.ever_count.max(seen.ever_count),
+            None => all.push(VirtualShards { count: 0, ..seen.clone() }),
+        }
+    }
+    all
+}
+
 /// The nodes for which a higher count waits: those that the layout names and those that run, unless they act by it.
 pub(super) fn behind(layout: &Layout, observed: &Observed) -> Vec<NodeName> {
     let stamp = Some((layout.version, layout.hash()));

@@ -34,6 +34,7 @@ fn status(name: &NodeName, layout: Option<&Layout>) -> NodeStatus {
         actor: ActorId::new(1, 1, 1),
         readiness: if layout.is_some() { Readiness::Ready } else { Readiness::WaitingForLayout },
         layout: layout.map(|layout| LayoutStatus { version: layout.version, hash: layout.hash() }),
+        virtual_shards: Vec::new(),
         storage: StorageStatus { kind: "volume".to_owned(), fsync: "Never".to_owned(), writable: true, counters: 0 },
         slots: Vec::new(),
         peers: Vec::new(),

@@ -451,6 +451,29 @@ fn an_older_record_is_put_above_what_nodes_have_seen_if_it_gives_nothing_to_othe
 }
 
 #[test]
+fn an_older_record_is_put_above_with_all_virtual_shards_that_any_node_may_have_counted_by() {
+    let mut world = World::settled(2, 1);
+    wants(&mut world, &[("a", 2), ("b", 3)]);
+    world.settle();
+    let older = world.layout().clone();
+    wants(&mut world, &[("a", 8), ("c", 5)]);
+    // The highest version of them is known to one node only.
+    world.until(Change::Spread);
+    world.act(|node| node.0 == "page-views-1-0");
+    wants(&mut world, &[("a", 9), ("c", 5)]);
+    world.act(|node| node.0 == "page-views-1-0");
+    assert_eq!(spread(&world), [("a", 8, 9), ("c", 5, 5), ("b", 0, 3)]);
+
+    world.recorded = Some(older);
+    wants(&mut world, &[("a", 2), ("b", 3)]);
+    let plan = world.round();
+    assert!(matches!(plan.step, Step::Record(Change::Reassert, _)), "{:?}", plan.step);
+    assert_eq!(spread(&world), [("a", 2, 9), ("b", 3, 3), ("c", 0, 5)]);
+    world.settle();
+    assert_eq!(spread(&world), [("a", 2, 9), ("b", 3, 3), ("c", 0, 5)]);
+}
+
+#[test]
 fn an_older_record_that_gives_slots_to_others_stalls() {
     let mut world = World::settled(2, 1);
     let older = world.layout().clone();

@@ -326,6 +326,12 @@ impl World {
             layout.virtual_shards.iter().find(|own| own.pages == pages).map_or(0, |own| own.ever_count)
         };
         assert!(old.virtual_shards.iter().all(|own| ever(next, &own.pages) >= own.ever_count), "what was counted is not read");
+        if change == Change::Reassert {
+            let known =
+                self.volumes.values().filter_map(|volume| volume.layout.as_ref()).flat_map(|layout| &layout.virtual_shards);
+            let mut unread = known.filter(|own| ever(next, &own.pages) < own.ever_count);
+            return assert_eq!(unread.next(), None, "what nodes have counted by is not read");
+        }
         if change != Change::Spread {
             return assert_eq!(old.virtual_shards, next.virtual_shards, "{change:?}");
         }
@@ -421,6 +427,7 @@ fn status(name: &NodeName, volume: &Volume) -> NodeStatus {
         actor: ActorId::new(volume.origin, 1, 1),
         readiness,
         layout: layout.map(|layout| LayoutStatus { version: layout.version, hash: layout.hash() }),
+        virtual_shards: layout.map(|layout| layout.virtual_shards.clone()).unwrap_or_default(),
         storage: StorageStatus { kind: "volume".to_owned(), fsync: "Never".to_owned(), writable: true, counters: 0 },
         slots: slots.map(|range| SlotRangeStatus { range: *range, owned: true, counters: 0, tally: 0 }).collect(),
         peers: Vec::new(),
