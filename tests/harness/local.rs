@@ -106,7 +106,7 @@ impl Local {
     /// # Errors
     /// When it does not stop in order.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let status = self.process.stop(Duration::from_secs(60)).await?;
+        let status = self.process.stop_by("INT", Duration::from_secs(60)).await?;
         anyhow::ensure!(status.success(), "ended with {status}: {}", self.process.log_tail());
         Ok(())
     }

@@ -69,8 +69,16 @@ impl Process {
     /// # Errors
     /// When it cannot be ended.
     pub async fn stop(&mut self, grace: Duration) -> anyhow::Result<std::process::ExitStatus> {
+        self.stop_by("TERM", grace).await
+    }
+
+    /// The same with another signal, by its name.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub async fn stop_by(&mut self, name: &str, grace: Duration) -> anyhow::Result<std::process::ExitStatus> {
         if let Some(pid) = self.pid() {
-            signal(pid, "TERM").await?;
+            signal(pid, name).await?;
         }
         if let Ok(status) = tokio::time::timeout(grace, self.child.wait()).await {
             return Ok(status?);

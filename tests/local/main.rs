@@ -109,13 +109,14 @@ fn find_layout(folder: std::fs::ReadDir) -> anyhow::Result<serde_json::Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_start_continues_with_the_same_numbers() -> anyhow::Result<()> {
+async fn ctrl_c_stops_all_processes_and_a_second_start_continues_with_the_same_numbers() -> anyhow::Result<()> {
     let mut cluster = Local::start(&cluster(1, 2))?;
-    cluster.ready(2).await?;
+    let nodes = cluster.ready(2).await?;
     let counting = count_everywhere(&cluster, "front-page");
     counting.acknowledge(100).await?;
     let ledger = counting.stop().await;
     cluster.stop().await?;
+    assert_eq!(alive(&nodes), 0, "a node has outlived the operator that was stopped in order");
     cluster.start_again()?;
     let nodes = cluster.ready(2).await?;
     agreed(&Http::default(), &bases(&nodes), "front-page", &ledger).await?;
@@ -128,10 +129,14 @@ async fn no_node_outlives_an_operator_that_was_killed() -> anyhow::Result<()> {
     let nodes = cluster.ready(2).await?;
     cluster.kill().await?;
     until("all nodes have ended", async || {
-        let alive =
-            nodes.iter().filter_map(|node| node.pid).filter(|pid| std::path::Path::new(&format!("/proc/{pid}/exe")).exists());
-        anyhow::ensure!(alive.count() == 0, "some live");
+        anyhow::ensure!(alive(&nodes) == 0, "some live");
         Ok(())
     })
     .await
+}
+
+/// How many of these processes there are still.
+fn alive(nodes: &[Node]) -> usize {
+    let pids = nodes.iter().filter_map(|node| node.pid);
+    pids.filter(|pid| std::path::Path::new(&format!("/proc/{pid}/exe")).exists()).count()
 }
