@@ -87,8 +87,9 @@ image: need-cargo ## make the two images: with Docker, or as archives in target/
 	fi
 	@echo "image: $(IMAGE_PREFIX)/{operator,counter-node}:$(VERSION), archives in target/images"
 
-e2e: image need-go ## install the chart on a real kubelet, and count while the cluster grows and loses Pods (needs root, kind or E2E_CONTEXT)
-	IMAGE_VERSION=$(VERSION) tests/e2e/run
+e2e: image programs need-go ## install the chart on a real kubelet, and count while the cluster grows and loses Pods (needs root, kind or E2E_CONTEXT)
+	OPERATOR_BINARY="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/operator" \
+	  IMAGE_VERSION=$(VERSION) tests/e2e/run
 
 need-cargo:
 	@command -v $(CARGO) >/dev/null || { echo "make: Rust is missing; install it from https://rustup.rs" >&2; exit 69; }

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use crate::telemetry::Metrics;
@@ -59,6 +60,9 @@ pub enum CallError {
     Late,
     #[error("refused with {status}: {detail}")]
     Refused { status: u16, detail: String },
+    /// The API server, through which the node is to be reached, has answered in its place.
+    #[error("the API server did not pass it on ({status}): {detail}")]
+    NotPassedOn { status: u16, detail: String },
     #[error("the answer could not be read: {0}")]
     Malformed(String),
     #[error("the address `{0}` is none")]
@@ -70,7 +74,8 @@ impl CallError {
     #[must_use]
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "unreachable",
+            Self::NotPassedOn { status: 401 | 403, .. } => "forbidden",
+            Self::Unreachable(_) | Self::NotPassedOn { .. } => "unreachable",
             Self::Late => "late",
             Self::Refused { status: 409, .. } => "conflict",
             Self::Refused { status: 401, .. } => "unauthorized",
@@ -167,8 +172,8 @@ impl NodeClient {
         if status.is_success() {
             return Ok(body);
         }
-        let detail = String::from_utf8_lossy(&body).chars().take(REFUSAL_CHARS_MAX).collect();
-        Err(CallError::Refused { status: status.as_u16(), detail })
+        let by_proxy = matches!(call.target.address, Address::Proxy { .. });
+        Err(failure(status.as_u16(), &body, by_proxy))
     }
 
     async fn send_direct(&self, request: http::Request<Bytes>) -> Result<(http::StatusCode, Bytes), CallError> {
@@ -188,6 +193,29 @@ impl NodeClient {
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| CallError::Unreachable(error.to_string()))?.to_bytes();
         Ok((parts.status, body))
+    }
+}
+
+/// Whose refusal it is: the node's, or the API server's in its place.
+fn failure(status: u16, body: &[u8], by_proxy: bool) -> CallError {
+    let short = |text: &str| text.chars().take(REFUSAL_CHARS_MAX).collect();
+    match ApiServerSaid::of(body).filter(|_| by_proxy) {
+        Some(said) => CallError::NotPassedOn { status, detail: short(&said.message) },
+        None => CallError::Refused { status, detail: short(&String::from_utf8_lossy(body)) },
+    }
+}
+
+/// A failure in the API server's own words, which a node's refusals are unlike.
+#[derive(Deserialize)]
+struct ApiServerSaid {
+    kind: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl ApiServerSaid {
+    fn of(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok().filter(|said: &Self| said.kind == "Status")
     }
 }
 

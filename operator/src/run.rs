@@ -44,6 +44,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (stage, shown) = watch::channel(Stage::Starting);
     let health = args.health.on(args.bind);
     let listener = TcpListener::bind(health).await.with_context(|| format!("--health {health} cannot be listened on"))?;
+    // With port 0 this is the only way to learn which it has become.
+    tracing::info!(address = %listener.local_addr().unwrap_or(health), "serving probes and metrics");
     tokio::spawn(admin::serve(listener, admin::router(shown, metrics.clone())));
     let stop = stop_on_signal()?;
 

@@ -30,7 +30,7 @@ def gather_evidence(place):
         if any(status.get("restartCount") for status in pod["status"].get("containerStatuses", [])):
             keep(Kube(place, namespace), f"log-{name}-previous", "logs", name, "--previous", "--tail=5000")
     print(f"evidence is in {FOLDER}; the ends of some of it:")
-    for path in [FOLDER / "objects.txt", FOLDER / "events.txt", *sorted(FOLDER.glob("log-*.txt"))]:
+    for path in [FOLDER / "objects.txt", FOLDER / "events.txt", *sorted(FOLDER.glob("log-*.txt")), *FOLDER.glob("*.log")]:
         lines = path.read_text().splitlines()
         print(f"--- {path.name}", *lines[-60 if path.stem == "objects" else -8 :], sep="\n")
 

@@ -5,6 +5,7 @@ import shutil
 from counters import CRD, SITE, Counter, condition, manifest, wait_agreement
 from kube import Failed, Kube, check, wait
 from load import Clients, read
+from outside import Outside, kubeconfig
 from place import ROOT
 from reach import reach
 
@@ -25,7 +26,7 @@ class Story:
         return [
             self.install, self.create, self.refuse_nonsense, self.start_counting, self.add_shards, self.add_replicas,
             self.delete_a_pod, self.kill_pods, self.compare, self.upgrade, self.refuse_to_shrink, self.uninstall,
-            self.delete_and_recreate, self.install_namespaced,
+            self.delete_and_recreate, self.reach_by_proxy, self.install_namespaced,
         ]  # fmt: skip
 
     def values(self, *more: str) -> list[str]:
@@ -177,6 +178,43 @@ class Story:
         self.system.helm("uninstall", "dc", "--wait", "--timeout", "120s")
         self.reach.close()
 
+    def reach_by_proxy(self):
+        """An operator outside of the cluster publishes and grows through the API server, with the chart's rights for that."""
+        own = self.default.namespaced("outside")
+        values = self.values("watchNamespaces={outside}", "reach=proxy", "replicas=0", "crds.install=false")
+        own.helm("install", "outside", str(CHART), *values, "--wait", "--timeout", "60s")
+        flags = ("--namespace=outside", f"--default-image={self.place.node_image}", f"--image-pull-policy={self.place.pull_policy}")
+        operator = Outside(kubeconfig(own, "outside-distributed-counter"), *flags)
+        try:
+            said = self.grow_from_outside(own, operator)
+            check(operator.stop() == 0, "the operator did not end in order")
+        finally:
+            operator.end()
+        own.helm("uninstall", "outside", "--wait", "--timeout", "60s")
+        return said
+
+    def grow_from_outside(self, own, operator):
+        own.apply(manifest("far", shards=1, replicas=2, storage=VOLUME))
+        far, near = Counter(own, "far"), reach(own)
+        far.wait_settled(1, 2)
+        service = near.service("far")
+        clients = Clients(service, threads=2, pages=PAGES, updates_per_second=60).start()
+        wait("first acknowledgements", lambda: clients.totals.outcomes["acknowledged"] > 40, 30)
+        own.run("scale", "distributedcounter/far", "--replicas=2")
+        far.wait_settled(2, 2)
+        counts = wait_agreement(far, near, PAGES, clients.stop())
+        near.close()
+        calls = operator.calls()
+        # Each call was one of the API server's proxy: there is no other way for this operator.
+        for call in ("status", "layout"):
+            check(calls.get((call, "ok"), 0) > 0, f"no call of {call} succeeded: {calls}")
+            wrong = {key: count for key, count in calls.items() if key[0] == call and key[1] not in ("ok", "unreachable", "late")}
+            check(not wrong, f"calls through the proxy were refused: {wrong}; {operator.lines('refused')[:3]}")
+        refused = [line for line in operator.lines("forbidden") if STARTING not in line]
+        check(not refused, f"the operator was refused: {refused[:3]}")
+        own.run("delete", "distributedcounter", "far", "--wait=true")
+        return f"{counts[SITE]} on 4 nodes; calls {calls}"
+
     def install_namespaced(self):
         """A namespaced install has no ClusterRole, runs its namespaces' clusters, and sees no other's."""
         own, system = self.default.namespaced("team-a"), self.default.namespaced("team-a-system")
@@ -196,7 +234,7 @@ class Story:
             check(answer.strip() in ("no", ""), f"the account may {what}: {answer}")
         self.no_refusals(system)
         system.helm("uninstall", "team", "--wait", "--timeout", "120s")
-        for namespace in ("team-a", "team-b", "counting", "counter-system", "team-a-system"):
+        for namespace in ("team-a", "team-b", "counting", "counter-system", "team-a-system", "outside"):
             self.default.run("delete", "namespace", namespace, "--wait=false")
 
     def so_far(self) -> str:

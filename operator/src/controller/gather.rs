@@ -231,6 +231,11 @@ async fn ask(nodes: &NodeClient, targets: &Targets) -> HashMap<NodeName, NodeSta
         .filter_map(|(node, answer)| async move {
             match answer {
                 Ok(status) => Some((node, status)),
+                // No node gets better by itself while the operator lacks the right to ask through the API server.
+                Err(error) if error.category() == "forbidden" => {
+                    tracing::warn!(%node, %error, "a node cannot be asked how it is");
+                    None
+                }
                 Err(error) => {
                     tracing::debug!(%node, %error, "a node does not say how it is");
                     None

@@ -17,6 +17,8 @@ struct Admitting {
     answer: (StatusCode, &'static str),
 }
 
+const PROXY_PATH: &str = "/api/v1/namespaces/x/pods/a-0-0:8081/proxy";
+
 async fn answer(
     State(node): State<Admitting>,
     method: Method,
@@ -27,7 +29,8 @@ async fn answer(
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let request = AdminRequest {
         method: method.as_str(),
-        path: uri.path(),
+        // A node sees what comes behind the API server's part of the path.
+        path: uri.path().strip_prefix(PROXY_PATH).unwrap_or(uri.path()),
         cluster: header(CLUSTER_HEADER),
         node: header(NODE_HEADER),
         pod_uid: header(POD_UID_HEADER),
@@ -106,8 +109,33 @@ async fn what_is_no_status_is_malformed_and_what_does_not_listen_is_unreachable(
     assert_eq!(unreachable.category(), "unreachable");
 }
 
-#[test]
-fn the_proxy_path_keeps_the_path_that_is_proved() {
-    let address = Address::Proxy { namespace: "x".to_owned(), pod: "a-0-0".to_owned(), port: 8081 };
-    assert_eq!(uri(&address, "/status"), "/api/v1/namespaces/x/pods/a-0-0:8081/proxy/status");
+/// What stands for the API server at `address`, and the node behind it.
+fn by_proxy(address: &str) -> (NodeClient, Target) {
+    let mut config = kube::Config::new(format!("http://{address}").parse().unwrap());
+    // As the operator's own client does, which comes again by itself.
+    config.default_retry = false;
+    let proxy = Address::Proxy { namespace: "x".to_owned(), pod: "a-0-0".to_owned(), port: 8081 };
+    let client = NodeClient::new(Some(kube::Client::try_from(config).unwrap()), Metrics::default());
+    (client, Target { address: proxy, ..target(address, &["secret"]) })
+}
+
+#[tokio::test]
+async fn through_the_api_server_the_proof_is_of_what_the_node_sees() {
+    let (node, address) = node("secret", (StatusCode::OK, "{}")).await;
+    let (client, target) = by_proxy(&address);
+    client.put_layout(&target, &layout()).await.unwrap();
+    let taken = node.taken.lock().unwrap().clone();
+    assert_eq!(serde_json::from_slice::<Layout>(&taken[0]).unwrap(), layout());
+}
+
+#[tokio::test]
+async fn what_the_api_server_says_in_a_nodes_place_is_told_from_what_the_node_says() {
+    let gone = r#"{"kind": "Status", "apiVersion": "v1", "message": "error trying to reach service", "code": 503}"#;
+    let refused = r#"{"kind": "Status", "apiVersion": "v1", "message": "pods is forbidden", "code": 403}"#;
+    let own = r#"{"type": "/problems/not-durable", "status": 503}"#;
+    for (status, said, category) in [(503, gone, "unreachable"), (403, refused, "forbidden"), (503, own, "refused")] {
+        let (_node, address) = node("secret", (StatusCode::from_u16(status).unwrap(), said)).await;
+        let (client, target) = by_proxy(&address);
+        assert_eq!(client.status(&target).await.unwrap_err().category(), category, "{said}");
+    }
 }
