@@ -4,10 +4,12 @@
 //! It stands on hyper itself: the two requests that nearly all clients send, `GET` and `PUT` of a counter, then pass
 //! nothing but one path match, one look-up and one small allocation for the answer.
 
+mod asset;
 pub mod auth;
 mod backend;
 mod batch;
 mod body;
+mod cluster;
 mod counter;
 mod etag;
 mod html;
@@ -135,11 +137,13 @@ impl<B: Backend> Shared<B> {
             Route::Site => site::get(self, &head).await,
             Route::Batch if head.method == Method::POST => batch::post(self, &head, body).await,
             Route::Batch => batch::get(self, &head).await,
+            Route::Cluster => cluster::get(self).await,
             Route::Index => Ok(site::index(self)),
             Route::OpenApi => Ok(openapi::document()),
             Route::Docs(file) => openapi::docs(file),
             Route::Problem(name) => problem::explain(name),
-            Route::Asset(name) => html::asset(name),
+            Route::Asset(name) => asset::get(name, &head.headers),
+            Route::Widget => Ok(asset::widget(&head.headers)),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod http;
 mod lock;
 pub mod node;
+pub mod overview;
 pub mod own_writes;
 pub mod owner;
 pub mod pages;

@@ -24,6 +24,7 @@ use crate::forwarding::{self, Forwarding};
 use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
 use crate::http::{self, Api, RequestLimits};
+use crate::overview::{Gathered, Overviews};
 use crate::own_writes::Seen;
 use crate::owner::Owner;
 use crate::pages::{NodePages, Pages};
@@ -273,8 +274,17 @@ impl Node {
             client: client.clone(),
             tokens: tokens.clone(),
         });
+        let overviews = Arc::new(Overviews {
+            protocol: protocol.clone(),
+            table: table.clone(),
+            committer: committer.clone(),
+            client: client.clone(),
+            tokens: tokens.clone(),
+            gathered: Gathered::default(),
+        });
         let router = Arc::new(Router {
             details: details.clone(),
+            overviews: overviews.clone(),
             protocol: protocol.clone(),
             owner,
             forwarding: forwarding.clone(),
@@ -316,6 +326,7 @@ impl Node {
                 protocol: protocol.clone(),
                 forwarding: forwarding.clone(),
                 details,
+                overviews,
                 table,
                 tokens: tokens.clone(),
                 bodies: Bodies::default(),

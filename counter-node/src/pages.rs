@@ -21,6 +21,7 @@ use rand::seq::IndexedRandom as _;
 
 use crate::http::Backend;
 use crate::lock::lock;
+use crate::overview::ClusterOverview;
 use crate::own_writes::OwnWrites;
 use crate::protocol::Protocol;
 use crate::router::{Action, Detailed, Failure, Reading, Router, Write};
@@ -278,6 +279,10 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
 
     fn cluster(&self) -> Option<ClusterId> {
         self.counters.cluster()
+    }
+
+    async fn overview(&self) -> Arc<ClusterOverview> {
+        self.counters.overview().await
     }
 }
 

@@ -23,6 +23,8 @@ pub const FORWARD_PATH: &str = "/peer/v2/forward";
 pub const DETAIL_PATH: &str = "/peer/v2/detail";
 /// The totals of the slots that the receiver owns.
 pub const TOTALS_PATH: &str = "/peer/v2/totals";
+/// What the receiver says of itself, for people.
+pub const OVERVIEW_PATH: &str = "/peer/v2/overview";
 
 /// Whom the proof of an answer names: the request, by its proof. So an answer is none to another request, and no request.
 fn answer_to(request_proof: &str) -> String {

@@ -19,6 +19,7 @@ use futures::future::join_all;
 
 use crate::details::{Detail, Details};
 use crate::forwarding::{Forwarded, Forwarding};
+use crate::overview::{ClusterOverview, Overviews};
 use crate::own_writes::{OwnWrites, SEEN_WAITS_MAX, Seen, UNTOLD};
 use crate::owner::Owner;
 use crate::protocol::Protocol;
@@ -129,6 +130,7 @@ pub struct Router {
     pub site: Site,
     pub details: Arc<Details>,
     pub seen: Seen,
+    pub overviews: Arc<Overviews>,
 }
 
 impl Router {
@@ -307,6 +309,11 @@ impl Router {
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
         self.protocol.view().routes.as_ref().map(|routes| routes.layout.cluster)
+    }
+
+    /// How the nodes of the cluster are.
+    pub async fn overview(&self) -> Arc<ClusterOverview> {
+        self.overviews.cluster().await
     }
 
     /// Some of the pages that this node holds, at most `limit`. One that only virtual shards of it are here is a page too.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use counter_core::counter::Key;
 use counter_core::id::ClusterId;
 
+use crate::overview::ClusterOverview;
 use crate::own_writes::{OwnWrites, UNTOLD};
 use crate::router::{Detailed, Failure, Reading, Router, Write};
 
@@ -37,6 +38,8 @@ pub trait Backend: Send + Sync + 'static {
     fn pages(&self, limit: usize) -> Vec<Key>;
     /// [`Router::cluster`]
     fn cluster(&self) -> Option<ClusterId>;
+    /// [`Router::overview`]
+    fn overview(&self) -> impl Future<Output = Arc<ClusterOverview>> + Send;
 
     /// Applies one update.
     fn update(&self, key: Key, write: impl Into<Write> + Send) -> impl Future<Output = Result<Reading, Failure>> + Send {
@@ -91,5 +94,9 @@ impl Backend for Arc<Router> {
 
     fn cluster(&self) -> Option<ClusterId> {
         Router::cluster(self)
+    }
+
+    async fn overview(&self) -> Arc<ClusterOverview> {
+        Router::overview(self).await
     }
 }

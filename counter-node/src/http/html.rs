@@ -1,5 +1,5 @@
-//! Pages for people: a counter that keeps itself current, the list at `/`, and what problem types mean. They work without
-//! scripts, load nothing from elsewhere, and links in them are relative, so that a proxy may put them under any path.
+//! Pages for people: a counter that keeps itself current, the dashboard at `/`, and what problem types mean. They say what they
+//! can without scripts, load nothing from elsewhere, and links in them are relative, so that a proxy may put them under any path.
 
 use std::fmt::Write as _;
 
@@ -7,32 +7,31 @@ use counter_core::counter::Key;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 
-use super::problem::Problem;
 use super::{Reply, page, reply};
 
-const SCRIPT: &str = include_str!("../../ui/counter.js");
-const STYLE: &str = include_str!("../../ui/style.css");
+const INDEX: &str = include_str!("../../ui/index.html");
+const COUNTER: &str = include_str!("../../ui/counter.html");
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A counter that its script keeps current; `named` is its page, none for the whole site.
 pub(super) fn counter(named: Option<&str>, updated_at: &str, count: i64) -> Reply {
     let title = escape(named.unwrap_or("The whole site"));
-    let root = if named.is_some() { "../" } else { "" };
-    let main = format!(
-        "<h1>{title}</h1>\n\
-         <p class=\"count\" id=\"count\" role=\"status\" aria-live=\"polite\" aria-atomic=\"true\">{count}</p>\n\
-         <p id=\"state\">Last change: <time id=\"updated\" datetime=\"{updated_at}\">{shown}</time></p>\n\
-         <p><a href=\"{home}\">All pages</a></p>\n\
-         <script src=\"{root}ui/counter.js\" type=\"module\"></script>",
-        shown = if updated_at.is_empty() { "never" } else { updated_at },
-        home = if root.is_empty() { "./" } else { root },
-    );
-    document(StatusCode::OK, &title, root, &main)
+    let count = count.to_string();
+    let parts = match named {
+        Some(_) => {
+            [("root", "../"), ("home", "../"), ("explained", "You are one of its viewers for as long as this page is open.")]
+        }
+        None => [("root", ""), ("home", "./"), ("explained", "The sum over all pages, viewers included.")],
+    };
+    let source = if named.is_some() { format!("page=\"{title}\"") } else { "site".to_owned() };
+    let shown = if updated_at.is_empty() { "never" } else { updated_at };
+    let own = [("title", &*title), ("source", &source), ("count", &count), ("updated", updated_at), ("shown", shown)];
+    page_of(filled(COUNTER, |name| parts.iter().chain(&own).find(|part| part.0 == name).map_or("", |part| part.1)))
 }
 
-/// The list of pages and documentation; `more` when the node holds more pages than these.
+/// The dashboard, with a list of pages in it until its script shows the busiest; `more` when the node holds more than these.
 pub(super) fn index(pages: &[Key], more: bool) -> Reply {
     let mut list = String::new();
     for key in pages {
@@ -40,25 +39,11 @@ pub(super) fn index(pages: &[Key], more: bool) -> Reply {
         let _ = writeln!(list, "<li><a href=\"./{}/counter\">{}</a></li>", page::encode(key.as_bytes()), escape(&name));
     }
     let listed = match (pages.is_empty(), more) {
-        (true, _) => "<p>This node counts no page yet.</p>".to_owned(),
+        (true, _) => "<p class=\"empty\">This node counts no page yet.</p>".to_owned(),
         (false, false) => format!("<ul>\n{list}</ul>"),
-        (false, true) => format!("<ul>\n{list}</ul>\n<p>… and more, which this node does not list.</p>"),
+        (false, true) => format!("<ul>\n{list}</ul>\n<p class=\"note\">… and more, which this node does not list.</p>"),
     };
-    let main = format!(
-        "<h1>Distributed counter</h1>\n\
-         <h2>Pages</h2>\n{listed}\n<p><a href=\"counter\">The whole site</a></p>\n\
-         <h2>Use it</h2>\n\
-         <pre>curl -X PUT http://HOST/front-page/counter\ncurl http://HOST/front-page/counter</pre>\n\
-         <dl>\n\
-         <dt><code>GET PUT DELETE /{{page}}/counter</code></dt><dd>read, count, reset a page</dd>\n\
-         <dt><code>GET /counter</code></dt><dd>the whole site</dd>\n\
-         <dt><code>GET POST /counters</code></dt><dd>many at once</dd>\n\
-         </dl>\n\
-         <h2>Read more</h2>\n\
-         <ul>\n<li><a href=\"docs/\">The API, to read and to try</a></li>\n\
-         <li><a href=\"openapi.json\">The API as an OpenAPI document</a></li>\n</ul>"
-    );
-    document(StatusCode::OK, "Distributed counter", "", &main)
+    page_of(filled(INDEX, |_| &listed))
 }
 
 /// What a problem type means.
@@ -67,31 +52,38 @@ pub(super) fn problem(status: StatusCode, title: &str, explanation: &str) -> Rep
     document(StatusCode::OK, title, "../", &main)
 }
 
-/// A file that the pages load.
-pub(super) fn asset(name: &str) -> Result<Reply, Problem> {
-    let (content_type, content) = match name {
-        "counter.js" => ("text/javascript; charset=utf-8", SCRIPT),
-        "style.css" => ("text/css; charset=utf-8", STYLE),
-        _ => return Err(Problem::not_found(&format!("/ui/{name}"))),
-    };
-    let mut answer = reply(StatusCode::OK, content_type, content);
-    secure(&mut answer, POLICY);
-    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    Ok(answer)
-}
-
 fn document(status: StatusCode, title: &str, root: &str, main: &str) -> Reply {
     let text = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<link rel=\"stylesheet\" href=\"{root}ui/style.css\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         </head>\n<body>\n<main>\n{main}\n</main>\n</body>\n</html>\n"
+         <title>{title}</title>\n<link rel=\"stylesheet\" href=\"{root}ui/style.css\">\n\
+         <link rel=\"icon\" href=\"{root}ui/icon.svg\">\n\
+         </head>\n<body class=\"single\">\n<main>\n<section class=\"card\">\n{main}\n</section>\n</main>\n</body>\n</html>\n"
     );
-    let mut answer = reply(status, "text/html; charset=utf-8", text);
+    let mut answer = page_of(text);
+    *answer.status_mut() = status;
+    answer
+}
+
+fn page_of(text: String) -> Reply {
+    let mut answer = reply(StatusCode::OK, "text/html; charset=utf-8", text);
     secure(&mut answer, POLICY);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// A document with each `{{name}}` of it replaced, in one pass: what a part brings is not looked into.
+fn filled<'a>(document: &str, part: impl Fn(&str) -> &'a str) -> String {
+    let mut text = String::with_capacity(document.len());
+    let mut rest = document;
+    while let Some((before, (name, after))) = rest.split_once("{{").and_then(|(b, after)| Some((b, after.split_once("}}")?))) {
+        text.push_str(before);
+        text.push_str(part(name));
+        rest = after;
+    }
+    text.push_str(rest);
+    text
 }
 
 /// Headers that keep a browser from doing more with the answer than was meant.

@@ -29,7 +29,10 @@ pub(super) enum CounterAnswer {
         description = "Counts, live: the number of a page, of many pages, of the whole site. Errors are RFC 9457 problem details.",
     ),
     servers((url = "/")),
-    tags((name = "counters", description = "Counters of pages")),
+    tags(
+        (name = "counters", description = "Counters of pages"),
+        (name = "cluster", description = "The nodes that count"),
+    ),
     paths(
         super::counter::get,
         super::counter::put,
@@ -37,6 +40,7 @@ pub(super) enum CounterAnswer {
         super::site::get,
         super::batch::get,
         super::batch::post,
+        super::cluster::get,
     ),
     modifiers(&Token),
 )]

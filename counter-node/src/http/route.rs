@@ -11,6 +11,8 @@ pub(super) enum Route<'a> {
     Site,
     /// `/counters`
     Batch,
+    /// `/cluster`
+    Cluster,
     /// `/`
     Index,
     /// `/openapi.json`
@@ -21,10 +23,13 @@ pub(super) enum Route<'a> {
     Problem(&'a str),
     /// `/ui/{name}`
     Asset(&'a str),
+    /// `/widget.js`
+    Widget,
 }
 
 /// The routes' names in metrics, by [`Route::index`]; the last one is for paths that name nothing.
-pub(super) const ROUTES: &[&str] = &["counter", "site", "batch", "index", "openapi", "docs", "problem", "asset", "none"];
+pub(super) const ROUTES: &[&str] =
+    &["counter", "site", "batch", "index", "openapi", "docs", "problem", "asset", "cluster", "widget", "none"];
 
 /// The methods' names in metrics, by [`method_index`].
 pub(super) const METHODS: &[&str] = &["GET", "PUT", "DELETE", "POST", "HEAD", "other"];
@@ -46,6 +51,8 @@ impl<'a> Route<'a> {
                 "" => Some(Self::Index),
                 "counter" => Some(Self::Site),
                 "counters" => Some(Self::Batch),
+                "cluster" => Some(Self::Cluster),
+                "widget.js" => Some(Self::Widget),
                 "openapi.json" => Some(Self::OpenApi),
                 "docs" => Some(Self::Docs(None)),
                 _ => None,
@@ -67,6 +74,8 @@ impl<'a> Route<'a> {
             Self::Docs(_) => 5,
             Self::Problem(_) => 6,
             Self::Asset(_) => 7,
+            Self::Cluster => 8,
+            Self::Widget => 9,
         }
     }
 
@@ -106,7 +115,18 @@ mod tests {
 
     #[test]
     fn every_route_has_a_name_of_its_own_in_metrics() {
-        let paths = ["/p/counter", "/counter", "/counters", "/", "/openapi.json", "/docs", "/problems/range", "/ui/page.js"];
+        let paths = [
+            "/p/counter",
+            "/counter",
+            "/counters",
+            "/",
+            "/openapi.json",
+            "/docs",
+            "/problems/range",
+            "/ui/page.js",
+            "/cluster",
+            "/widget.js",
+        ];
         for (index, path) in paths.iter().enumerate() {
             assert_eq!(Route::of(path).unwrap().index(), index, "{path}");
         }

@@ -1,6 +1,7 @@
 //! The API over a table of its own, request by request.
 
 mod bad_input;
+mod cluster;
 mod failures;
 mod forms;
 mod sessions;
@@ -17,6 +18,8 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::lock::lock;
+use crate::overview::ClusterOverview;
 use crate::own_writes::OwnWrites;
 use crate::router::{Detailed, Failure, Reading, Write};
 
@@ -32,6 +35,7 @@ struct OneTable {
     table: Table,
     failure: Mutex<Option<Failure>>,
     siblings: AtomicU32,
+    overview: Mutex<ClusterOverview>,
 }
 
 impl OneTable {
@@ -98,6 +102,10 @@ impl Backend for Arc<OneTable> {
     fn cluster(&self) -> Option<ClusterId> {
         Some(CLUSTER)
     }
+
+    async fn overview(&self) -> Arc<ClusterOverview> {
+        Arc::new(lock(&self.overview).clone())
+    }
 }
 
 struct Answer {
@@ -134,7 +142,9 @@ impl Client {
     fn with(tokens: Option<ApiTokens>, limits: RequestLimits, counters: u64) -> Self {
         let table = Table::new(7, TableLimits { counters, memory_bytes: u64::MAX, tokens: 4, token_window_ms: 600_000 });
         table.set_writer(Slot::all(), Some(ACTOR));
-        let backend = Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0) });
+        let overview = ClusterOverview { node: "local".into(), layout: None, nodes: Vec::new() };
+        let backend =
+            Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0), overview: Mutex::new(overview) });
         let metrics = super::metrics();
         let api = Api::new(Arc::clone(&backend), tokens.map(Arc::new), limits, Arc::clone(&metrics));
         Self { backend, api, metrics }

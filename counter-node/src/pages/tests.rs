@@ -71,6 +71,10 @@ impl Backend for Arc<Counters> {
     fn cluster(&self) -> Option<ClusterId> {
         None
     }
+
+    async fn overview(&self) -> Arc<ClusterOverview> {
+        Arc::new(ClusterOverview { node: "local".into(), layout: None, nodes: Vec::new() })
+    }
 }
 
 /// `front` is spread, the rest is not.

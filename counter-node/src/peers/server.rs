@@ -19,14 +19,15 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::outbox::fitting;
-use super::{DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, TOTALS_PATH, answer_to};
+use super::{DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, TOTALS_PATH, answer_to};
 use crate::details::Details;
 use crate::forwarding::Forwarding;
+use crate::overview::Overviews;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 use crate::totals::SlotTotals;
 
-const PATHS: [&str; 4] = [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH];
+const PATHS: [&str; 5] = [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH];
 /// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
@@ -39,6 +40,7 @@ pub struct PeerService {
     pub protocol: Arc<Protocol>,
     pub forwarding: Arc<Forwarding>,
     pub details: Arc<Details>,
+    pub overviews: Arc<Overviews>,
     pub table: Arc<Table>,
     pub tokens: Arc<ClusterTokens>,
     pub bodies: Bodies,
@@ -123,6 +125,7 @@ impl PeerService {
             MESSAGES_PATH => self.messages(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
             DETAIL_PATH => self.detail(&body)?,
+            OVERVIEW_PATH => self.overview(&body)?,
             _ => self.totals(&body)?,
         };
         let answer_proof = token.prove_peer(&path, &answer_to(&proof), &BodyDigest::of(&answer));
@@ -159,6 +162,11 @@ impl PeerService {
     fn detail(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<ReadItem> = self.open(body, Strictness::SameCluster)?;
         Ok(self.reply(envelope.header, self.details.here(&envelope.body)))
+    }
+
+    fn overview(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<()> = self.open(body, Strictness::SameCluster)?;
+        Ok(self.reply(envelope.header, self.overviews.here()))
     }
 
     fn totals(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {

@@ -17,7 +17,7 @@ async fn a_counter_comes_in_the_form_that_the_client_likes_best() {
     }
     let html = client.get_as("/p/counter", "text/html,application/xhtml+xml,*/*;q=0.8").await;
     assert_eq!(html.header("content-type"), "text/html; charset=utf-8");
-    assert!(html.text().contains("aria-live=\"polite\""), "{}", html.text());
+    assert!(html.text().contains("<live-count page=\"p\" id=\"count\">1</live-count>"), "{}", html.text());
     assert!(client.get_as("/counter", "text/html").await.text().contains("src=\"ui/counter.js\""));
     let update = Request::put("/p/counter").header("accept", "text/plain").body(Full::default()).unwrap();
     assert_eq!(client.send(update).await.text(), "2\n");

@@ -1,0 +1,517 @@
+// Numbers as they change: one connection per server for everything on a document that shows one.
+//
+// A link climbs down a ladder: a WebSocket, else Server-Sent Events, else polling with heartbeats. Whichever rung holds,
+// a viewed page is viewed once; what ends is told to the server at once, and what breaks is tried again after a while that the
+// server has named, never at the same moment as everybody else.
+
+const PAGES_MAX = 100; // that one WebSocket takes
+const STREAMS_MAX = 2; // of the six connections that a browser opens to one HTTP/1.1 server
+const OPEN_MS = 5_000;
+const PONG_MS = 5_000;
+const POLL_MS = 5_000;
+const RETRY_MS = [200, 3_000]; // until the server has said otherwise
+const RETRY_MS_MAX = 30_000;
+const CLIMB_MS = 120_000; // from a lower rung, when a higher one has held before
+const LINGER_MS = 1_000; // a link without topics stays open that long, for documents that swap their parts
+const SITE = null; // the topic of the whole site
+
+const between = (low, high) => low + Math.random() * (high - low);
+const segment = encodeURIComponent;
+
+// Numbers past 2^53 would lose digits; where the browser shows the source text they come as BigInt.
+export const parse = (text) =>
+  JSON.parse(text, (key, value, context) =>
+    key === "count" && typeof value === "number" && !Number.isSafeInteger(value) && context?.source
+      ? BigInt(context.source)
+      : value,
+  );
+
+async function ask(url, init) {
+  const answer = await fetch(url, {
+    cache: "no-store",
+    credentials: "omit",
+    headers: { accept: "application/json" },
+    signal: AbortSignal.timeout(OPEN_MS),
+    ...init,
+  });
+  if (answer.ok) return parse(await answer.text());
+  const seconds = Number(answer.headers.get("retry-after"));
+  throw Object.assign(new Error(`HTTP ${answer.status}`), { status: answer.status, afterMs: seconds * 1000 || undefined });
+}
+
+// The rungs. Each has start() and close(), sync() for when topics have changed, and check() for when time has passed; it calls
+// link.up(), link.said(message) and, once, link.down(afterMs).
+
+class Socket {
+  constructor(link) {
+    this.link = link;
+    this.told = new Map(); // topic → viewed, as the server knows it
+    this.patience = setTimeout(() => this.fail(), OPEN_MS);
+  }
+
+  start() {
+    const { link } = this;
+    const first = link.first();
+    this.told.set(first, link.wanted().get(first));
+    const url = link.url(first, true);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.socket = new WebSocket(url);
+    this.socket.onmessage = ({ data }) => this.said(parse(data));
+    this.socket.onclose = () => this.fail();
+  }
+
+  said(message) {
+    clearTimeout(this.patience);
+    this.expect();
+    if (message.type === "hello") {
+      this.link.hello(message);
+      this.link.up();
+      this.sync();
+    } else if (message.type === "reconnect") {
+      this.afterMs = message.after_ms;
+    } else {
+      this.link.said(message);
+    }
+  }
+
+  // A connection that has broken without a word is found out by asking: not by hidden documents, until they are looked at.
+  expect() {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => document.hidden || this.check(), this.link.heartbeatMs * between(1, 1.2));
+  }
+
+  check() {
+    this.send({ type: "ping" });
+    clearTimeout(this.patience);
+    this.patience = setTimeout(() => this.fail(), PONG_MS);
+  }
+
+  sync() {
+    const wanted = this.link.wanted();
+    const gone = [...this.told.keys()].filter((topic) => topic !== SITE && !wanted.has(topic));
+    if (wanted.has(SITE) !== this.told.has(SITE)) return this.fail(0);
+    if (gone.length) this.send({ type: "unsubscribe", pages: gone });
+    for (const observe of [false, true]) {
+      const pages = [...wanted].filter(([topic, viewed]) => viewed !== observe && this.told.get(topic) !== viewed);
+      if (pages.length) this.send({ type: "subscribe", pages: pages.map(([topic]) => topic), observe });
+    }
+    this.told = new Map(wanted);
+  }
+
+  send(message) {
+    if (this.socket.readyState === 1) this.socket.send(JSON.stringify(message));
+  }
+
+  fail(afterMs = this.afterMs) {
+    this.close();
+    this.link.down(afterMs);
+  }
+
+  close() {
+    clearTimeout(this.patience);
+    clearTimeout(this.silence);
+    if (!this.socket) return;
+    this.socket.onclose = this.socket.onmessage = null;
+    this.socket.close();
+  }
+}
+
+class Streams {
+  constructor(link) {
+    this.link = link;
+    this.sources = new Map();
+    this.patience = setTimeout(() => this.fail(), OPEN_MS);
+  }
+
+  start() {
+    this.sync();
+  }
+
+  sync() {
+    const { link } = this;
+    const wanted = link.wanted();
+    if (wanted.size > STREAMS_MAX) return this.fail();
+    for (const [topic, { source, viewed }] of this.sources) {
+      if (wanted.get(topic) === viewed) continue;
+      source.close();
+      this.sources.delete(topic);
+    }
+    for (const [topic, viewed] of wanted) {
+      if (!this.sources.has(topic)) this.sources.set(topic, { source: this.open(topic), viewed });
+    }
+  }
+
+  open(topic) {
+    const { link } = this;
+    const source = new EventSource(link.url(topic, false));
+    let failures = 0;
+    source.onopen = () => {
+      failures = 0;
+      clearTimeout(this.patience);
+      link.up();
+    };
+    source.onmessage = ({ data }) => link.said({ type: "count", page: topic, ...parse(data) });
+    source.addEventListener("hello", ({ data }) => link.hello(parse(data)));
+    source.addEventListener("reconnect", ({ data }) => this.fail(parse(data).after_ms));
+    // The browser opens a stream that has broken again by itself, unless the server has said no.
+    source.onerror = () => {
+      if (source.readyState === 2 || ++failures > 2) this.fail();
+    };
+    return source;
+  }
+
+  fail(afterMs) {
+    this.close();
+    this.link.down(afterMs);
+  }
+
+  close() {
+    clearTimeout(this.patience);
+    for (const { source } of this.sources.values()) source.close();
+  }
+}
+
+class Polls {
+  constructor(link) {
+    this.link = link;
+  }
+
+  async start() {
+    const { link } = this;
+    clearTimeout(this.timer);
+    if (this.isAsking) return;
+    this.isAsking = true;
+    try {
+      const messages = await link.poll();
+      if (this.isClosed) return;
+      link.up();
+      messages.forEach((message) => link.said(message));
+      this.again(POLL_MS * between(0.9, 1.1));
+    } catch (error) {
+      if (this.isClosed) return;
+      this.close();
+      link.down(error.afterMs);
+    } finally {
+      this.isAsking = false;
+    }
+  }
+
+  again(waitMs) {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.start(), waitMs);
+  }
+
+  check() {
+    this.start();
+  }
+
+  sync() {
+    this.again(0);
+  }
+
+  close() {
+    this.isClosed = true;
+    clearTimeout(this.timer);
+  }
+}
+
+const LADDER = [Socket, Streams, Polls];
+const STATES = ["live", "live", "polling"];
+
+// What is common to links: the ladder, and when to try again.
+class Link {
+  rung = 0;
+  failures = 0; // since something held last
+  heartbeatMs = 20_000;
+  retryMs = RETRY_MS;
+  state = "connecting";
+
+  open() {
+    clearTimeout(this.timer);
+    this.isWaiting = false;
+    if (this.rail) return;
+    this.rail = new LADDER[this.rung](this);
+    try {
+      this.rail.start();
+    } catch {
+      // As where a document by https asks for a WebSocket without TLS.
+      this.rail.close();
+      this.down();
+    }
+  }
+
+  hello({ resume, heartbeat_seconds: seconds, retry_ms: retryMs }) {
+    this.resume = resume ?? this.resume;
+    if (seconds > 0) this.heartbeatMs = seconds * 1000;
+    if (retryMs?.length === 2) this.retryMs = retryMs;
+  }
+
+  up() {
+    this.failures = 0;
+    if (this.isUp) return;
+    this.isUp = true;
+    if (this.rung === 0) this.socketHeld = true;
+    if (this.rung < 2) this.endSessions();
+    if (this.rung > 0 && (this.socketHeld || this.rung === 2)) this.timer = setTimeout(() => this.climb(), CLIMB_MS * between(1, 2));
+    this.tell(STATES[this.rung]);
+  }
+
+  climb() {
+    this.rail?.close();
+    this.down(0);
+  }
+
+  down(afterMs) {
+    clearTimeout(this.timer);
+    this.rail = null;
+    if (!this.isUp) this.failures += 1;
+    // What has held is tried from the top again; a WebSocket that has held before, three times.
+    const again = this.isUp || (this.rung === 0 && this.socketHeld && this.failures < 3);
+    this.rung = again ? 0 : (this.rung + 1) % LADDER.length;
+    const stepsDown = !again && this.rung > 0;
+    this.isUp = false;
+    if (this.state !== "connecting") this.tell("reconnecting");
+    if (this.failures > 2 && this.rung === 0) this.tell("offline");
+    const [low, high] = this.retryMs;
+    const grown = 2 ** Math.max(0, this.failures - 3);
+    const waitMs = afterMs ?? (stepsDown ? between(0, low) : between(low, Math.min(high * grown, RETRY_MS_MAX)));
+    this.isWaiting = true;
+    this.timer = setTimeout(() => this.open(), waitMs);
+  }
+
+  tell(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.stateChanged(state);
+  }
+
+  // The document is looked at again, or the network is back.
+  wake() {
+    if (this.rail) return this.isUp && this.rail.check?.();
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.open(), between(0, this.retryMs[0]));
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.rail?.close();
+    this.rail = null;
+    this.rung = this.failures = 0;
+    this.isUp = this.isWaiting = false;
+    this.endSessions();
+  }
+
+  endSessions() {}
+}
+
+// Pages and the site of one server.
+class Counts extends Link {
+  topics = new Map(); // page or SITE → {listeners, last}
+  sessions = new Set(); // pages that are viewed by heartbeat
+  id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+  constructor(base) {
+    super();
+    this.base = base;
+  }
+
+  hasRoomFor(topic) {
+    return this.topics.has(topic) || this.topics.size < PAGES_MAX;
+  }
+
+  add(topic, listener) {
+    const known = this.topics.get(topic) ?? { listeners: new Set(), last: null };
+    this.topics.set(topic, known);
+    known.listeners.add(listener);
+    if (known.last) queueMicrotask(() => known.listeners.has(listener) && listener.reading?.(known.last));
+    queueMicrotask(() => listener.state?.(this.state));
+    this.changed();
+    return () => {
+      known.listeners.delete(listener);
+      if (!known.listeners.size && this.topics.get(topic) === known) this.topics.delete(topic);
+      this.changed();
+    };
+  }
+
+  // Changes of one moment go out together.
+  changed() {
+    clearTimeout(this.change);
+    this.change = setTimeout(
+      () => {
+        if (!this.topics.size) return this.close();
+        if (this.isUp) this.rail.sync();
+        else if (!this.isWaiting && !suspended) this.open();
+        this.endSessions((page) => !this.viewed(page));
+      },
+      this.topics.size ? 0 : LINGER_MS,
+    );
+  }
+
+  viewed(topic) {
+    return [...(this.topics.get(topic)?.listeners ?? [])].some((listener) => !listener.observe);
+  }
+
+  wanted() {
+    return new Map([...this.topics.keys()].map((topic) => [topic, topic !== SITE && this.viewed(topic)]));
+  }
+
+  // Where a WebSocket is opened: the site where that is wanted, else a page that is viewed, else any.
+  first() {
+    const topics = [...this.topics.keys()];
+    if (topics.includes(SITE)) return SITE;
+    return topics.find((topic) => this.viewed(topic)) ?? topics[0];
+  }
+
+  url(topic, resumes) {
+    const url = new URL(topic === SITE ? "live" : `${segment(topic)}/live`, this.base);
+    if (topic !== SITE && !this.viewed(topic)) url.searchParams.set("observe", "true");
+    if (resumes && this.resume) url.searchParams.set("resume", this.resume);
+    return url;
+  }
+
+  said(message) {
+    if (message.type !== "count") return;
+    const topic = this.topics.get(message.page ?? SITE);
+    if (!topic) return;
+    topic.last = { count: message.count, updated_at: message.updated_at };
+    topic.listeners.forEach((listener) => listener.reading?.(topic.last));
+  }
+
+  // Heartbeats answer with the number, too; what is only watched is asked for in one go.
+  async poll() {
+    const [viewed, watched] = [[], []];
+    for (const [topic, isViewed] of this.wanted()) (isViewed ? viewed : watched).push(topic);
+    const rounds = viewed.map(async (page) => ({ type: "count", page, ...(await this.beat(page)) }));
+    const pages = document.hidden ? [] : watched.filter((topic) => topic !== SITE);
+    if (pages.length) {
+      const query = pages.map((page) => `page=${segment(page)}`).join("&");
+      rounds.push(
+        ask(new URL(`counters?${query}`, this.base)).then(({ results }) =>
+          results.filter(({ status }) => status === 200).map((reading) => ({ type: "count", ...reading })),
+        ),
+      );
+    }
+    if (watched.includes(SITE) && !document.hidden) {
+      rounds.push(ask(new URL("counter", this.base)).then((reading) => ({ type: "count", page: SITE, ...reading })));
+    }
+    return (await Promise.all(rounds)).flat();
+  }
+
+  async beat(page) {
+    this.sessions.add(page);
+    try {
+      return await ask(this.session(page), { method: "PUT" });
+    } catch (error) {
+      // A server that lets only some people change anything still says its numbers.
+      if (error.status !== 401) throw error;
+      return ask(new URL(`${segment(page)}/counter`, this.base));
+    }
+  }
+
+  session(page, end = "") {
+    return new URL(`${segment(page)}/sessions/${this.id}${end}`, this.base);
+  }
+
+  // Also while the document goes away, when only beacons still leave.
+  endSessions(which = () => true) {
+    for (const page of [...this.sessions].filter(which)) {
+      navigator.sendBeacon(this.session(page, "/end"));
+      this.sessions.delete(page);
+    }
+  }
+
+  stateChanged(state) {
+    for (const { listeners } of this.topics.values()) listeners.forEach((listener) => listener.state?.(state));
+  }
+}
+
+// One user's unread total.
+class Unread extends Link {
+  constructor(base, user, listener) {
+    super();
+    Object.assign(this, { base, user, listener });
+    this.begin();
+  }
+
+  // A server that does not know of unread answers 404, which only a plain request can tell from a broken network.
+  async begin() {
+    try {
+      this.said(await this.ask());
+    } catch (error) {
+      if (error.status === 404) return links.delete(this);
+    }
+    if (links.has(this) && !suspended) this.open();
+  }
+
+  ask() {
+    return ask(new URL(`users/${segment(this.user)}/unread`, this.base));
+  }
+
+  first() {
+    return this.user;
+  }
+
+  viewed() {
+    return false;
+  }
+
+  wanted() {
+    return new Map([[this.user, false]]);
+  }
+
+  url() {
+    return new URL(`users/${segment(this.user)}/unread/live`, this.base);
+  }
+
+  said(message) {
+    if (message.count !== undefined) this.listener.reading?.(message);
+  }
+
+  async poll() {
+    return [await this.ask()];
+  }
+
+  stateChanged(state) {
+    this.listener.state?.(state);
+  }
+}
+
+const links = new Set();
+let suspended = false;
+
+// Calls `listener.reading({count, updated_at})` with each new number of the page, or of the site where `page` is null, and
+// `listener.state(…)` with "connecting", "live", "polling", "reconnecting" or "offline". With `listener.observe` the document does
+// not count as a viewer of the page. Returns what ends that.
+export function watch(base, page, listener) {
+  const fits = (link) => link instanceof Counts && link.base === base && link.hasRoomFor(page);
+  let link = [...links].find(fits);
+  if (!link) links.add((link = new Counts(base)));
+  return link.add(page, listener);
+}
+
+// The same for a user's unread total.
+export function watchUnread(base, user, listener) {
+  const link = new Unread(base, user, listener);
+  links.add(link);
+  return () => {
+    links.delete(link);
+    link.close();
+  };
+}
+
+function suspend() {
+  suspended = true;
+  links.forEach((link) => link.close());
+}
+
+function restore() {
+  suspended = false;
+  links.forEach((link) => (link.topics?.size === 0 ? 0 : link.open()));
+}
+
+const wake = () => document.hidden || suspended || links.forEach((link) => link.topics?.size !== 0 && link.wake());
+
+addEventListener("pagehide", suspend);
+addEventListener("pageshow", (event) => event.persisted && restore());
+addEventListener("online", wake);
+document.addEventListener("visibilitychange", wake);
