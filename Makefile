@@ -28,7 +28,7 @@ programs: need-cargo
 
 test-rust: programs ## run the tests that need cargo alone
 	$(CARGO) test --locked --workspace --exclude counter-tests
-	$(CARGO) test --locked --package counter-tests --lib --test contract --test node --test local --test sim
+	$(CARGO) test --locked --package counter-tests --lib --test contract --test node --test local
 
 test-redis: programs ## run the tests of the Redis port by others' clients, and Redis's own suite (needs redis-tools, tcl, npm, python3-venv, dpkg-dev)
 	tests/redis/clients

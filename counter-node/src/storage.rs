@@ -31,6 +31,7 @@ use counter_core::token::TokenName;
 pub use error::StoreError;
 pub use format::FORMAT;
 pub use identity::Identity;
+pub use log::{ReadLog, read_log};
 pub use memory::MemoryStore;
 pub use redis::{RedisConfig, RedisFailure, RedisStore};
 pub use volume::VolumeStore;

@@ -5,6 +5,7 @@
 
 mod http;
 mod layout;
+mod log;
 mod peer;
 mod records;
 mod resp;
@@ -21,10 +22,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "peer_messages", run: peer::messages, seeds: peer::message_seeds },
     Target { name: "forwarded_requests", run: peer::forwarded, seeds: peer::forwarded_seeds },
     Target { name: "stored_records", run: records::stored, seeds: records::stored_seeds },
+    Target { name: "log_segments", run: log::segments, seeds: log::segment_seeds },
     Target { name: "layouts", run: layout::document, seeds: layout::document_seeds },
     Target { name: "resp_requests", run: resp::requests, seeds: resp::request_seeds },
     Target { name: "http_requests", run: http::requests, seeds: http::request_seeds },

@@ -98,6 +98,27 @@ pub(super) fn read(folder: &Path, folded: u32) -> Result<Sound, StoreError> {
     Ok(Sound { scan: scan::scan(folder, folded)? })
 }
 
+/// What a log of these segments, the first of them number 1, comes back with: of each segment that counts where its last
+/// frame ends, and the latest bytes of each key, which lacks them when it was removed. Files are read by the same code;
+/// this is for whoever tests it.
+///
+/// # Errors
+/// When the log is damaged in a way that no crash explains.
+pub fn read_log(segments: Vec<Vec<u8>>) -> Result<ReadLog, StoreError> {
+    let sound = Sound { scan: scan::scan_bytes(segments)? };
+    let latest = sound.latest()?.into_iter().map(|entry| (entry.key.to_vec(), entry.value.map(<[u8]>::to_vec)));
+    Ok(ReadLog { ends: sound.scan.used.iter().map(|used| used.bytes.len()).collect(), latest: latest.collect() })
+}
+
+/// See [`read_log`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadLog {
+    /// In bytes from each segment's start.
+    pub ends: Vec<usize>,
+    /// Ascending by key.
+    pub latest: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
 impl Sound {
     /// The latest entry of each key, ascending.
     pub(super) fn latest(&self) -> Result<Vec<Entry<'_>>, StoreError> {

@@ -66,11 +66,11 @@ struct Damage {
 
 /// Reads all segments that have not been folded into the checkpoint.
 pub(super) fn scan(folder: &Path, folded: u32) -> Result<Scan, StoreError> {
-    let mut scan = Scan::default();
+    let mut released = Vec::new();
     let mut found: Vec<Found> = Vec::new();
     for number in segment::numbers(folder)? {
         if number <= folded {
-            scan.folded.push(number);
+            released.push(number);
             continue;
         }
         let expected = found.last().map_or(folded, |last| last.number).saturating_add(1);
@@ -82,17 +82,19 @@ pub(super) fn scan(folder: &Path, folded: u32) -> Result<Scan, StoreError> {
     if found.is_empty() {
         return Err(gone(folder, folded.saturating_add(1)));
     }
+    Ok(Scan { folded: released, ..settle(found)? })
+}
+
+/// Says what counts of segments that follow each other.
+fn settle(found: Vec<Found>) -> Result<Scan, StoreError> {
+    let mut scan = Scan::default();
     let (used, damage) = follow(&found);
-    let used = match damage {
-        Some(damage) => {
-            judge(&found, &damage)?;
-            if let Some(segment) = found.get(damage.segment) {
-                scan.cut = Some(Position { segment: segment.number, at: u32::try_from(damage.at).unwrap_or(u32::MAX) });
-            }
-            used
+    if let Some(damage) = damage {
+        judge(&found, &damage)?;
+        if let Some(segment) = found.get(damage.segment) {
+            scan.cut = Some(Position { segment: segment.number, at: u32::try_from(damage.at).unwrap_or(u32::MAX) });
         }
-        None => used,
-    };
+    }
     for (index, segment) in found.into_iter().enumerate() {
         match used.get(index) {
             Some(end) => scan.used.push(segment.into_used(*end)),
@@ -102,6 +104,12 @@ pub(super) fn scan(folder: &Path, folded: u32) -> Result<Scan, StoreError> {
     Ok(scan)
 }
 
+/// What counts of segments that are held in memory, the first of them number 1.
+pub(super) fn scan_bytes(segments: Vec<Vec<u8>>) -> Result<Scan, StoreError> {
+    let found = (1..).zip(segments).map(|(number, bytes)| Found::of(segment::path_of(Path::new(""), number), number, bytes));
+    settle(found.collect::<Result<_, _>>()?)
+}
+
 fn gone(folder: &Path, number: u32) -> StoreError {
     StoreError::corrupt(&segment::path_of(folder, number), "it is gone")
 }
@@ -109,28 +117,29 @@ fn gone(folder: &Path, number: u32) -> StoreError {
 fn read(folder: &Path, number: u32) -> Result<Found, StoreError> {
     let path = segment::path_of(folder, number);
     let bytes = std::fs::read(&path).map_err(StoreError::io("read", &path))?;
-    if bytes.len() < segment::HEAD_BYTES {
-        return Err(StoreError::corrupt(&path, "the log is damaged at byte 0"));
-    }
-    let previous_end = segment::parse_head(&bytes, number);
-    let mut found = Found {
-        number,
-        path,
-        previous_end,
-        end: segment::HEAD_BYTES,
-        data_end: bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
-        intact_behind: None,
-        forced: Position::default(),
-        bytes,
-    };
-    if previous_end.is_none() {
-        found.end = 0;
-    }
-    found.read_frames();
-    Ok(found)
+    Found::of(path, number, bytes)
 }
 
 impl Found {
+    fn of(path: PathBuf, number: u32, bytes: Vec<u8>) -> Result<Self, StoreError> {
+        if bytes.len() < segment::HEAD_BYTES {
+            return Err(StoreError::corrupt(&path, "the log is damaged at byte 0"));
+        }
+        let previous_end = segment::parse_head(&bytes, number);
+        let mut found = Self {
+            number,
+            path,
+            previous_end,
+            end: if previous_end.is_some() { segment::HEAD_BYTES } else { 0 },
+            data_end: bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
+            intact_behind: None,
+            forced: Position::default(),
+            bytes,
+        };
+        found.read_frames();
+        Ok(found)
+    }
+
     fn frame_at(&self, at: usize) -> Option<Frame<'_>> {
         let position = Position { segment: self.number, at: u32::try_from(at).ok()? };
         frame::parse(self.bytes.get(at..)?, position)
