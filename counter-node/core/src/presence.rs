@@ -185,9 +185,12 @@ impl Presence {
     }
 
     /// This node has no sessions any more and will not have any: all counts under its lease fall at once. Ticks repeat it until
-    /// everyone has heard it.
+    /// everyone has heard it. As a replica it goes on answering; others are told to get their counts elsewhere.
     pub fn farewell(&mut self, table: &Table, now: Now) -> Vec<PresenceEffect> {
-        self.step(table, now, |presence, step| presence.gateway.farewell(step))
+        self.step(table, now, |presence, step| {
+            presence.gateway.farewell(step);
+            presence.owner.resign(step);
+        })
     }
 
     /// Whether everyone has heard the farewell, or would not any more.
@@ -219,6 +222,7 @@ impl Presence {
             PresenceMessage::Renewal(renewal) => self.owner.take_renewal(step, from, renewal),
             PresenceMessage::RenewalAck(ack) => self.gateway.take_ack(step, from, &ack),
             PresenceMessage::Ask { start } => self.gateway.take_ask(step, from, start),
+            PresenceMessage::Resign { start } => self.gateway.take_resign(step, from, start),
             PresenceMessage::Heard(heard) => self.owner.take_heard(step, from, heard),
             PresenceMessage::RelayAsk { gateway, reached } => self.owner.take_relay_ask(step, from, gateway, reached),
             PresenceMessage::Relay { gateway, layout, delta } => self.owner.take_relay(step, from, gateway, layout, delta),

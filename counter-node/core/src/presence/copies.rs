@@ -67,12 +67,14 @@ impl Copy {
         Self { ledger: Ledger::new(base), reached: Reached { base, upto: 0 } }
     }
 
-    /// Takes changes in, if they follow on what the copy has. Returns the states before.
-    fn take(&mut self, delta: Delta, absent_max: usize) -> Vec<(Place, PageState, PageState)> {
+    /// Takes changes in, if they follow on what the copy has and go as far. Returns the states before.
+    fn take(&mut self, delta: Delta, absent_max: usize) -> Option<Vec<(Place, PageState, PageState)>> {
         let mut changed = Vec::new();
-        if delta.after > self.reached.upto || delta.upto <= self.reached.upto {
-            return changed;
+        if delta.after > self.reached.upto || delta.upto < self.reached.upto {
+            return None;
         }
+        // Also when they go no further: part of a later state may have brought the copy there, without the pages that had
+        // changed once more by then.
         for Change { sequence, key, state } in delta.changes {
             let place = (key.slot(), key);
             if let Some(before) = self.ledger.enter(sequence, place.clone(), state.clone()) {
@@ -81,7 +83,7 @@ impl Copy {
         }
         self.reached.upto = delta.upto;
         self.ledger.forget(absent_max);
-        changed
+        Some(changed)
     }
 }
 
@@ -121,16 +123,13 @@ impl Copies {
         } else if held.is_none_or(|held| base != held.base) {
             return Taken::default();
         }
-        let mut changed = match (&mut self.next, &mut self.shown) {
-            (Some(next), _) => {
-                next.take(delta, absent_max);
-                Vec::new()
-            }
+        let taken = match (&mut self.next, &mut self.shown) {
+            (Some(next), _) => next.take(delta, absent_max).map(|_| Vec::new()),
             (None, Some(shown)) => shown.take(delta, absent_max),
-            (None, None) => Vec::new(),
+            (None, None) => None,
         };
-        // The sender's head may lie behind by now; a copy that has reached it has all that the sender had.
-        let whole = upto == head && self.reached().is_some_and(|reached| reached.upto >= head);
+        let Some(mut changed) = taken else { return Taken::default() };
+        let whole = upto == head;
         if whole {
             changed.extend(self.show_next());
             self.arranged = self.arranged.max(layout);
@@ -152,3 +151,6 @@ impl Copies {
         came.chain(went).filter(|(_, before, now)| before != now).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,7 +134,8 @@ impl Owner {
             feed.answered = true;
             return false;
         }
-        feed.sequence = feed.sequence.saturating_add(1);
+        self.feed_sequence = self.feed_sequence.saturating_add(1);
+        feed.sequence = self.feed_sequence;
         (feed.sent_ms, feed.answered) = (Some(step.now_ms()), false);
         let (node, start) = (gateway.id.node.clone(), gateway.id.start);
         let message = Feed { shard, gateway: start, epoch: feed.epoch, sequence: feed.sequence, readings };

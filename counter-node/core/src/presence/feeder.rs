@@ -50,7 +50,7 @@ impl Feeder {
         silence_ms: u64,
     ) -> Option<NodeName> {
         let rank = |(name, link): &(&NodeName, &Link)| {
-            let answers = link.heard_ms.is_some_and(|heard_ms| now_ms < heard_ms.saturating_add(silence_ms));
+            let answers = link.answers(now_ms, silence_ms);
             (answers, answers && link.complete, *name == me, self.is(name), weight(me, name))
         };
         let (best, _) = links.iter().max_by_key(rank)?;

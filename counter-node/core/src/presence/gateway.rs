@@ -193,15 +193,13 @@ impl Gateway {
         self.stirred.clear();
         let shards: Vec<ShardId> = self.shards.keys().copied().collect();
         for shard in shards {
-            if self.leaving_ms.is_none() {
-                self.choose_feed(step, shard);
-            }
+            self.choose_feed(step, shard);
             self.tell(step, shard, None);
         }
     }
 
     fn choose_feed(&mut self, step: &mut Step<'_>, shard: ShardId) {
-        let Some(outgoing) = self.shards.get_mut(&shard) else { return };
+        let Some(outgoing) = self.shards.get_mut(&shard).filter(|_| self.leaving_ms.is_none()) else { return };
         let silence_ms = self.config.feed_silence_ms();
         let Some(node) = outgoing.feeder.better(&self.id.node, &outgoing.links, step.now_ms(), silence_ms) else { return };
         self.sequence = self.sequence.saturating_add(1);
@@ -273,6 +271,19 @@ impl Gateway {
             })
             .collect();
         asked.into_iter().for_each(|shard| self.tell(step, shard, Some(from)));
+    }
+
+    /// A replica is about to exit.
+    pub(super) fn take_resign(&mut self, step: &mut Step<'_>, from: &NodeName, start: u64) {
+        let left = self.shards.iter_mut().filter_map(|(shard, outgoing)| {
+            outgoing.links.get_mut(from)?.resign(start);
+            Some(*shard)
+        });
+        let left: Vec<ShardId> = left.collect();
+        for shard in left {
+            self.choose_feed(step, shard);
+            self.tell(step, shard, None);
+        }
     }
 
     pub(super) fn take_feed(&mut self, step: &mut Step<'_>, from: &NodeName, feed: Feed) {

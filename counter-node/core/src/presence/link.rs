@@ -11,6 +11,8 @@ use crate::id::NodeName;
 pub(super) struct Link {
     /// The replica's start.
     start: Option<u64>,
+    /// The start that is about to exit.
+    resigned: Option<u64>,
     /// How far it says its copy is.
     reached: Option<Reached>,
     /// Where a copy that is to begin anew begins.
@@ -21,7 +23,7 @@ pub(super) struct Link {
     differed_ms: Option<u64>,
     /// The highest renewal that it has answered, and when that answer came.
     answered: u64,
-    pub(super) heard_ms: Option<u64>,
+    heard_ms: Option<u64>,
     /// It knows the viewers of all of its slots.
     pub(super) complete: bool,
     /// The message that awaits its answer.
@@ -42,6 +44,7 @@ impl Link {
         let place_ms = super::feeder::weight(me, to).checked_rem(renew_ms).unwrap_or(0);
         Self {
             start: None,
+            resigned: None,
             reached: None,
             base: None,
             differs: false,
@@ -56,6 +59,16 @@ impl Link {
             stirred: true,
             hurried: false,
         }
+    }
+
+    pub(super) fn resign(&mut self, start: u64) {
+        self.resigned = Some(start);
+    }
+
+    /// Whether it has answered lately, and is to stay.
+    pub(super) fn answers(&self, now_ms: u64, silence_ms: u64) -> bool {
+        let leaves = self.resigned.is_some_and(|resigned| self.start.is_none_or(|start| start == resigned));
+        !leaves && self.heard_ms.is_some_and(|heard_ms| now_ms < heard_ms.saturating_add(silence_ms))
     }
 
     pub(super) fn stir(&mut self) {

@@ -29,6 +29,11 @@ pub enum PresenceMessage {
         /// The replica's start.
         start: u64,
     },
+    /// Replica → every node, when it is about to exit: get your counts from another one.
+    Resign {
+        /// The replica's start.
+        start: u64,
+    },
     /// Replica → sibling: whom it has heard.
     Heard(Vec<Heard>),
     /// Replica → sibling: you are ahead of me in this gateway's pages. I am as far as this, or have none.
@@ -103,7 +108,7 @@ pub struct Feed {
     pub gateway: u64,
     /// The number under which the gateway asked for it.
     pub epoch: u64,
-    /// Rising within the epoch.
+    /// Rising as long as the replica runs.
     pub sequence: u64,
     pub readings: Vec<(Key, FeedReading)>,
 }

@@ -31,6 +31,8 @@ pub(super) struct Owner {
     last_number: GatewayNumber,
     awaited: Awaited,
     pub(super) watchers: Watchers,
+    /// Of the last message of counts to anyone: so they rise, also for a gateway whose lease has ended and begun again.
+    pub(super) feed_sequence: u64,
     /// Gateways with counts to be sent.
     pub(super) hungry: BTreeSet<GatewayNumber>,
     /// Of whom the siblings are to be told.
@@ -87,6 +89,7 @@ impl Owner {
             last_number: 0,
             awaited: Awaited::default(),
             watchers: Watchers::default(),
+            feed_sequence: 0,
             hungry: BTreeSet::new(),
             news: BTreeSet::new(),
             exchange_at_ms: 0,
@@ -116,6 +119,13 @@ impl Owner {
             for node in &self.nodes {
                 step.send(node, PresenceMessage::Ask { start: self.start });
             }
+        }
+    }
+
+    /// This process is about to exit: nobody is to wait for counts from it.
+    pub(super) fn resign(&self, step: &mut Step<'_>) {
+        for node in self.nodes.iter().filter(|_| self.shard.is_some()) {
+            step.send(node, PresenceMessage::Resign { start: self.start });
         }
     }
 
