@@ -68,6 +68,8 @@ async fn refusals_are_worded_as_redis_words_them_and_change_nothing() -> anyhow:
         ),
         ("select 1", "-ERR DB index is out of range\r\n"),
         ("client bogus", "-ERR unknown subcommand 'bogus'. Try CLIENT HELP.\r\n"),
+        ("command list filterby nothing x", "-ERR syntax error\r\n"),
+        ("command list filterby module x", "*0\r\n"),
         ("flushall", "-ERR FLUSHALL is refused: this node was started without --resp-flush\r\n"),
         ("hello 4", "-NOPROTO unsupported protocol version\r\n"),
         (

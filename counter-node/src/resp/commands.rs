@@ -118,7 +118,6 @@ fn try_execute(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     if !spec.takes(args.len()) {
         return Err(words::arity(spec.name));
     }
-    turn.session.last = spec.name;
     if !spec.no_auth {
         turn.resp.check_authenticated(turn.session)?;
     }

@@ -28,8 +28,6 @@ pub(super) struct Session {
     /// The token that it gave. None where none is needed, or none was given yet.
     pub(super) password: Option<Vec<u8>>,
     pub(super) wanted: Wanted,
-    /// The last command's name.
-    pub(super) last: &'static str,
 }
 
 impl Session {
@@ -44,7 +42,6 @@ impl Session {
             library_version: Vec::new(),
             password: None,
             wanted: Wanted::All,
-            last: "NULL",
         }
     }
 

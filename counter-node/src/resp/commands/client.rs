@@ -24,8 +24,8 @@ pub(super) fn client(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
             turn.out.ok();
         }
         (b"setinfo", 4) => set_info(turn, args)?,
-        (b"info", 2) => turn.out.verbatim(&line(turn)),
-        (b"list", _) => turn.out.verbatim(&line(turn)),
+        (b"info", 2) => turn.out.verbatim(&line(turn, "client|info")),
+        (b"list", _) => turn.out.verbatim(&line(turn, "client|list")),
         (b"getredir", 2) => turn.out.integer(-1),
         (b"no-evict" | b"no-touch", 3) if args.is(2, "on") || args.is(2, "off") => turn.out.ok(),
         (b"reply", 3) => reply(turn, args)?,
@@ -92,19 +92,18 @@ fn reply(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Result<(), Refused> {
     Ok(())
 }
 
-/// A connection as CLIENT LIST tells of it.
-fn line(turn: &Turn<'_, '_>) -> String {
+/// A connection as CLIENT LIST tells of it. Its last command is the one that asks.
+fn line(turn: &Turn<'_, '_>, last: &str) -> String {
     let session = &*turn.session;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let version = if turn.out.version == Version::Resp3 { 3 } else { 2 };
     format!(
-        "id={} addr={} laddr={} name={} age={} idle=0 flags=N db=0 sub=0 psub=0 multi=-1 cmd={} user=default resp={version} lib-name={} lib-ver={}\n",
+        "id={} addr={} laddr={} name={} age={} idle=0 flags=N db=0 sub=0 psub=0 multi=-1 cmd={last} user=default resp={version} lib-name={} lib-ver={}\n",
         session.id,
         session.peer,
         session.local,
         text(&session.name),
         session.since.elapsed().as_secs(),
-        session.last,
         text(&session.library),
         text(&session.library_version),
     )

@@ -19,7 +19,7 @@ pub(super) fn command(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
             let pattern = args.get(4).to_ascii_lowercase();
             names(COMMANDS.iter().filter(|spec| glob::matches(&pattern, spec.name.as_bytes())).collect(), out);
         }
-        (b"list", 5) if args.is(2, "filterby") => names(Vec::new(), out),
+        (b"list", 5) if args.is(2, "filterby") && (args.is(3, "module") || args.is(3, "aclcat")) => names(Vec::new(), out),
         (b"list", _) => return Err(words::SYNTAX),
         (b"getkeys", 2) => return Err(words::arity("command|getkeys")),
         (b"getkeys", _) => return get_keys(turn, args),
