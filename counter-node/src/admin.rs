@@ -56,7 +56,7 @@ pub fn router(admin: Arc<Admin>) -> axum::Router {
 }
 
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response {
-    let readiness = admin.protocol.view().readiness;
+    let readiness = admin.status.readiness();
     let (status, text) = match readiness {
         Readiness::Ready => (StatusCode::OK, "ready\n"),
         Readiness::WaitingForLayout => (StatusCode::SERVICE_UNAVAILABLE, "waiting for a layout\n"),

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use counter_core::id::NodeName;
 use counter_core::table::TableLimits;
 
+use crate::live::{AdmissionLimits, LiveConfig};
 use crate::storage::{Fsync, RedisConfig, StoreConfig};
 use crate::telemetry::LogFormat;
 
@@ -141,6 +142,27 @@ struct NodeArgs {
     /// The longest request body: bytes, or with Ki, Mi or Gi.
     #[arg(long, env = "COUNTER_MAX_BODY", value_name = "BYTES", default_value = "1Mi", value_parser = parse_bytes)]
     max_body: u64,
+    /// Sites whose pages may use the API from a browser, https://HOST, separated by commas; `*`: any.
+    #[arg(long, env = "COUNTER_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = parse_origin)]
+    cors_origin: Vec<String>,
+    /// A node that is silent for so many seconds has no viewers any more. The same on all nodes.
+    #[arg(long, env = "COUNTER_PRESENCE_LEASE", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(3..=60))]
+    presence_lease: u64,
+    /// A viewer who is silent for so many seconds is gone; clients on live connections are asked twice as often.
+    #[arg(long, env = "COUNTER_PRESENCE_HEARTBEAT", value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    presence_heartbeat: u64,
+    /// Live connections (WebSocket, server-sent events) at once; three quarters of --max-connections when absent.
+    #[arg(long, env = "COUNTER_LIVE_CONNECTIONS_MAX", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    live_connections_max: Option<u32>,
+    /// Live connections at once from one address; no limit when absent. Behind a proxy all clients have the proxy's.
+    #[arg(long, env = "COUNTER_LIVE_CONNECTIONS_PER_ADDRESS_MAX", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    live_connections_per_address_max: Option<u32>,
+    /// New live connections a second; more are told to come again later.
+    #[arg(long, env = "COUNTER_LIVE_CONNECTS_PER_SECOND", value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    live_connects_per_second: u32,
+    /// Answer WebSocket conformance tests at /websocket/echo.
+    #[arg(long, env = "COUNTER_WEBSOCKET_ECHO", action = clap::ArgAction::SetTrue, hide = true)]
+    websocket_echo: bool,
     /// How long a stopping node lets requests end and hands over.
     #[arg(long, env = "COUNTER_SHUTDOWN_GRACE", value_name = "SECONDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(0..=3_600))]
     shutdown_grace: u64,
@@ -229,6 +251,10 @@ pub struct Config {
     pub connections_max: usize,
     pub in_flight_max: usize,
     pub body_bytes_max: usize,
+    pub cors_origins: Vec<String>,
+    pub live: LiveConfig,
+    /// Whether the WebSocket conformance tests' echo is served.
+    pub websocket_echo: bool,
     pub shutdown_grace: Duration,
     pub log: String,
     pub log_format: LogFormat,
@@ -277,7 +303,7 @@ impl Command {
 
 impl NodeArgs {
     fn check(self) -> Result<Config, String> {
-        let store = self.store()?;
+        let (store, live) = (self.store()?, self.live());
         let config = Config {
             name: self.name.map(NodeName),
             http: self.http.on(self.bind),
@@ -309,6 +335,9 @@ impl NodeArgs {
             connections_max: size(self.max_connections.into()),
             in_flight_max: size(self.max_in_flight.into()),
             body_bytes_max: size(self.max_body),
+            cors_origins: self.cors_origin,
+            live,
+            websocket_echo: self.websocket_echo,
             shutdown_grace: Duration::from_secs(self.shutdown_grace),
             log: self.log,
             log_format: self.log_format,
@@ -317,6 +346,20 @@ impl NodeArgs {
         config.check_name()?;
         config.check_addresses()?;
         Ok(config)
+    }
+
+    fn live(&self) -> LiveConfig {
+        // What is left is for requests, and for those who are to be told that there are too many.
+        let open = self.live_connections_max.unwrap_or((self.max_connections / 4).saturating_mul(3).max(1));
+        LiveConfig {
+            heartbeat: Duration::from_secs(self.presence_heartbeat),
+            lease: Duration::from_secs(self.presence_lease),
+            admission: AdmissionLimits {
+                open: size(open.into()),
+                per_address: self.live_connections_per_address_max.map(|limit| size(limit.into())),
+                per_second: self.live_connects_per_second,
+            },
+        }
     }
 
     fn store(&self) -> Result<StoreConfig, String> {
@@ -401,6 +444,18 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     text.parse::<SocketAddr>()
         .map(|address| Endpoint { address: Some(address.ip()), port: address.port() })
         .map_err(|_| "expected a port or ADDRESS:PORT".to_owned())
+}
+
+/// An origin as browsers send it, or the star for all.
+fn parse_origin(text: &str) -> Result<String, String> {
+    let valid = text.split_once("://").is_some_and(|(scheme, host)| {
+        matches!(scheme, "http" | "https") && !host.is_empty() && !host.contains(['/', '?', '#', ' ', '*']) && text.is_ascii()
+    });
+    if valid || text == "*" {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("expected https://HOST, http://HOST:PORT or *".to_owned())
+    }
 }
 
 fn parse_seed(text: &str) -> Result<String, String> {

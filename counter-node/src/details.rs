@@ -7,6 +7,7 @@ use bytes::Bytes;
 use counter_core::forward::{NotApplied, ReadItem};
 use counter_core::layout::Node;
 use counter_core::message::Envelope;
+use counter_core::presence::Viewers;
 use counter_core::replica::Freshness;
 use counter_core::table::Table;
 use counter_core::vector::Reading;
@@ -28,12 +29,15 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub struct Detail {
     pub reading: Reading,
     pub freshness: Freshness,
+    /// How many people the viewers are, and whether that is an estimate.
+    pub unique: (u64, bool),
 }
 
 /// The way to details.
 pub struct Details {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
+    pub viewers: Arc<Viewers>,
     pub client: PeerClient,
     pub tokens: Arc<ClusterTokens>,
 }
@@ -42,15 +46,20 @@ impl Details {
     /// What this node says.
     ///
     /// # Errors
-    /// `NotOwner` when it does not own the counter, or does not serve yet, `Behind` when it has not seen the marks.
+    /// `NotOwner` when it does not own the counter, or does not serve yet, `Behind` when it has not seen the marks, `NotReady` when
+    /// it does not know the page's viewers.
     pub fn here(&self, ReadItem { key, marks }: &ReadItem) -> Result<Detail, NotApplied> {
-        if !self.protocol.serves(key.slot()) {
+        let slot = key.slot();
+        if !self.protocol.serves(slot) {
             return Err(NotApplied::NotOwner);
         }
         if !marks.is_empty() && !self.table.has_seen(key, marks) {
             return Err(NotApplied::Behind);
         }
-        Ok(Detail { reading: self.table.read(key), freshness: self.protocol.freshness() })
+        let viewers = self.viewers.read_in(slot, key.into()).ok_or(NotApplied::NotReady)?;
+        let unique = self.viewers.unique(key).ok_or(NotApplied::NotReady)?;
+        let reading = self.table.read_in(slot, key.into()).with(viewers);
+        Ok(Detail { reading, freshness: self.protocol.freshness(), unique })
     }
 
     /// What the owner says.
@@ -70,9 +79,16 @@ impl Details {
 
     async fn read_once(&self, item: &ReadItem) -> Result<Detail, NotApplied> {
         match self.here(item) {
-            Err(NotApplied::NotOwner) => {}
-            outcome => return outcome,
+            Err(NotApplied::NotOwner | NotApplied::NotReady) => self.read_elsewhere(item).await,
+            outcome => outcome,
         }
+    }
+
+    /// What another replica of the owner says.
+    ///
+    /// # Errors
+    /// As [`Self::read`], of those that were asked now.
+    pub async fn read_elsewhere(&self, item: &ReadItem) -> Result<Detail, NotApplied> {
         let key = &item.key;
         let view = self.protocol.view();
         let routes = view.routes.as_ref().ok_or(NotApplied::NotReady)?;

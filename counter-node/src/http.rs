@@ -10,10 +10,13 @@ mod backend;
 mod batch;
 mod body;
 mod cluster;
+mod content;
+pub mod cors;
 mod counter;
 mod etag;
 mod html;
 mod idempotency;
+mod live;
 mod negotiate;
 pub mod openapi;
 mod own_writes;
@@ -22,26 +25,33 @@ mod problem;
 mod query;
 mod reply;
 mod route;
+mod sessions;
 mod site;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
 
+use crate::live::Live;
+use crate::server::Peer;
 use crate::telemetry::HttpMetrics;
 use auth::ApiTokens;
 pub use backend::Backend;
-use problem::Problem;
+pub use content::Content;
+use cors::Cors;
+pub(crate) use page::named as page_named;
+pub(crate) use problem::Problem;
+pub(crate) use reply::moment;
 use route::{METHODS, ROUTES, Route, method_index};
 
-/// What every handler answers with. Streams will need another body; this is the one place that says so.
-pub type Reply = Response<Full<Bytes>>;
+/// What every handler answers with.
+pub type Reply = Response<Content>;
 
 /// Bounds on what one request, and all at once, may take.
 #[derive(Clone, Copy, Debug)]
@@ -65,10 +75,28 @@ impl<B> Clone for Api<B> {
 #[derive(Debug)]
 struct Shared<B> {
     backend: B,
-    /// None: everyone may update.
     tokens: Option<Arc<ApiTokens>>,
+    cors: Cors,
     limits: RequestLimits,
     metrics: Arc<HttpMetrics>,
+    live: Arc<Live>,
+    stopping: CancellationToken,
+    echo: bool,
+}
+
+/// What an API has beside its backend.
+#[derive(Debug)]
+pub struct Parts {
+    /// The tokens of which updates need one; none: everyone may update.
+    pub tokens: Option<Arc<ApiTokens>>,
+    pub cors: Cors,
+    pub limits: RequestLimits,
+    pub metrics: Arc<HttpMetrics>,
+    pub live: Arc<Live>,
+    /// Cancelled: end what streams.
+    pub stopping: CancellationToken,
+    /// Whether the conformance tests' echo is there.
+    pub echo: bool,
 }
 
 /// The metrics of the public API, for [`Api::new`] and the scrape.
@@ -78,25 +106,30 @@ pub fn metrics() -> Arc<HttpMetrics> {
 }
 
 impl<B: Backend> Api<B> {
-    /// The API over `backend`; `tokens` are the ones of which updates need one, if they need any.
+    /// The API over `backend`.
     #[must_use]
-    pub fn new(backend: B, tokens: Option<Arc<ApiTokens>>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Self {
-        Self(Arc::new(Shared { backend, tokens, limits, metrics }))
+    pub fn new(backend: B, parts: Parts) -> Self {
+        let Parts { tokens, cors, limits, metrics, live, stopping, echo } = parts;
+        Self(Arc::new(Shared { backend, tokens, cors, limits, metrics, live, stopping, echo }))
     }
 
-    /// The API as what [`crate::server::serve`] serves.
+    /// The API as [`crate::server::serve`] serves it to one client.
     pub fn into_service(
         self,
-    ) -> impl Service<Request<Incoming>, Response = Reply, Error = Infallible, Future: Send + 'static> + Clone + Send + 'static
-    {
+        peer: Peer,
+    ) -> impl Service<Request<Incoming>, Response = Reply, Error = Infallible, Future: Send + 'static> + Send + 'static {
+        let parts = Arc::new((self, peer));
         service_fn(move |request| {
-            let api = self.clone();
-            async move { Ok(api.handle(request).await) }
+            let parts = Arc::clone(&parts);
+            async move {
+                let (api, peer) = &*parts;
+                Ok(api.handle(peer, request).await)
+            }
         })
     }
 
     /// Answers one request.
-    pub async fn handle<R>(&self, request: Request<R>) -> Reply
+    pub async fn handle<R>(&self, peer: &Peer, request: Request<R>) -> Reply
     where
         R: Body<Data = Bytes> + Send,
         R::Error: std::fmt::Display,
@@ -104,28 +137,33 @@ impl<B: Backend> Api<B> {
         let shared = &*self.0;
         let method = method_index(request.method());
         let route = Route::of(request.uri().path()).map_or(ROUTES.len() - 1, Route::index);
-        let reply = match shared.metrics.begin(shared.limits.in_flight) {
-            Some(_under_way) => shared.answer(request).await.unwrap_or_else(Problem::into_reply),
+        let origin = shared.cors.origin(request.headers());
+        let mut reply = match shared.metrics.begin(shared.limits.in_flight) {
+            Some(_under_way) => shared.answer(peer, request).await.unwrap_or_else(Problem::into_reply),
             None => Problem::overloaded("requests at once", shared.limits.in_flight).into_reply(),
         };
+        shared.cors.finish(origin.as_ref(), &mut reply);
         shared.metrics.answered(route, method, reply.status().as_u16());
         reply
     }
 }
 
 impl<B: Backend> Shared<B> {
-    async fn answer<R>(&self, request: Request<R>) -> Result<Reply, Problem>
+    async fn answer<R>(&self, peer: &Peer, request: Request<R>) -> Result<Reply, Problem>
     where
         R: Body<Data = Bytes> + Send,
         R::Error: std::fmt::Display,
     {
         let (head, body) = request.into_parts();
         let route = Route::of(head.uri.path()).ok_or_else(|| Problem::not_found(head.uri.path()))?;
+        if let Some(reply) = self.cors.preflight(&head) {
+            return Ok(reply);
+        }
         let allowed = route.allowed();
         if !allowed.contains(&head.method) {
             return Ok(not_allowed(&head.method, allowed));
         }
-        if !matches!(head.method, Method::GET | Method::HEAD) {
+        if !matches!(head.method, Method::GET | Method::HEAD) && route.is_update() {
             self.admit(&head)?;
         }
         match route {
@@ -138,6 +176,12 @@ impl<B: Backend> Shared<B> {
             Route::Batch if head.method == Method::POST => batch::post(self, &head, body).await,
             Route::Batch => batch::get(self, &head).await,
             Route::Cluster => cluster::get(self).await,
+            Route::Live(page) => live::page(self, peer, page, &head).await,
+            Route::SiteLive => live::site(self, peer, &head).await,
+            Route::Session(page, id) if head.method == Method::PUT => sessions::put(self, (page, id), &head, body).await,
+            Route::Session(page, id) => sessions::delete(self, (page, id), &head).await,
+            Route::SessionEnd(page, id) => sessions::end(self, (page, id), &head, body).await,
+            Route::Echo => live::echo(self, peer, &head),
             Route::Index => Ok(site::index(self)),
             Route::OpenApi => Ok(openapi::document()),
             Route::Docs(file) => openapi::docs(file),
@@ -167,7 +211,7 @@ fn not_allowed(method: &Method, allowed: &'static [Method]) -> Reply {
 
 /// A reply of this type and body.
 fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut reply = Response::new(Full::new(body.into()));
+    let mut reply = Response::new(Content::from(body.into()));
     *reply.status_mut() = status;
     reply.headers_mut().insert(hyper::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply

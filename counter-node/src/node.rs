@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use counter_core::forward::{ForwardConfig, ForwardInbox, Forwarder, InboxConfig};
 use counter_core::id::{ActorId, ClusterId, NodeName};
 use counter_core::layout::{self, Layout};
+use counter_core::message::Message;
+use counter_core::presence::{PresenceConfig, PresenceMessage, Viewers};
 use counter_core::replica::{Acks, Effect, Replica, ReplicaConfig};
 use counter_core::table::Table;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -23,17 +24,21 @@ use crate::details::Details;
 use crate::forwarding::{self, Forwarding};
 use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
+use crate::http::cors::Cors;
 use crate::http::{self, Api, RequestLimits};
+use crate::live::{self, Hub, Live};
 use crate::overview::{Gathered, Overviews};
 use crate::own_writes::Seen;
 use crate::owner::Owner;
 use crate::pages::{NodePages, Pages};
-use crate::peers::{Bodies, Outbox, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
+use crate::peers::{Announced, Bodies, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
+use crate::presence::{self, PresenceProtocol};
 use crate::protocol::{self, Protocol};
 use crate::records::{self, Records};
 use crate::resp;
 use crate::router::Router;
 use crate::server::{self, Limits, Port, Stop};
+use crate::sessions;
 use crate::site::Site;
 use crate::status::StatusSource;
 use crate::storage::{self, Identity, Store, StoreConfig, StoreError, meta};
@@ -53,6 +58,9 @@ const INTERNAL_CONNECTIONS: usize = 4_096;
 
 /// How long a node that is a cluster of its own waits for its layout to become durable before it serves.
 const FIRST_LAYOUT: Duration = Duration::from_secs(2);
+
+/// How long a stopping node, which has no clients any more, says so.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why a node does not start; nothing of its data has changed.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +99,13 @@ pub struct Node {
     committer: Arc<Committer>,
     protocol: Arc<Protocol>,
     forwarding: Arc<Forwarding>,
-    sending: Sending,
-    announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
+    sending: Sending<Arc<Protocol>>,
+    announced: Announced<Message>,
+    presence: Arc<PresenceProtocol>,
+    presence_announced: Announced<PresenceMessage>,
+    live: Arc<Live>,
     api: Api<Arc<NodePages>>,
+    pages: Arc<NodePages>,
     resp: Option<resp::Parts>,
     admin: Arc<Admin>,
     peers: PeerService,
@@ -245,8 +257,27 @@ impl Node {
         let Assembled { opened, committer, protocol, clock, outbox_announced: announced, superseded } = parts;
         let Opened { table, store, identity, actor } = opened;
         let client = PeerClient::new(Hosts::new(config.hosts_file.as_deref()));
+        let (outboxes, presence_announced) = Outboxes::new();
+        let start = rand::random();
+        let hub = Arc::new(Hub::new(Arc::default()));
+        let presence = PresenceProtocol::new(presence::Parts {
+            me: protocol.me().clone(),
+            start,
+            config: PresenceConfig { lease_ms: millis(config.live.lease), ..PresenceConfig::default() },
+            table: table.clone(),
+            clock: clock.clone(),
+            viewers: Arc::new(Viewers::new(rand::random())),
+            hub: hub.clone(),
+            outboxes,
+            protocol: Arc::downgrade(&protocol),
+        });
+        protocol.set_observer(presence.clone());
+        let cluster = sessions::Cluster { protocol: protocol.clone(), client: client.clone(), tokens: tokens.clone() };
+        let live = Live::new(config.live, hub, presence.clone(), Some(cluster), start);
+        presence.set_live(&live);
         let owner = Arc::new(Owner {
             table: table.clone(),
+            viewers: presence.viewers().clone(),
             clock: clock.clone(),
             committer: committer.clone(),
             protocol: protocol.clone(),
@@ -264,6 +295,7 @@ impl Node {
         let site = Site {
             protocol: protocol.clone(),
             table: table.clone(),
+            viewers: presence.viewers().clone(),
             client: client.clone(),
             tokens: tokens.clone(),
             totals: Totals::default(),
@@ -271,6 +303,7 @@ impl Node {
         let details = Arc::new(Details {
             protocol: protocol.clone(),
             table: table.clone(),
+            viewers: presence.viewers().clone(),
             client: client.clone(),
             tokens: tokens.clone(),
         });
@@ -295,6 +328,7 @@ impl Node {
         let status = StatusSource {
             protocol: protocol.clone(),
             table: table.clone(),
+            presence: presence.clone(),
             committer: committer.clone(),
             forwarding: forwarding.clone(),
             volume: store.clone(),
@@ -306,8 +340,12 @@ impl Node {
         let port_metrics = Ports(all_ports.map(|(_, metrics)| metrics.clone()).collect());
         let api_tokens = api_tokens.map(Arc::new);
         let resp = resp_parts(&config, &ports, (&router, &pages), api_tokens.as_ref());
-        let mut sources: Vec<Box<dyn Source>> =
-            vec![Box::new(http_metrics.clone()), Box::new(port_metrics), Box::new(status.clone())];
+        let mut sources: Vec<Box<dyn Source>> = vec![
+            Box::new(http_metrics.clone()),
+            Box::new(port_metrics),
+            Box::new(status.clone()),
+            Box::new(live.metrics.clone()),
+        ];
         sources.extend(resp.iter().map(|resp| Box::new(resp.metrics.clone()) as Box<dyn Source>));
         let metrics = Metrics::new(sources);
         let admin = Arc::new(Admin {
@@ -318,20 +356,34 @@ impl Node {
             pod_uid: config.pod_uid.clone(),
             drain: CancellationToken::new(),
         });
-        let limits = RequestLimits { body_bytes: config.body_bytes_max, in_flight: config.in_flight_max };
+        let api = http::Parts {
+            tokens: api_tokens,
+            cors: Cors::new(config.cors_origins.clone()),
+            limits: RequestLimits { body_bytes: config.body_bytes_max, in_flight: config.in_flight_max },
+            metrics: http_metrics,
+            live: live.clone(),
+            stopping: admin.drain.clone(),
+            echo: config.websocket_echo,
+        };
         Self {
-            api: Api::new(pages, api_tokens, limits, http_metrics),
+            api: Api::new(pages.clone(), api),
+            pages,
             resp,
             peers: PeerService {
                 protocol: protocol.clone(),
                 forwarding: forwarding.clone(),
                 details,
                 overviews,
+                presence: presence.clone(),
+                sessions: live.sessions.clone(),
                 table,
                 tokens: tokens.clone(),
                 bodies: Bodies::default(),
             },
-            sending: Sending { protocol: protocol.clone(), client, tokens },
+            sending: Sending { conversation: protocol.clone(), protocol: protocol.clone(), client, tokens },
+            presence,
+            presence_announced,
+            live,
             config,
             ports,
             identity,
@@ -354,6 +406,13 @@ impl Node {
         // A cluster of one has just made its layout: its first client should not have to wait for that.
         self.protocol.settles(FIRST_LAYOUT).await;
         background.spawn(self.forwarding.clone().run(stopped.clone()));
+        let Sending { protocol, client, tokens, .. } = self.sending.clone();
+        let leases = Sending { conversation: self.presence.clone(), protocol, client, tokens };
+        background.spawn(deliver(leases, self.presence_announced, stopped.clone()));
+        background.spawn(self.presence.clone().run(stopped.clone()));
+        background.spawn(self.live.hub.clone().run(stopped.clone()));
+        background.spawn(self.live.sessions.clone().run(stopped.clone()));
+        background.spawn(live::site::follow(self.live.hub.clone(), self.pages, stopped.clone()));
         background.spawn(deliver(self.sending.clone(), self.announced, stopped.clone()));
         background.spawn(ask_seeds(self.sending, self.config.seeds, stopped.clone()));
         let grace = self.config.shutdown_grace;
@@ -362,8 +421,12 @@ impl Node {
         let internal = Stop { begin: stopped.clone(), grace: Duration::from_secs(1) };
         let port = |(listener, metrics), connections| Port { listener, limits: Limits::new(connections), metrics };
         let connections_max = self.config.connections_max;
-        let clients =
-            tokio::spawn(server::serve(port(self.ports.http, connections_max), self.api.into_service(), public.clone()));
+        let api = self.api;
+        let clients = tokio::spawn(server::serve(
+            port(self.ports.http, connections_max),
+            move |peer| api.clone().into_service(peer),
+            public.clone(),
+        ));
         let redis_clients = self
             .ports
             .resp
@@ -371,8 +434,9 @@ impl Node {
             .map(|(listening, parts)| tokio::spawn(resp::serve(parts, port(listening, connections_max), public)));
         let routes = admin::router(self.admin.clone());
         let routes = hyper::service::service_fn(move |request| routes.clone().oneshot(request));
-        background.spawn(server::serve(port(self.ports.admin, INTERNAL_CONNECTIONS), routes, internal.clone()));
-        background.spawn(server::serve(port(self.ports.peer, INTERNAL_CONNECTIONS), self.peers.into_service(), internal));
+        background.spawn(server::serve(port(self.ports.admin, INTERNAL_CONNECTIONS), move |_| routes.clone(), internal.clone()));
+        let peers = self.peers.into_service();
+        background.spawn(server::serve(port(self.ports.peer, INTERNAL_CONNECTIONS), move |_| peers.clone(), internal));
 
         tokio::select! {
             () = stop.cancelled() => {}
@@ -386,6 +450,7 @@ impl Node {
         if let Some(redis_clients) = redis_clients {
             drop(redis_clients.await);
         }
+        self.presence.leave(FAREWELL).await;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         self.forwarding.close(left()).await;
         if !self.protocol.drained(left()).await {
@@ -450,7 +515,7 @@ struct Assembled {
     committer: Arc<Committer>,
     protocol: Arc<Protocol>,
     clock: Arc<Clock>,
-    outbox_announced: mpsc::UnboundedReceiver<Arc<Outbox>>,
+    outbox_announced: Announced<Message>,
     superseded: CancellationToken,
 }
 
@@ -498,6 +563,10 @@ fn stored(config: &Config, layout: &Option<Layout>) -> Option<Arc<Layout>> {
 fn offer_alone(replica: &mut Replica, table: &Table, alone: Layout) -> Result<Vec<Effect>, StartError> {
     let offered = replica.offer_layout(table, alone).map_err(|refused| StartError::Layout(refused.to_string()))?;
     Ok(offered.1)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn acks(config: &Config) -> Acks {

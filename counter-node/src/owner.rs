@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{ItemResult, NotApplied, Replayed, UpdateItem};
+use counter_core::key::KeyRef;
 use counter_core::marks::Mark;
+use counter_core::presence::Viewers;
 use counter_core::replica::Acks;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::token::Token;
-use counter_core::vector::Applied;
+use counter_core::vector::{Applied, Reading};
 
 use crate::clock::Clock;
 use crate::commit::{CommitError, Committer, Permit};
@@ -23,6 +25,7 @@ const QUORUM_TIMEOUT: Duration = Duration::from_secs(3);
 /// This node as an owner of slots.
 pub struct Owner {
     pub table: Arc<Table>,
+    pub viewers: Arc<Viewers>,
     pub clock: Arc<Clock>,
     pub committer: Arc<Committer>,
     pub protocol: Arc<Protocol>,
@@ -37,10 +40,11 @@ impl Owner {
             Err(refused) => return ItemResult::NotApplied(refused),
         };
         let slot = key.slot();
-        let applied = match self.table.apply_in(slot, (&key).into(), update, token.as_ref(), self.clock.tick()) {
+        let mut applied = match self.table.apply_in(slot, (&key).into(), update, token.as_ref(), self.clock.tick()) {
             Ok(applied) => applied,
             Err(refusal) => return ItemResult::from(refusal),
         };
+        applied.reading = self.with_viewers(slot, (&key).into(), applied.reading);
         if applied.changed && !self.acknowledge(permit, vec![(slot, key)]).await {
             return ItemResult::Unknown;
         }
@@ -68,7 +72,8 @@ impl Owner {
                 Some(_) => self.table.apply_marked((&key).into(), update, token.as_ref(), now),
             };
             results.push(match applied {
-                Ok((applied, mark)) => {
+                Ok((mut applied, mark)) => {
+                    applied.reading = self.with_viewers(slot, (&key).into(), applied.reading);
                     marked.extend(mark.map(|mark| (results.len(), mark)));
                     // Commits are in order: what is said to have been counted before is durable when this is.
                     changed.extend(applied.changed.then_some((slot, key)));
@@ -89,10 +94,20 @@ impl Owner {
         results
     }
 
-    /// Reads one counter.
+    /// Reads one counter. While its viewers are not known here, another replica may know.
     #[must_use]
     pub fn read(&self, key: &Key) -> ItemResult {
-        ItemResult::Done(self.table.read(key))
+        let slot = key.slot();
+        match self.viewers.read_in(slot, key.into()) {
+            Some(viewers) => ItemResult::Done(self.table.read_in(slot, key.into()).with(viewers)),
+            None => ItemResult::NotApplied(NotApplied::NotReady),
+        }
+    }
+
+    /// A reading after an update, with the viewers that are known: the update has been applied, whatever they are.
+    #[must_use]
+    pub(crate) fn with_viewers(&self, slot: Slot, key: KeyRef<'_>, reading: Reading) -> Reading {
+        self.viewers.read_in(slot, key).map_or(reading, |viewers| reading.with(viewers))
     }
 
     /// Asks for room for so many changes, before the table is touched.

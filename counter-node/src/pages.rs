@@ -191,7 +191,7 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             Err(failure) if writes.names(&key) => Err(failure),
             Err(failure) => {
                 let (reading, staleness_ms) = self.recall(&key).ok_or(failure)?;
-                Ok(Detailed { reading, staleness_ms, replicas: 0, alone: false })
+                Ok(Detailed { reading, staleness_ms, replicas: 0, alone: false, unique: None })
             }
         }
     }
@@ -266,6 +266,8 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
             staleness_ms: parts.iter().map(|part| part.staleness_ms).max().unwrap_or_default(),
             replicas: parts.iter().map(|part| part.replicas).min().unwrap_or_default(),
             alone: parts.iter().all(|part| part.alone),
+            // Only the page's own key, the first part, has viewers.
+            unique: parts.first().and_then(|part| part.unique),
         })
     }
 
@@ -304,6 +306,7 @@ fn sum(parts: impl Iterator<Item = Reading>) -> Reading {
         tally: total.tally.saturating_add(part.tally),
         updated_at: total.updated_at.max(part.updated_at),
         exists: total.exists || part.exists,
+        viewers: total.viewers.saturating_add(part.viewers),
     };
     Reading::from(parts.fold(vector::Reading::UNKNOWN, add))
 }

@@ -8,7 +8,7 @@ mod outbox;
 mod server;
 
 pub use client::{PeerClient, PostError};
-pub use outbox::{Outbox, Outboxes, Sending, ask_seeds, deliver};
+pub use outbox::{Announced, Conversation, Outbox, Outboxes, Sending, ask_seeds, deliver};
 pub use server::{Bodies, PeerService};
 
 use counter_core::message::ENVELOPE_BYTES_MAX;
@@ -25,6 +25,10 @@ pub const DETAIL_PATH: &str = "/peer/v2/detail";
 pub const TOTALS_PATH: &str = "/peer/v2/totals";
 /// What the receiver says of itself, for people.
 pub const OVERVIEW_PATH: &str = "/peer/v2/overview";
+/// Leases, counts of viewers, and what those who watch are fed; one-way messages.
+pub const PRESENCE_PATH: &str = "/peer/v2/presence";
+/// Claims of sessions with ids, for the receiver to hold.
+pub const SESSIONS_PATH: &str = "/peer/v2/sessions";
 
 /// Whom the proof of an answer names: the request, by its proof. So an answer is none to another request, and no request.
 fn answer_to(request_proof: &str) -> String {

@@ -5,7 +5,7 @@
 //! are stored by a task of their own, in their order. Until one is durable, the replica gives the slots that it brings no writer,
 //! and neither says nor claims anything that a crash could take back.
 
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::commit::{CommitError, Committer};
 use crate::lock::lock;
-use crate::peers::Outboxes;
+use crate::peers::{Conversation, MESSAGES_PATH, Outboxes};
 use crate::storage::{Change, Identity, Store, StoreError, meta};
 
 /// How often the replica is told the time.
@@ -98,9 +98,19 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     pub committer: Arc<Committer>,
     pub replica: Arc<Mutex<Replica>>,
-    pub outboxes: Outboxes,
+    pub outboxes: Outboxes<Message>,
     /// Cancelled when this process must not go on: a later start of the same node is alive.
     pub superseded: CancellationToken,
+}
+
+/// Someone who is told which tallies have changed on this replica, by its own updates and by what peers sent.
+pub trait Observer: Send + Sync + 'static {
+    /// This node acts by this layout from now on. Called under the replica's lock: it must not wait.
+    fn adopt(&self, layout: &Layout);
+    /// Whether anything of the slot matters. Asked for each change: it must cost next to nothing.
+    fn watches(&self, slot: Slot) -> bool;
+    /// These keys have changed, and what is in these slots may have. Called under the replica's lock: it must not wait.
+    fn changed(&self, keys: &mut dyn Iterator<Item = Key>, slots: &mut dyn Iterator<Item = Slot>);
 }
 
 /// One node's part in the protocol, running.
@@ -116,6 +126,7 @@ pub struct Protocol {
     layout_came: Notify,
     durable_layout: watch::Sender<Option<LayoutId>>,
     merged: Notify,
+    observer: OnceLock<Arc<dyn Observer>>,
 }
 
 impl Protocol {
@@ -132,9 +143,20 @@ impl Protocol {
             layout_came: Notify::new(),
             durable_layout: watch::Sender::new(None),
             merged: Notify::new(),
+            observer: OnceLock::new(),
         });
         drop(protocol.drive(None, |_, _, _| effects));
         protocol
+    }
+
+    /// Who is told of changed tallies. To be called once, before the protocol runs.
+    pub fn set_observer(&self, observer: Arc<dyn Observer>) {
+        // Under the replica's lock, where layouts come.
+        let _replica = self.replica();
+        if let Some(routes) = &self.view.load().routes {
+            observer.adopt(&routes.layout);
+        }
+        drop(self.observer.set(observer));
     }
 
     /// What requests are routed by now.
@@ -273,8 +295,12 @@ impl Protocol {
 
     /// These own changes are durable: the next tick pushes them.
     pub fn own_changes(&self, keys: impl IntoIterator<Item = Key>) {
+        let observer = self.observer.get();
         let mut own = lock(&self.own);
         for key in keys {
+            if let Some(observer) = observer.filter(|observer| observer.watches(key.slot())) {
+                observer.changed(&mut std::iter::once(key.clone()), &mut std::iter::empty());
+            }
             // A hot counter's changes come in a row.
             if own.last() != Some(&key) {
                 own.push(key);
@@ -368,7 +394,10 @@ impl Protocol {
             match effect {
                 Effect::Send { to, message } if Some(&to) == direct => replies.push(message),
                 Effect::Send { to, message } => self.parts.outboxes.push(&to, message),
-                Effect::Persist { id, keys, slots, floors } => self.persist(id, changes_of(&slots, &floors, &keys)),
+                Effect::Persist { id, keys, slots, floors } => {
+                    self.tell(&keys, &slots);
+                    self.persist(id, changes_of(&slots, &floors, &keys));
+                }
                 Effect::AdoptLayout(layout) => self.adopt(layout),
                 Effect::RenewActor { above } => self.renew_actor(above),
                 Effect::Forget { slots, keys } => self.forget(&slots, &keys),
@@ -377,6 +406,16 @@ impl Protocol {
         }
         self.publish(&replica);
         replies
+    }
+
+    /// Tells the observer what has been merged.
+    fn tell(&self, keys: &[Key], slots: &[Slot]) {
+        let Some(observer) = self.observer.get() else { return };
+        let keys: Vec<&Key> = keys.iter().filter(|key| observer.watches(key.slot())).collect();
+        let slots: Vec<Slot> = slots.iter().copied().filter(|slot| observer.watches(*slot)).collect();
+        if !keys.is_empty() || !slots.is_empty() {
+            observer.changed(&mut keys.into_iter().cloned(), &mut slots.into_iter());
+        }
     }
 
     /// Lets everyone see what the replica has come to.
@@ -399,6 +438,9 @@ impl Protocol {
         tracing::info!(?readiness, layout = current.map(|layout| layout.version.0), "serving state changed");
         let routes = current.map(|layout| Routes::of(layout, &self.parts.me));
         self.view.store(Arc::new(View { routes, readiness }));
+        if let (false, Some(layout), Some(observer)) = (same_layout, current, self.observer.get()) {
+            observer.adopt(layout);
+        }
     }
 
     fn adopt(&self, layout: Arc<Layout>) {
@@ -463,6 +505,19 @@ impl Protocol {
         } else {
             tracing::warn!(%report, "protocol");
         }
+    }
+}
+
+impl Conversation for Arc<Protocol> {
+    type Message = Message;
+    const PATH: &'static str = MESSAGES_PATH;
+
+    fn receive(&self, envelope: Envelope) -> Vec<Message> {
+        Protocol::receive(self, envelope)
+    }
+
+    fn send(&self, to: &NodeName, message: Message) {
+        Protocol::send(self, to, message);
     }
 }
 

@@ -32,6 +32,10 @@ pub use pipeline::{Here, Pipeline};
 const LOCAL_TRIES: usize = 3;
 /// How long an update waits for a layout to become durable before it goes to a sibling.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
+/// How long a read waits until the viewers of a page are known, here or by a sibling.
+const VIEWERS_TIME: Duration = Duration::from_secs(1);
+/// How often that is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What clients are told to wait before they try again, in seconds.
 const RETRY_S: u32 = 1;
 /// What the queues before storage and before other nodes hold; for the message that says that they are full.
@@ -46,6 +50,8 @@ pub struct Reading {
     pub clamped: bool,
     /// The sum without viewers.
     pub tally: i128,
+    /// Who looks at the page.
+    pub viewers: u64,
     /// When the counter last changed; none when never.
     pub updated_at: Option<Hlc>,
     /// Whether anything counts in it: not when nobody has updated it, nor when it was reset and not updated since.
@@ -64,6 +70,8 @@ pub struct Detailed {
     pub replicas: u32,
     /// Nobody else counts: nothing can be missing.
     pub alone: bool,
+    /// How many people the viewers are, and whether that is an estimate; none where that is not reckoned.
+    pub unique: Option<(u64, bool)>,
 }
 
 /// What a client asks of a counter.
@@ -193,9 +201,9 @@ impl Router {
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {
                 match &marks {
-                    None => return answer(self.owner.read(&key)),
+                    None => return self.read_here(&key, Vec::new()).await,
                     Some(marks) => match self.seen.wait(&key, marks, writes).await {
-                        Ok(()) => return answer(self.owner.read(&key)),
+                        Ok(()) => return self.read_here(&key, marks.clone()).await,
                         Err(NotApplied::NotOwner) => {}
                         Err(reason) => return Err(unseen(reason)),
                     },
@@ -208,6 +216,31 @@ impl Router {
             }
         }
         Err(not_applied(NotApplied::NotOwner))
+    }
+
+    /// Reads a counter of this node's, which has seen the marks.
+    async fn read_here(&self, key: &Key, marks: Vec<Mark>) -> Result<Reading, Failure> {
+        match self.owner.read(key) {
+            ItemResult::NotApplied(NotApplied::NotReady) => self.read_unknown(key, marks).await,
+            result => answer(result),
+        }
+    }
+
+    /// Reads a counter whose viewers this node does not know yet: a sibling may, or it is known in a moment.
+    async fn read_unknown(&self, key: &Key, marks: Vec<Mark>) -> Result<Reading, Failure> {
+        let item = ReadItem { key: key.clone(), marks };
+        let read = async {
+            loop {
+                if let ItemResult::Done(reading) = self.owner.read(key) {
+                    return Reading::from(reading);
+                }
+                if let Ok(Detail { reading, .. }) = self.details.read_elsewhere(&item).await {
+                    return Reading::from(reading);
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(VIEWERS_TIME, read).await.map_err(|_| not_applied(NotApplied::NotReady))
     }
 
     /// Applies many updates; the results are in their order, each stands for itself. Those of this node share a commit.
@@ -288,9 +321,9 @@ impl Router {
             self.seen.wait(&key, &marks, writes).await.or_else(unless_moved)?;
         }
         let _place = self.seen.place(Some(&marks)).map_err(unseen)?;
-        let Detail { reading, freshness } = self.details.read(ReadItem { key, marks }).await.map_err(not_applied)?;
+        let Detail { reading, freshness, unique } = self.details.read(ReadItem { key, marks }).await.map_err(not_applied)?;
         let Freshness { replicas, silent_ms, alone } = freshness;
-        Ok(Detailed { reading: Reading::from(reading), staleness_ms: silent_ms, replicas, alone })
+        Ok(Detailed { reading: Reading::from(reading), staleness_ms: silent_ms, replicas, alone, unique: Some(unique) })
     }
 
     /// The sum over all counters of the cluster, and how fresh that is.
@@ -302,7 +335,7 @@ impl Router {
         let SiteTotal { reading, staleness, replicas, alone } =
             total.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })?;
         let staleness_ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
-        Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, alone })
+        Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, alone, unique: None })
     }
 
     /// The cluster; none while the node waits for its first layout.
@@ -384,8 +417,9 @@ fn unknown() -> Failure {
 impl From<vector::Reading> for Reading {
     fn from(reading: vector::Reading) -> Self {
         let count = reading.count();
-        let clamped = i128::from(count) != reading.tally;
-        Self { count, clamped, tally: reading.tally, updated_at: reading.updated_at, exists: reading.exists, replayed: false }
+        let vector::Reading { tally, updated_at, exists, viewers } = reading;
+        let clamped = i128::from(count) != tally.saturating_add(viewers.into());
+        Self { count, clamped, tally, viewers, updated_at, exists, replayed: false }
     }
 }
 

@@ -3,11 +3,13 @@
 //!
 //! `axum::serve` has none of these, and leaves Nagle's algorithm on, which costs tens of milliseconds to pipelined clients.
 
+mod peer;
 mod refusal;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::telemetry::PortMetrics;
+pub use peer::{Peer, TakenOver};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -83,23 +86,28 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct Accepted {
     pub stream: TcpStream,
+    /// The other end.
+    pub from: SocketAddr,
     /// Cancelled: begin nothing more.
     pub begin: CancellationToken,
     /// Cancelled: end at once.
     pub cut: CancellationToken,
 }
 
-/// Serves HTTP until `stop`, then until the last connection has ended or the grace is over.
-pub async fn serve<S, B>(port: Port, service: S, stop: Stop) -> Ended
+/// Serves HTTP until `stop`, then until the last connection has ended or the grace is over. Each connection has a service of
+/// its own, which `service` makes.
+pub async fn serve<S, B>(port: Port, service: impl Fn(Peer) -> S, stop: Stop) -> Ended
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let builders = Arc::new(Builders::new(&port.limits));
-    accept_all(port, stop, refusal::TOO_MANY.text(), move |Accepted { stream, begin, cut }| {
-        Connection { stream, builders: Arc::clone(&builders), begin, cut }.run(service.clone())
+    accept_all(port, stop, refusal::TOO_MANY.text(), move |Accepted { stream, from, begin, cut }| {
+        let peer = Peer::new(from);
+        let service = service(peer.clone());
+        Connection { stream, peer, builders: Arc::clone(&builders), begin, cut }.run(service)
     })
     .await
 }
@@ -116,7 +124,7 @@ where
     let refusals = Arc::new(Semaphore::new(refusal::AT_ONCE));
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    while let Some(stream) = accept(&listener, &stop.begin).await {
+    while let Some((stream, from)) = accept(&listener, &stop.begin).await {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             metrics.refused.fetch_add(1, Ordering::Relaxed);
             refusal::too_many(stream, &refusals, too_many.clone());
@@ -124,7 +132,7 @@ where
         };
         metrics.accepted.fetch_add(1, Ordering::Relaxed);
         let open = metrics.open();
-        let connection = speak(Accepted { stream, begin: stop.begin.clone(), cut: cut.clone() });
+        let connection = speak(Accepted { stream, from, begin: stop.begin.clone(), cut: cut.clone() });
         connections.spawn(async move {
             connection.await;
             drop((place, open));
@@ -142,7 +150,7 @@ where
 }
 
 /// The next connection; none once the port stops.
-async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpStream> {
+async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -150,12 +158,12 @@ async fn accept(listener: &TcpListener, stop: &CancellationToken) -> Option<TcpS
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection ended before it was served");
                     continue;
                 }
-                return Some(stream);
+                return Some((stream, from));
             }
             Err(error) if is_of_the_connection(&error) => tracing::debug!(%error, "a connection ended before it was accepted"),
             Err(error) => {
@@ -200,6 +208,7 @@ impl Builders {
 
 struct Connection {
     stream: TcpStream,
+    peer: Peer,
     builders: Arc<Builders>,
     begin: CancellationToken,
     cut: CancellationToken,
@@ -213,32 +222,48 @@ impl Connection {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Self { mut stream, builders, begin, cut } = self;
+        // Boxed, so that what takes the connection over does not hold HTTP's buffers and states for as long as it lives.
+        if let Some(taken_over) = Box::pin(self.http(service)).await {
+            taken_over.await;
+        }
+    }
+
+    /// Speaks HTTP to the end. What is returned has taken the connection over.
+    async fn http<S, B>(self, service: S) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Self { mut stream, peer, builders, begin, cut } = self;
         let begun = tokio::select! {
-            () = begin.cancelled() => return,
+            () = begin.cancelled() => return None,
             begun = tokio::time::timeout(builders.head_time, first_bytes(&stream)) => begun,
         };
-        let ended = match begun {
+        let (ended, early) = match begun {
             Ok(Ok(Version::One)) => {
-                let connection = builders.http1.serve_connection(Unclosed(TokioIo::new(&mut stream)), service);
-                drive(connection, begin, cut, http1::Connection::graceful_shutdown).await
+                let mut connection = builders.http1.serve_connection(Unclosed(TokioIo::new(&mut stream)), service);
+                let ended = drive(Pin::new(&mut connection), &begin, &cut, http1::Connection::graceful_shutdown).await;
+                (ended, connection.into_parts().read_buf)
             }
             Ok(Ok(Version::Two)) => {
-                let connection = builders.http2.serve_connection(TokioIo::new(stream), service);
-                let _ = drive(connection, begin, cut, http2::Connection::graceful_shutdown).await;
-                return;
+                let connection = pin!(builders.http2.serve_connection(TokioIo::new(stream), service));
+                let _ = drive(connection, &begin, &cut, http2::Connection::graceful_shutdown).await;
+                return None;
             }
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Err(_)) | Err(_) => return None,
         };
-        if let Err(error) = &ended
-            && error.is_parse()
-        {
-            // hyper has an answer ready, but with `pipeline_flush` never sends it while unread bytes are there.
-            let refusal = if error.is_parse_too_large() { refusal::HEAD_TOO_LONG } else { refusal::NO_HTTP };
-            let _ = tokio::time::timeout(refusal::TIME, refusal::send(&mut stream, &refusal.text())).await;
-        } else {
-            let _ = stream.shutdown().await;
+        match (ended, peer.successor()) {
+            (Ok(()), Some(successor)) => return Some(successor(TakenOver { stream, early, begin, cut })),
+            (Err(error), _) if error.is_parse() => {
+                // hyper has an answer ready, but with `pipeline_flush` never sends it while unread bytes are there.
+                let refusal = if error.is_parse_too_large() { refusal::HEAD_TOO_LONG } else { refusal::NO_HTTP };
+                let _ = tokio::time::timeout(refusal::TIME, refusal::send(&mut stream, &refusal.text())).await;
+            }
+            _ => drop(stream.shutdown().await),
         }
+        None
     }
 }
 
@@ -271,15 +296,14 @@ async fn first_bytes(stream: &TcpStream) -> io::Result<Version> {
 
 /// Drives a connection to its end: its own, the one that it is asked for, or being cut.
 async fn drive<C>(
-    connection: C,
-    begin: CancellationToken,
-    cut: CancellationToken,
+    mut connection: Pin<&mut C>,
+    begin: &CancellationToken,
+    cut: &CancellationToken,
     end: fn(Pin<&mut C>),
 ) -> Result<(), hyper::Error>
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let mut connection = pin!(connection);
     tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use counter_core::id::NodeName;
 use counter_core::layout::Node;
 use counter_core::message::Envelope;
+use counter_core::presence::Viewers;
 use counter_core::table::Table;
 use futures::future::join_all;
 
@@ -28,6 +29,7 @@ pub enum SiteError {
 pub struct Site {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
+    pub viewers: Arc<Viewers>,
     pub client: PeerClient,
     pub tokens: Arc<ClusterTokens>,
     pub totals: Totals,
@@ -56,7 +58,7 @@ impl Site {
     /// Asks one shard, replica after replica until one answers.
     async fn gather(&self, routes: &Routes, shard: usize) {
         let said = if routes.mine() == Some(shard) && self.protocol.is_serving() {
-            Some(SlotTotals::of(&self.table, self.protocol.freshness()))
+            Some(SlotTotals::of(&self.table, &self.viewers, self.protocol.freshness()))
         } else {
             tokio::time::timeout(GATHER_TIMEOUT, self.ask(&routes.layout.shards[shard].nodes)).await.ok().flatten()
         };

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use counter_core::layout::Layout;
 use counter_core::message::LayoutId;
 use counter_core::slot::{Slot, SlotRange};
-use counter_core::status::{LayoutStatus, NodeStatus, STATUS_FORMAT, SlotRangeStatus, StorageStatus};
+use counter_core::status::{LayoutStatus, NodeStatus, Readiness, STATUS_FORMAT, SlotRangeStatus, StorageStatus};
 use counter_core::table::Table;
 
 use crate::commit::Committer;
 use crate::forwarding::Forwarding;
+use crate::presence::PresenceProtocol;
 use crate::protocol::Protocol;
 use crate::storage::{Fsync, Store, StoreConfig};
 use crate::telemetry::{Kind, Sample, Source, Value};
@@ -19,6 +20,7 @@ use crate::telemetry::{Kind, Sample, Source, Value};
 pub struct StatusSource {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
+    pub presence: Arc<PresenceProtocol>,
     pub committer: Arc<Committer>,
     pub forwarding: Arc<Forwarding>,
     pub volume: Arc<dyn Store>,
@@ -50,6 +52,15 @@ impl StatusSource {
         status
     }
 
+    /// Whether the node should be given clients. One that serves already does so in full only when it knows who looks at its pages.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        match self.protocol.view().readiness {
+            Readiness::Ready if !self.presence.is_settled() => Readiness::MergingSiblings,
+            readiness => readiness,
+        }
+    }
+
     /// The node's status as of now.
     #[must_use]
     pub fn read(&self) -> NodeStatus {
@@ -61,7 +72,7 @@ impl StatusSource {
             node: self.protocol.me().clone(),
             cluster: layout.map(|layout| layout.cluster),
             actor,
-            readiness: view.readiness,
+            readiness: self.readiness(),
             // What is said to be acted by must not be taken back by a crash: moves go on on the strength of it.
             layout: self.protocol.durable_layout().map(|LayoutId { version, hash }| LayoutStatus { version, hash }),
             virtual_shards: layout.map(|layout| layout.virtual_shards.clone()).unwrap_or_default(),
@@ -121,7 +132,7 @@ impl Source for StatusSource {
         let owned = view.routes.as_ref().map_or(0, |routes| Slot::all().filter(|slot| routes.is_mine(*slot)).count());
         let (_, replica) = self.protocol.status();
         let moving = replica.moves.iter().map(|slot_move| slot_move.slots_left).sum();
-        let ready = u64::from(view.readiness == counter_core::status::Readiness::Ready);
+        let ready = u64::from(self.readiness() == Readiness::Ready);
         let writable = u64::from(*self.committer.writable().borrow());
         let store = self.volume.counts();
         vec![

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use counter_core::layout::{Layout, Owners};
+use counter_core::presence::Viewers;
 use counter_core::replica::Freshness;
 use counter_core::slot::{SLOTS, Slot};
 use counter_core::table::Table;
@@ -27,16 +28,18 @@ pub struct SlotTotals {
 }
 
 impl SlotTotals {
-    /// This node's own.
+    /// This node's own. A slot whose viewers are not known here is as if it were not owned: others may know.
     #[must_use]
-    pub fn of(table: &Table, freshness: Freshness) -> Self {
+    pub fn of(table: &Table, viewers: &Viewers, freshness: Freshness) -> Self {
         let mut owned = Vec::new();
         let mut totals = Vec::new();
         for slot in Slot::all() {
+            let Some(viewers) = viewers.total(slot) else { continue };
             let vector = table.slot(slot);
             if vector.writer().is_some() {
                 owned.push(slot);
-                totals.extend((!vector.is_empty()).then(|| (slot, vector.total())));
+                let is_empty = vector.is_empty() && viewers == 0;
+                totals.extend((!is_empty).then(|| (slot, Reading { viewers, ..vector.total() })));
             }
         }
         Self { owned: counter_core::slot::to_ranges(owned), totals, freshness }
@@ -142,6 +145,7 @@ impl Known {
         for (slot, (reading, heard)) in Slot::all().zip(&self.slots) {
             let heard = heard.ok_or(NeverHeard { slot })?;
             total.reading.tally = total.reading.tally.saturating_add(reading.tally);
+            total.reading.viewers = total.reading.viewers.saturating_add(reading.viewers);
             total.reading.updated_at = total.reading.updated_at.max(reading.updated_at);
             total.staleness = total.staleness.max(now.duration_since(heard));
         }
@@ -177,7 +181,7 @@ mod tests {
     }
 
     fn said(owned: &str, slot: u16, tally: i128) -> SlotTotals {
-        let reading = Reading { tally, updated_at: Some(Hlc(1)), exists: true };
+        let reading = Reading { tally, updated_at: Some(Hlc(1)), exists: true, viewers: 0 };
         SlotTotals {
             owned: vec![owned.parse().unwrap()],
             totals: vec![(Slot::new(slot).unwrap(), reading)],

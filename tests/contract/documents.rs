@@ -9,8 +9,15 @@ use operator::crd::GROUP;
 
 use crate::flags::{is_variable, of_the_node, of_the_operator};
 
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "docs/consistency.md", "docs/exactly-once.md", "docs/operations.md", "docs/redis.md", "docs/security.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "docs/consistency.md",
+    "docs/exactly-once.md",
+    "docs/live.md",
+    "docs/operations.md",
+    "docs/redis.md",
+    "docs/security.md",
+];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -1,6 +1,7 @@
 //! Whatever clients write on a connection to the public port, through hyper and the API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use counter_core::counter::{Key, Update};
@@ -8,13 +9,17 @@ use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
-use counter_node::http::{Api, Backend, RequestLimits, metrics};
+use counter_node::http::cors::Cors;
+use counter_node::http::{Api, Backend, Parts, RequestLimits, metrics};
+use counter_node::live::{AdmissionLimits, Live, LiveConfig};
 use counter_node::overview::ClusterOverview;
 use counter_node::own_writes::OwnWrites;
 use counter_node::router::{Detailed, Failure, Reading, Write};
+use counter_node::server::Peer;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 
 use crate::records::limits;
 
@@ -47,7 +52,7 @@ impl Backend for OneTable {
     }
 
     async fn read_detailed_after(&self, _: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
-        Ok(Detailed { reading: self.0.read(&key).into(), staleness_ms: 0, replicas: 1, alone: true })
+        Ok(Detailed { reading: self.0.read(&key).into(), staleness_ms: 0, replicas: 1, alone: true, unique: None })
     }
 
     async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {
@@ -75,15 +80,27 @@ impl Backend for OneTable {
     }
 }
 
+fn parts() -> Parts {
+    let admission = AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
+    let live = LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission };
+    let stopping = CancellationToken::new();
+    // A stream has no end but this.
+    stopping.cancel();
+    let (tokens, cors) = (None, Cors::new(vec!["*".to_owned()]));
+    Parts { tokens, cors, limits: LIMITS, metrics: metrics(), live: Live::alone(live), stopping, echo: true }
+}
+
 /// Every byte gets an answer or the end of the connection; none is answered with a fault of ours.
 pub(crate) fn requests(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let answers = runtime.block_on(async {
         let table = Table::new(7, limits());
         table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
-        let api = Api::new(OneTable(table), None, LIMITS, metrics());
+        let api = Api::new(OneTable(table), parts());
         let (mut client, server) = tokio::io::duplex(1 << 20);
-        let connection = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), api.into_service());
+        let connection = http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(server), api.into_service(Peer::new(([127, 0, 0, 1], 50_000).into())));
         let served = tokio::spawn(async move { drop(connection.await) });
         // Whoever is refused early may not be read from to the end.
         drop(client.write_all(bytes).await);

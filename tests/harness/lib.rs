@@ -7,6 +7,7 @@ pub mod count;
 pub mod exact;
 pub mod http;
 pub mod kubelet;
+pub mod live;
 pub mod local;
 pub mod node;
 pub mod ports;

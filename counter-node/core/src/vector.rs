@@ -24,6 +24,7 @@ use crate::counter::{Adjustment, Base, Bases, Counter, Key, KeyRef, OutOfRange, 
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::marks::Mark;
+use crate::presence::PageViewers;
 use crate::slot::Slot;
 use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS, Token, TokenName, TokenRecord};
 
@@ -70,21 +71,30 @@ pub struct Reading {
     pub updated_at: Option<Hlc>,
     /// See [`Counter::exists`].
     pub exists: bool,
+    /// Who looks at the page. Vectors know none: whoever answers a client adds them, see [`Self::with`].
+    pub viewers: u64,
 }
 
 impl Reading {
     /// A counter that nobody has updated.
-    pub const UNKNOWN: Self = Self { tally: 0, updated_at: None, exists: false };
+    pub const UNKNOWN: Self = Self { tally: 0, updated_at: None, exists: false, viewers: 0 };
 
-    /// The sum as clients get it: clamped to a signed 64-bit number.
+    /// The sum with viewers, as clients get it: clamped to a signed 64-bit number.
     #[must_use]
     pub fn count(self) -> i64 {
-        let clamped = self.tally.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+        let sum = self.tally.saturating_add(i128::from(self.viewers));
+        let clamped = sum.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
         i64::try_from(clamped).unwrap_or(i64::MAX)
     }
 
+    /// The same with the page's viewers, whose coming and going changes the counter, too.
+    #[must_use]
+    pub fn with(self, PageViewers { viewers, changed_at }: PageViewers) -> Self {
+        Self { viewers, updated_at: self.updated_at.max(changed_at), ..self }
+    }
+
     fn of(counter: CounterView<'_>) -> Self {
-        Self { tally: counter.tally(), updated_at: counter.updated_at(), exists: counter.exists() }
+        Self { tally: counter.tally(), updated_at: counter.updated_at(), exists: counter.exists(), viewers: 0 }
     }
 }
 
@@ -216,7 +226,7 @@ impl SlotVector {
     #[must_use]
     pub fn total(&self) -> Reading {
         let updated_at = (self.updated_at > Hlc::default()).then_some(self.updated_at);
-        Reading { tally: self.tally, updated_at, exists: self.existing > 0 }
+        Reading { tally: self.tally, updated_at, exists: self.existing > 0, viewers: 0 }
     }
 
     /// How many counters the slot holds.

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     fn reading(count: i64, updated_at: Option<Hlc>) -> Reading {
-        Reading { count, clamped: false, tally: count.into(), updated_at, exists: true, replayed: false }
+        Reading { count, clamped: false, tally: count.into(), updated_at, exists: true, replayed: false, viewers: 0 }
     }
 
     #[test]

@@ -40,6 +40,14 @@ pub(super) fn form(headers: &HeaderMap, offered: &[Form]) -> Form {
     best.0
 }
 
+/// Whether the client asks for server-sent events, by name.
+pub(super) fn accepts_events(headers: &HeaderMap) -> bool {
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepts.flat_map(|accept| accept.split(',')).filter_map(Range::read).any(|range| {
+        range.quality > 0 && range.kind.eq_ignore_ascii_case("text") && range.subtype.eq_ignore_ascii_case("event-stream")
+    })
+}
+
 /// One media range: type, subtype, and quality in thousandths.
 struct Range<'a> {
     kind: &'a str,

@@ -13,7 +13,7 @@ pub(super) fn key(segment: &str) -> Result<Key, Problem> {
 }
 
 /// The key of a page that stands in a document or a query, decoded already.
-pub(super) fn named(page: &str) -> Result<Key, Problem> {
+pub(crate) fn named(page: &str) -> Result<Key, Problem> {
     Key::new(page.as_bytes()).map_err(|error| Problem::bad_field("page", error))
 }
 

@@ -5,12 +5,14 @@ mod kind;
 use std::fmt::Display;
 
 use hyper::Method;
-use hyper::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderValue, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Reply, html, reply};
+use crate::live::Refused;
 use crate::router::Failure;
+use crate::sessions::ClaimError;
 use kind::{Explained, Kind};
 
 /// How long a client should wait when nothing better is known, in seconds.
@@ -18,7 +20,7 @@ const RETRY_S: u32 = 1;
 
 /// What went wrong, and what a client can do about it.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     /// Which kind of problem it is: a path on this node, where it is explained.
     #[serde(rename = "type")]
     #[schema(value_type = String, example = "/problems/not-applied")]
@@ -92,6 +94,23 @@ impl Problem {
         Self::new(Kind::Overloaded, format!("The limit of {limit} {what} is reached; nothing was changed.")).retry_after(RETRY_S)
     }
 
+    pub(super) fn foreign_origin() -> Self {
+        Self::new(Kind::ForeignOrigin, "Pages of this origin may not follow counters of this node.")
+    }
+
+    pub(super) fn upgrade_required() -> Self {
+        Self::new(Kind::UpgradeRequired, "Ask for a WebSocket of version 13, or with `Accept: text/event-stream` for events.")
+    }
+
+    /// What came on a WebSocket is no message.
+    pub(crate) fn bad_message(reason: &dyn Display) -> Self {
+        Self::new(Kind::BadInput, format!("The message is not understood: {reason}."))
+    }
+
+    pub(crate) fn too_many_pages(limit: usize) -> Self {
+        Self::new(Kind::TooManyPages, format!("A connection follows at most {limit} pages at once."))
+    }
+
     pub(super) fn internal(error: &dyn Display) -> Self {
         tracing::error!(%error, "an answer could not be made");
         Self::new(Kind::Internal, "The answer could not be made.")
@@ -110,10 +129,38 @@ impl Problem {
         if let Some(retry_after_s) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
+        if self.kind == Kind::UpgradeRequired {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
         if self.kind == Kind::Unauthorized {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"counter\""));
         }
         answer
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Open { limit } => Self::overloaded("live connections", limit),
+            Refused::Address { limit } => {
+                let detail = format!("There are {limit} live connections from this address, the limit.");
+                Self::new(Kind::TooManyConnections, detail).retry_after(RETRY_S)
+            }
+            Refused::Rate { limit, after_s } => Self::overloaded("new live connections a second", limit).retry_after(after_s),
+        }
+    }
+}
+
+impl From<ClaimError> for Problem {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Full(full) => {
+                Self::new(Kind::Overloaded, format!("The session does not count: {full}.")).retry_after(RETRY_S)
+            }
+            ClaimError::Unreachable => Self::new(Kind::NotApplied, format!("{error}.")).retry_after(RETRY_S),
+        }
     }
 }
 

@@ -33,6 +33,15 @@ pub(super) struct DetailedCounter {
     /// The number without viewers. It can be past the range of `count`, where many updates came at the same time.
     #[schema(value_type = i64)]
     tally: i128,
+    /// Who looks at the page now: sessions, not people.
+    viewers: u64,
+    /// How many people these are, as far as they have said who they are; those who have not are one each. Absent for the
+    /// site, whose pages may share people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique: Option<u64>,
+    /// Whether `unique` is an estimate, as it is of many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_is_estimate: Option<bool>,
     /// The number is at least this. Absent where another replica may have counted, or not, what is not known here yet:
     /// then there is no bound to give.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,8 +70,7 @@ pub(super) enum Consistency {
 
 impl From<&Reading> for Counter {
     fn from(reading: &Reading) -> Self {
-        let moment = |moment| String::from_utf8_lossy(&rfc3339(moment)).into_owned();
-        Self { count: reading.count, updated_at: reading.updated_at.map(moment) }
+        Self { count: reading.count, updated_at: moment(reading.updated_at) }
     }
 }
 
@@ -102,11 +110,14 @@ pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &
 
 /// A counter's answer with all that is known of it.
 pub(super) fn detailed(detailed: &Detailed) -> Result<Reply, Problem> {
-    let Detailed { reading, staleness_ms, replicas, alone } = detailed;
+    let Detailed { reading, staleness_ms, replicas, alone, unique } = detailed;
     let bound = alone.then_some(reading.count);
     let document = DetailedCounter {
         counter: Counter::from(reading),
         tally: reading.tally,
+        viewers: reading.viewers,
+        unique: unique.map(|(people, _)| people),
+        unique_is_estimate: unique.map(|(_, is_estimate)| is_estimate),
         min: bound,
         max: bound,
         staleness_ms: *staleness_ms,
@@ -158,6 +169,11 @@ fn write_json(reading: &Reading, room: &mut [u8; JSON_BYTES_MAX]) -> usize {
         None => put(b",\"updated_at\":null}"),
     }
     length
+}
+
+/// A moment as answers have it; none for none.
+pub(crate) fn moment(moment: Option<Hlc>) -> Option<String> {
+    moment.map(|moment| String::from_utf8_lossy(&rfc3339(moment)).into_owned())
 }
 
 /// The last second of a four-digit year, 9999-12-31T23:59:59Z.
@@ -214,7 +230,8 @@ mod tests {
     fn the_two_fields_are_what_a_json_library_writes() {
         for count in [0, 7, -7, i64::MAX, i64::MIN] {
             for updated_at in [None, Some(Hlc::from_wall_ms(1_917_864_702_000))] {
-                let reading = Reading { count, clamped: false, tally: count.into(), updated_at, exists: true, replayed: false };
+                let reading =
+                    Reading { count, clamped: false, tally: count.into(), updated_at, exists: true, replayed: false, viewers: 0 };
                 let mut room = [0; JSON_BYTES_MAX];
                 let length = write_json(&reading, &mut room);
                 let expected = serde_json::to_string(&Counter::from(&reading)).unwrap();

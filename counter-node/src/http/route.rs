@@ -13,6 +13,16 @@ pub(super) enum Route<'a> {
     Batch,
     /// `/cluster`
     Cluster,
+    /// `/{page}/live`
+    Live(&'a str),
+    /// `/live`
+    SiteLive,
+    /// `/{page}/sessions/{id}`; both as they stand in the path.
+    Session(&'a str, &'a str),
+    /// `/{page}/sessions/{id}/end`
+    SessionEnd(&'a str, &'a str),
+    /// `/websocket/echo`, which is there for tests.
+    Echo,
     /// `/`
     Index,
     /// `/openapi.json`
@@ -28,8 +38,24 @@ pub(super) enum Route<'a> {
 }
 
 /// The routes' names in metrics, by [`Route::index`]; the last one is for paths that name nothing.
-pub(super) const ROUTES: &[&str] =
-    &["counter", "site", "batch", "index", "openapi", "docs", "problem", "asset", "cluster", "widget", "none"];
+pub(super) const ROUTES: &[&str] = &[
+    "counter",
+    "site",
+    "batch",
+    "index",
+    "openapi",
+    "docs",
+    "problem",
+    "asset",
+    "cluster",
+    "widget",
+    "live",
+    "site-live",
+    "session",
+    "session-end",
+    "echo",
+    "none",
+];
 
 /// The methods' names in metrics, by [`method_index`].
 pub(super) const METHODS: &[&str] = &["GET", "PUT", "DELETE", "POST", "HEAD", "other"];
@@ -47,7 +73,11 @@ impl<'a> Route<'a> {
             return (!page.contains('/')).then_some(Self::Counter(page));
         }
         match rest.split_once('/') {
+            Some((page, "live")) => Some(Self::Live(page)),
+            Some(("websocket", "echo")) => Some(Self::Echo),
+            Some((page, below)) if below.starts_with("sessions/") => Self::of_session(page, &below["sessions/".len()..]),
             None => match rest {
+                "live" => Some(Self::SiteLive),
                 "" => Some(Self::Index),
                 "counter" => Some(Self::Site),
                 "counters" => Some(Self::Batch),
@@ -64,6 +94,19 @@ impl<'a> Route<'a> {
         }
     }
 
+    fn of_session(page: &'a str, below: &'a str) -> Option<Self> {
+        match below.split_once('/') {
+            None => Some(Self::Session(page, below)),
+            Some((id, "end")) => Some(Self::SessionEnd(page, id)),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether what is no read changes a counter. Sessions are viewers: who may look, may be seen.
+    pub(super) fn is_update(self) -> bool {
+        !matches!(self, Self::Session(..) | Self::SessionEnd(..))
+    }
+
     pub(super) fn index(self) -> usize {
         match self {
             Self::Counter(_) => 0,
@@ -76,6 +119,11 @@ impl<'a> Route<'a> {
             Self::Asset(_) => 7,
             Self::Cluster => 8,
             Self::Widget => 9,
+            Self::Live(_) => 10,
+            Self::SiteLive => 11,
+            Self::Session(..) => 12,
+            Self::SessionEnd(..) => 13,
+            Self::Echo => 14,
         }
     }
 
@@ -83,6 +131,9 @@ impl<'a> Route<'a> {
         match self {
             Self::Counter(_) => &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
             Self::Batch => &[Method::GET, Method::HEAD, Method::POST],
+            Self::Live(_) | Self::SiteLive | Self::Echo => &[Method::GET],
+            Self::Session(..) => &[Method::PUT, Method::DELETE],
+            Self::SessionEnd(..) => &[Method::POST],
             _ => &[Method::GET, Method::HEAD],
         }
     }
@@ -107,6 +158,14 @@ mod tests {
             ("/counters", Some(Route::Batch)),
             ("/", Some(Route::Index)),
             ("/docs/swagger-ui.css", Some(Route::Docs(Some("swagger-ui.css")))),
+            ("/front-page/live", Some(Route::Live("front-page"))),
+            ("/docs/live", Some(Route::Live("docs"))),
+            ("/live", Some(Route::SiteLive)),
+            ("/p/sessions/tab-1", Some(Route::Session("p", "tab-1"))),
+            ("/p/sessions/tab-1/end", Some(Route::SessionEnd("p", "tab-1"))),
+            ("/p/sessions/tab-1/start", None),
+            ("/p/sessions", None),
+            ("/a/b/live", None),
             ("*", None),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
@@ -126,6 +185,11 @@ mod tests {
             "/ui/page.js",
             "/cluster",
             "/widget.js",
+            "/p/live",
+            "/live",
+            "/p/sessions/s",
+            "/p/sessions/s/end",
+            "/websocket/echo",
         ];
         for (index, path) in paths.iter().enumerate() {
             assert_eq!(Route::of(path).unwrap().index(), index, "{path}");

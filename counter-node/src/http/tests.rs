@@ -14,7 +14,7 @@ use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
 use super::*;
@@ -41,7 +41,7 @@ struct OneTable {
 impl OneTable {
     fn detailed(&self, reading: Reading) -> Detailed {
         let siblings = self.siblings.load(Ordering::Relaxed);
-        Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, alone: siblings == 0 }
+        Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, alone: siblings == 0, unique: None }
     }
 
     fn apply(&self, writes: &OwnWrites, key: &Key, write: Write) -> Result<Reading, Failure> {
@@ -91,7 +91,7 @@ impl Backend for Arc<OneTable> {
     async fn site(&self) -> Result<Detailed, Failure> {
         self.fails()?;
         let tally = Slot::all().map(|slot| self.table.slot(slot).tally()).sum();
-        Ok(self.detailed(counter_core::vector::Reading { tally, updated_at: Some(NOW), exists: true }.into()))
+        Ok(self.detailed(counter_core::vector::Reading { tally, updated_at: Some(NOW), exists: true, viewers: 0 }.into()))
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {
@@ -105,6 +105,20 @@ impl Backend for Arc<OneTable> {
 
     async fn overview(&self) -> Arc<ClusterOverview> {
         Arc::new(lock(&self.overview).clone())
+    }
+}
+
+fn parts(tokens: Option<ApiTokens>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Parts {
+    let admission = crate::live::AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
+    let (heartbeat, lease) = (std::time::Duration::from_secs(20), std::time::Duration::from_secs(5));
+    Parts {
+        tokens: tokens.map(Arc::new),
+        cors: Cors::new(vec!["https://site.example".to_owned()]),
+        limits,
+        metrics,
+        live: Live::alone(crate::live::LiveConfig { heartbeat, lease, admission }),
+        stopping: CancellationToken::new(),
+        echo: false,
     }
 }
 
@@ -132,6 +146,7 @@ struct Client {
     backend: Arc<OneTable>,
     api: Api<Arc<OneTable>>,
     metrics: Arc<HttpMetrics>,
+    peer: Peer,
 }
 
 impl Client {
@@ -146,12 +161,12 @@ impl Client {
         let backend =
             Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0), overview: Mutex::new(overview) });
         let metrics = super::metrics();
-        let api = Api::new(Arc::clone(&backend), tokens.map(Arc::new), limits, Arc::clone(&metrics));
-        Self { backend, api, metrics }
+        let api = Api::new(Arc::clone(&backend), parts(tokens, limits, Arc::clone(&metrics)));
+        Self { backend, api, metrics, peer: Peer::new(([127, 0, 0, 1], 50_000).into()) }
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let reply = self.api.handle(request).await;
+        let reply = self.api.handle(&self.peer, request).await;
         let (head, body) = reply.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer { status: head.status.as_u16(), headers: head.headers, body }

@@ -57,7 +57,7 @@ impl Backend for Arc<Counters> {
     }
 
     async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
-        Ok(Detailed { reading: self.read_after(writes, key).await?, staleness_ms: 3, replicas: 2, alone: false })
+        Ok(Detailed { reading: self.read_after(writes, key).await?, staleness_ms: 3, replicas: 2, alone: false, unique: None })
     }
 
     async fn site(&self) -> Result<Detailed, Failure> {

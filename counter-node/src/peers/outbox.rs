@@ -8,10 +8,12 @@ use bytes::Bytes;
 use counter_core::id::NodeName;
 use counter_core::layout::Layout;
 use counter_core::message::{Envelope, Message};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{MESSAGE_BYTES_MAX, MESSAGES_PATH, PeerClient, PostError};
+use super::{MESSAGE_BYTES_MAX, PeerClient, PostError};
 use crate::lock::lock;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
@@ -29,32 +31,52 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often seeds are asked while no layout has come.
 const SEED_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Every peer's outbox. An outbox begins with the first message to its peer, and ends when the layout drops the peer.
-#[derive(Clone, Debug)]
-pub struct Outboxes {
-    boxes: Arc<Mutex<HashMap<NodeName, Arc<Outbox>>>>,
-    begun: mpsc::UnboundedSender<Arc<Outbox>>,
+/// One of the conversations that nodes have, each with outboxes of its own, so that none waits behind another.
+pub trait Conversation: Clone + Send + Sync + 'static {
+    type Message: Serialize + DeserializeOwned + Send + 'static;
+    /// Where peers take it in.
+    const PATH: &'static str;
+    /// Takes an envelope in. Returns what is to be said to its sender at once.
+    fn receive(&self, envelope: Envelope<Vec<Self::Message>>) -> Vec<Self::Message>;
+    /// Puts a message into a peer's outbox.
+    fn send(&self, to: &NodeName, message: Self::Message);
 }
 
+/// Every peer's outbox. An outbox begins with the first message to its peer, and ends when the layout drops the peer.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct Outboxes<M> {
+    boxes: Arc<Mutex<HashMap<NodeName, Arc<Outbox<M>>>>>,
+    begun: mpsc::UnboundedSender<Arc<Outbox<M>>>,
+}
+
+impl<M> Clone for Outboxes<M> {
+    fn clone(&self) -> Self {
+        Self { boxes: self.boxes.clone(), begun: self.begun.clone() }
+    }
+}
+
+/// Outboxes that have begun, for [`deliver`].
+pub type Announced<M> = mpsc::UnboundedReceiver<Arc<Outbox<M>>>;
+
+#[derive(Debug)]
+pub struct Outbox<M> {
     to: NodeName,
-    waiting: Mutex<VecDeque<Message>>,
+    waiting: Mutex<VecDeque<M>>,
     filled: Notify,
     dropped: CancellationToken,
 }
 
-impl Outboxes {
+impl<M> Outboxes<M> {
     /// No outboxes yet; [`deliver`] takes the receiver.
     #[must_use]
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Arc<Outbox>>) {
+    pub fn new() -> (Self, Announced<M>) {
         // Bounded by the number of peers: each outbox is announced once.
         let (begun, announced) = mpsc::unbounded_channel();
         (Self { boxes: Arc::default(), begun }, announced)
     }
 
     /// Puts a message into the peer's outbox; drops it when that is full.
-    pub fn push(&self, to: &NodeName, message: Message) {
+    pub fn push(&self, to: &NodeName, message: M) {
         let outbox = self.outbox(to);
         let mut waiting = lock(&outbox.waiting);
         if waiting.len() < WAITING_MAX {
@@ -63,7 +85,7 @@ impl Outboxes {
         }
     }
 
-    fn outbox(&self, to: &NodeName) -> Arc<Outbox> {
+    fn outbox(&self, to: &NodeName) -> Arc<Outbox<M>> {
         let mut boxes = lock(&self.boxes);
         if let Some(outbox) = boxes.get(to) {
             return outbox.clone();
@@ -95,14 +117,15 @@ impl Outboxes {
 
 /// What sending takes.
 #[derive(Clone)]
-pub struct Sending {
+pub struct Sending<C> {
+    pub conversation: C,
     pub protocol: Arc<Protocol>,
     pub client: PeerClient,
     pub tokens: Arc<ClusterTokens>,
 }
 
 /// Sends what the outboxes hold, each in a task of its own, until the node has stopped.
-pub async fn deliver(sending: Sending, mut announced: mpsc::UnboundedReceiver<Arc<Outbox>>, stopped: CancellationToken) {
+pub async fn deliver<C: Conversation>(sending: Sending<C>, mut announced: Announced<C::Message>, stopped: CancellationToken) {
     while let Some(Some(outbox)) = stopped.run_until_cancelled(announced.recv()).await {
         let (sending, stopped) = (sending.clone(), stopped.clone());
         tokio::spawn(async move {
@@ -115,8 +138,8 @@ pub async fn deliver(sending: Sending, mut announced: mpsc::UnboundedReceiver<Ar
     }
 }
 
-impl Sending {
-    async fn drain(&self, outbox: &Outbox) {
+impl<C: Conversation> Sending<C> {
+    async fn drain(&self, outbox: &Outbox<C::Message>) {
         loop {
             let messages = outbox.take();
             if messages.is_empty() {
@@ -140,21 +163,21 @@ impl Sending {
     }
 
     /// Posts an envelope, and takes in what the receiver answers.
-    async fn exchange(&self, address: &str, to: &str, envelope: Envelope) -> Result<(), PostError> {
+    async fn exchange(&self, address: &str, to: &str, envelope: Envelope<Vec<C::Message>>) -> Result<(), PostError> {
         let body = Bytes::from(envelope.encode());
-        let post = self.client.post(&self.tokens, address, MESSAGES_PATH, to, body);
+        let post = self.client.post(&self.tokens, address, C::PATH, to, body);
         let answer = tokio::time::timeout(TIMEOUT, post).await.unwrap_or_else(|_| Err(PostError::Lost("time-out".to_owned())))?;
         let answer = Envelope::decode(&answer).map_err(|error| PostError::Lost(error.to_string()))?;
         let own = answer.header.from.clone();
-        for message in self.protocol.receive(answer) {
-            self.protocol.send(&own, message);
+        for message in self.conversation.receive(answer) {
+            self.conversation.send(&own, message);
         }
         Ok(())
     }
 }
 
-impl Outbox {
-    fn take(&self) -> Vec<Message> {
+impl<M: Serialize> Outbox<M> {
+    fn take(&self) -> Vec<M> {
         let mut waiting = lock(&self.waiting);
         let count = fitting(&*waiting);
         waiting.drain(..count).collect()
@@ -162,7 +185,7 @@ impl Outbox {
 }
 
 /// How many of these messages, from the first on, fit one envelope: one at least, if there is any.
-pub(super) fn fitting<'a>(messages: impl IntoIterator<Item = &'a Message>) -> usize {
+pub(super) fn fitting<'a, M: Serialize + 'a>(messages: impl IntoIterator<Item = &'a M>) -> usize {
     let mut bytes = 0_usize;
     let mut messages = messages.into_iter().take(AT_ONCE).map(|message| {
         // Sizing has no way to fail for these types.
@@ -174,7 +197,7 @@ pub(super) fn fitting<'a>(messages: impl IntoIterator<Item = &'a Message>) -> us
 }
 
 /// Asks the seeds for their layout until one has come. A node that has one keeps up by what its peers say.
-pub async fn ask_seeds(sending: Sending, seeds: Vec<String>, stopped: CancellationToken) {
+pub async fn ask_seeds(sending: Sending<Arc<Protocol>>, seeds: Vec<String>, stopped: CancellationToken) {
     let ask = async {
         for seed in seeds.iter().cycle() {
             if sending.protocol.view().routes.is_some() {
@@ -198,7 +221,7 @@ mod tests {
     fn an_envelope_takes_what_fits_and_one_message_always() {
         let large = || Message::Layout(vec![0; BYTES_AT_ONCE / 2 - 100]);
         let too_large = || Message::Layout(vec![0; BYTES_AT_ONCE + 1]);
-        assert_eq!(fitting(&[]), 0);
+        assert_eq!(fitting::<Message>(&[]), 0);
         assert_eq!(fitting(&vec![Message::Hello; 100]), AT_ONCE);
         assert_eq!(fitting(&[large(), large(), large()]), 2);
         assert_eq!(fitting(&[too_large(), Message::Hello]), 1);

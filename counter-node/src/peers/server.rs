@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use counter_core::forward::{ForwardRequest, ReadItem};
-use counter_core::message::{Envelope, EnvelopeError, Header, Message};
+use counter_core::message::{Envelope, EnvelopeError, Header};
 use counter_core::proof::{BODY_HEADER, BodyDigest, ClusterToken, PROOF_HEADER};
 use counter_core::table::Table;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -19,15 +19,20 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use super::outbox::fitting;
-use super::{DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, TOTALS_PATH, answer_to};
+use super::{
+    Conversation, DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH,
+    TOTALS_PATH, answer_to,
+};
 use crate::details::Details;
 use crate::forwarding::Forwarding;
 use crate::overview::Overviews;
+use crate::presence::PresenceProtocol;
 use crate::protocol::Protocol;
+use crate::sessions::{Claim, Sessions};
 use crate::tokens::ClusterTokens;
 use crate::totals::SlotTotals;
 
-const PATHS: [&str; 5] = [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH];
+const PATHS: [&str; 7] = [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH];
 /// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
@@ -41,6 +46,8 @@ pub struct PeerService {
     pub forwarding: Arc<Forwarding>,
     pub details: Arc<Details>,
     pub overviews: Arc<Overviews>,
+    pub presence: Arc<PresenceProtocol>,
+    pub sessions: Arc<Sessions>,
     pub table: Arc<Table>,
     pub tokens: Arc<ClusterTokens>,
     pub bodies: Bodies,
@@ -122,7 +129,9 @@ impl PeerService {
         let Proved { token, proof, announced } = self.prove(&path, request.headers())?;
         let body = self.bodies.read(request.into_body(), announced).await?;
         let answer = match path.as_str() {
-            MESSAGES_PATH => self.messages(&body)?,
+            MESSAGES_PATH => self.messages(&self.protocol, &body, Strictness::AnyCluster)?,
+            PRESENCE_PATH => self.messages(&self.presence, &body, Strictness::SameCluster)?,
+            SESSIONS_PATH => self.sessions(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
             DETAIL_PATH => self.detail(&body)?,
             OVERVIEW_PATH => self.overview(&body)?,
@@ -143,12 +152,12 @@ impl PeerService {
         Ok(Proved { token, proof, announced })
     }
 
-    fn messages(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
-        let envelope: Envelope<Vec<Message>> = self.open(body, Strictness::AnyCluster)?;
+    fn messages<C: Conversation>(&self, with: &C, body: &[u8], strictness: Strictness) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<Vec<C::Message>> = self.open(body, strictness)?;
         let from = envelope.header.from.clone();
-        let mut replies = self.protocol.receive(envelope);
+        let mut replies = with.receive(envelope);
         for later in replies.split_off(fitting(&replies)) {
-            self.protocol.send(&from, later);
+            with.send(&from, later);
         }
         Ok(Envelope { header: self.protocol.header(Some(from)), body: replies }.encode())
     }
@@ -174,8 +183,15 @@ impl PeerService {
         // While it still merges what its siblings hold, its totals are of the past, or of nothing at all.
         let freshness = self.protocol.freshness();
         let nothing = || SlotTotals { owned: Vec::new(), totals: Vec::new(), freshness };
-        let totals = if self.protocol.is_serving() { SlotTotals::of(&self.table, freshness) } else { nothing() };
+        let totals =
+            if self.protocol.is_serving() { SlotTotals::of(&self.table, self.presence.viewers(), freshness) } else { nothing() };
         Ok(self.reply(envelope.header, totals))
+    }
+
+    fn sessions(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<Vec<Claim>> = self.open(body, Strictness::SameCluster)?;
+        let stand = self.sessions.take(&envelope.body);
+        Ok(self.reply(envelope.header, stand))
     }
 
     fn open<Body: DeserializeOwned>(&self, bytes: &[u8], strictness: Strictness) -> Result<Envelope<Body>, Refused> {

@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn reading(count: i64) -> Reading {
-        Reading { count, clamped: false, tally: count.into(), updated_at: None, exists: true, replayed: false }
+        Reading { count, clamped: false, tally: count.into(), updated_at: None, exists: true, replayed: false, viewers: 0 }
     }
 
     #[test]

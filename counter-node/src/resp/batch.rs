@@ -29,7 +29,7 @@ impl Told {
     pub(super) fn write(self, reading: &Reading, out: &mut Replies) {
         match self {
             Self::Count => out.integer(reading.count),
-            Self::Value if reading.exists => out.number(reading.count),
+            Self::Value if reading.exists || reading.viewers > 0 => out.number(reading.count),
             Self::Value => out.null(),
             Self::Ok => out.ok(),
         }

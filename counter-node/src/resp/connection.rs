@@ -88,7 +88,7 @@ pub(super) struct Connection<'r> {
 
 /// Talks to one client until it leaves, breaks the protocol, or the node stops.
 pub(super) async fn run(resp: Arc<Resp>, accepted: Accepted) {
-    let Accepted { mut stream, begin, cut } = accepted;
+    let Accepted { mut stream, begin, cut, .. } = accepted;
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return };
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
     if let Err(error) = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive) {

@@ -63,7 +63,9 @@ impl Pipeline<'_> {
     #[must_use]
     pub fn read(&self, slot: Slot, key: &[u8]) -> Option<Reading> {
         let page = KeyRef::new(key).ok().filter(|_| self.holds(slot, key))?;
-        Some(Reading::from(self.router.owner.table.read_in(slot, page)))
+        let owner = &self.router.owner;
+        let viewers = owner.viewers.read_in(slot, page)?;
+        Some(Reading::from(owner.table.read_in(slot, page).with(viewers)))
     }
 
     /// Applies an update to a counter of this node's.
@@ -79,7 +81,8 @@ impl Pipeline<'_> {
                 if applied.changed && self.changed.last().is_none_or(|(_, last)| last != key) {
                     self.changed.push((slot, key.clone()));
                 }
-                Here::Done(Reading { replayed: applied.replayed, ..Reading::from(applied.reading) })
+                let reading = owner.with_viewers(slot, key.into(), applied.reading);
+                Here::Done(Reading { replayed: applied.replayed, ..Reading::from(reading) })
             }
             Err(Refusal::NotOwner) => Here::Elsewhere,
             Err(refusal) => Here::Failed(Failure::from(refusal)),

@@ -41,7 +41,7 @@ async fn served(limits: Limits, grace: Duration) -> Served {
         }
     });
     let port = Port { listener, limits, metrics: Arc::clone(&metrics) };
-    let ended = tokio::spawn(serve(port, service, Stop { begin: stop.clone(), grace }));
+    let ended = tokio::spawn(serve(port, move |_| service.clone(), Stop { begin: stop.clone(), grace }));
     Served { address, stop, metrics, begun, go, ended }
 }
 

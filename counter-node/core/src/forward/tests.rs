@@ -5,7 +5,7 @@ use crate::layout::{LAYOUT_FORMAT, Node, Shard};
 
 const GATEWAY: ActorId = ActorId { origin: 1, incarnation: 1 };
 const REPLICA: ActorId = ActorId { origin: 2, incarnation: 1 };
-const READING: Reading = Reading { tally: 1, updated_at: Some(Hlc(9)), exists: true };
+const READING: Reading = Reading { tally: 1, updated_at: Some(Hlc(9)), exists: true, viewers: 0 };
 
 fn node(name: &str) -> Node {
     let address = format!("{name}:1");

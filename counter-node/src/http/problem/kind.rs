@@ -20,6 +20,10 @@ pub(in crate::http) enum Kind {
     TokenFromFuture,
     TooManyTokens,
     Overloaded,
+    ForeignOrigin,
+    UpgradeRequired,
+    TooManyConnections,
+    TooManyPages,
     NotApplied,
     SessionNotReached,
     OutcomeUnknown,
@@ -36,7 +40,7 @@ pub(in crate::http) struct Explained {
 }
 
 impl Kind {
-    pub(in crate::http) const ALL: [Self; 18] = [
+    pub(in crate::http) const ALL: [Self; 22] = [
         Self::BadInput,
         Self::Unauthorized,
         Self::NotFound,
@@ -51,6 +55,10 @@ impl Kind {
         Self::TokenFromFuture,
         Self::TooManyTokens,
         Self::Overloaded,
+        Self::ForeignOrigin,
+        Self::UpgradeRequired,
+        Self::TooManyConnections,
+        Self::TooManyPages,
         Self::NotApplied,
         Self::SessionNotReached,
         Self::OutcomeUnknown,
@@ -145,6 +153,31 @@ impl Kind {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The node has too much to do",
                 "Nothing was changed. Try again after the time that Retry-After names, in seconds.",
+            ),
+            Self::ForeignOrigin => explained(
+                "foreign-origin",
+                StatusCode::FORBIDDEN,
+                "Pages of this origin may not follow counters here",
+                "The header Origin names another host than this one, and none of those that the node's --cors-origin allows.",
+            ),
+            Self::UpgradeRequired => explained(
+                "upgrade-required",
+                StatusCode::UPGRADE_REQUIRED,
+                "Counts are pushed by WebSocket or as server-sent events",
+                "Ask for a WebSocket of version 13 over HTTP/1.1 (`Upgrade: websocket`), or for events (`Accept: text/event-stream`).",
+            ),
+            Self::TooManyConnections => explained(
+                "too-many-connections",
+                StatusCode::TOO_MANY_REQUESTS,
+                "The address has too many live connections",
+                "The node takes as many live connections from one address as its --live-connections-per-address-max admits. Behind \
+                 a proxy, all clients have the proxy's address.",
+            ),
+            Self::TooManyPages => explained(
+                "too-many-pages",
+                StatusCode::TOO_MANY_REQUESTS,
+                "The connection follows too many pages",
+                "Nothing was changed: no page of the message was subscribed to. Unsubscribe from others, or open another connection.",
             ),
             Self::NotApplied => explained(
                 "not-applied",

@@ -28,11 +28,11 @@ async fn detail_adds_what_is_known_and_without_it_there_are_two_fields() {
     let client = Client::new();
     client.put("/p/counter").await;
     let alone = json!({
-        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1, "min": 1, "max": 1,
+        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1, "viewers": 0, "min": 1, "max": 1,
         "staleness_ms": 0, "replicas": 1, "consistency": "Eventual", "clamped": false,
     });
     let replicated = json!({
-        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1,
+        "count": 1, "updated_at": "2030-10-10T12:11:42Z", "tally": 1, "viewers": 0,
         "staleness_ms": 80, "replicas": 3, "consistency": "Eventual", "clamped": false,
     });
     for (siblings, expected) in [(0, alone), (2, replicated)] {

@@ -113,7 +113,7 @@ impl<'a> Record<'a> {
 
     pub(super) fn reading(self) -> Reading {
         let updated_at = Some(self.updated_at()).filter(|updated_at| *updated_at > Hlc::default());
-        Reading { tally: self.tally(), updated_at, exists: self.exists() }
+        Reading { tally: self.tally(), updated_at, exists: self.exists(), viewers: 0 }
     }
 
     pub(super) fn updated_at(self) -> Hlc {

@@ -177,7 +177,7 @@ fn changed(before: Reading, counter: &Counter) -> Changed {
 }
 
 fn reading(counter: &Counter) -> Reading {
-    Reading { tally: counter.tally(), updated_at: counter.updated_at(), exists: counter.exists() }
+    Reading { tally: counter.tally(), updated_at: counter.updated_at(), exists: counter.exists(), viewers: 0 }
 }
 
 /// Without a rest that says nothing.

@@ -1,0 +1,179 @@
+//! `/{page}/live` and `/live`: counts as they change, by WebSocket or as server-sent events.
+
+use std::time::Instant;
+
+use hyper::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, StatusCode, Version};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::negotiate::accepts_events;
+use super::problem::Problem;
+use super::{Backend, Content, Reply, Shared, page, query};
+use crate::live::stream::Events;
+use crate::live::{Mode, Opening, Subject, echo, socket};
+use crate::server::Peer;
+
+/// The longest id or token that a live connection may bring, in bytes.
+pub(super) const ID_BYTES_MAX: usize = 128;
+/// How browsers name the last event that they have.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Follow a page's counter, as one of its viewers for as long as the connection is open.
+#[utoipa::path(
+    get, path = "/{page}/live", tag = "live", operation_id = "followCounter",
+    params(
+        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("observe" = Option<bool>, Query, description = "Without being counted as a viewer"),
+        ("session" = Option<String>, Query, min_length = 1, description = "The client's own name for its session: under it, it counts once however many connections it has, at most 128 bytes"),
+        ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Who the viewer is, for the number of unique viewers, at most 128 bytes"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has: it is not sent again"),
+    ),
+    responses(
+        (status = 101, description = "With `Upgrade: websocket`: the messages that docs/live.md describes"),
+        (status = 200, description = "With `Accept: text/event-stream`: an event for each new count, without end", body = String, content_type = "text/event-stream"),
+        (status = 400, description = "A bad page or parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
+        (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &str, head: &Parts) -> Result<Reply, Problem> {
+    let key = page::key(segment)?;
+    open(shared, peer, Subject::Page(key), head)
+}
+
+/// Follow the whole site's counter. On a WebSocket pages can be followed, too.
+#[utoipa::path(
+    get, path = "/live", tag = "live", operation_id = "followSite",
+    params(
+        ("session" = Option<String>, Query, min_length = 1, description = "As for a page; for pages that are subscribed to later"),
+        ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
+        ("user" = Option<String>, Query, min_length = 1, description = "As for a page"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has: it is not sent again"),
+    ),
+    responses(
+        (status = 101, description = "With `Upgrade: websocket`: the messages that docs/live.md describes"),
+        (status = 200, description = "With `Accept: text/event-stream`: an event for each new count, without end", body = String, content_type = "text/event-stream"),
+        (status = 400, description = "A bad parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
+        (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) -> Result<Reply, Problem> {
+    open(shared, peer, Subject::Site, head)
+}
+
+/// The echo that the WebSocket conformance tests speak to.
+pub(super) fn echo<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) -> Result<Reply, Problem> {
+    if !shared.echo {
+        return Err(Problem::not_found(head.uri.path()));
+    }
+    let accept = handshake(head)?.ok_or_else(Problem::upgrade_required)?;
+    peer.take_over(echo::serve);
+    Ok(switch(accept))
+}
+
+fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Parts) -> Result<Reply, Problem> {
+    let Asked { observe, session } = Asked::read(head.uri.query(), &subject)?;
+    let accept = handshake(head)?;
+    if accept.is_none() && !accepts_events(&head.headers) {
+        return Err(Problem::upgrade_required());
+    }
+    let live = shared.live.clone();
+    if !shared.cors.admits(&head.headers) {
+        live.metrics.refused_origin.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        return Err(Problem::foreign_origin());
+    }
+    let place = live.admission.admit(peer.from.ip(), Instant::now())?;
+    let mode = if observe { Mode::Observe } else { Mode::View };
+    let last_id = head.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let opening = Opening { live, place, subject, mode, session, last_id };
+    match accept {
+        Some(accept) => {
+            peer.take_over(move |connection| socket::serve(connection, opening));
+            Ok(switch(accept))
+        }
+        None => Ok(events(Events::new(opening, shared.stopping.clone()))),
+    }
+}
+
+fn events(events: Events) -> Reply {
+    let mut reply = Reply::new(Content::stream(events));
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Some proxies gather what streams unless they are told not to.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    reply
+}
+
+fn switch(accept: HeaderValue) -> Reply {
+    let mut reply = Reply::default();
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = reply.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    reply
+}
+
+/// The answer to a client's half of the handshake (RFC 6455 §4.2.1); none when it asks for no WebSocket.
+fn handshake(head: &Parts) -> Result<Option<HeaderValue>, Problem> {
+    let headers = &head.headers;
+    if head.version != Version::HTTP_11 || !names(headers, &UPGRADE, "websocket") || !names(headers, &CONNECTION, "upgrade") {
+        return Ok(None);
+    }
+    if !names(headers, &SEC_WEBSOCKET_VERSION, "13") {
+        return Err(Problem::upgrade_required());
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
+    let key = key.ok_or_else(|| Problem::bad_field("Sec-WebSocket-Key", "must be 16 bytes in base64"))?;
+    let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|error| Problem::internal(&error))?;
+    Ok(Some(accept))
+}
+
+/// Whether a header's list has this word.
+fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(word))
+}
+
+/// The parameters of a live connection.
+#[derive(Debug, Default)]
+struct Asked {
+    observe: bool,
+    session: Option<String>,
+}
+
+impl Asked {
+    fn read(query: Option<&str>, subject: &Subject) -> Result<Self, Problem> {
+        let mut asked = Self::default();
+        for (name, value) in query::parameters(query)? {
+            match (name.as_str(), value.as_str()) {
+                ("observe", "true") => asked.observe = true,
+                ("observe", "false") if *subject != Subject::Site => asked.observe = false,
+                ("observe", _) => return Err(Problem::bad_field("observe", "must be true or false")),
+                ("session", _) => asked.session = Some(id("session", value)?),
+                ("resume" | "user", _) => drop(id(&name, value)?),
+                _ => return Err(Problem::bad_field(&name, "is not a parameter of this request")),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+/// A name that a client has made up.
+pub(super) fn id(field: &str, value: String) -> Result<String, Problem> {
+    match value.len() {
+        1..=ID_BYTES_MAX => Ok(value),
+        bytes => Err(Problem::bad_field(field, format_args!("must be 1 to {ID_BYTES_MAX} bytes long, and is {bytes}"))),
+    }
+}

@@ -1,0 +1,147 @@
+//! Live counts: who is connected, which pages they look at, and what they are sent. Two ways in, WebSocket ([`socket`]) and
+//! server-sent events ([`stream`]), on one [`hub`]; `docs/live.md` has the protocol as clients see it.
+//!
+//! **Invariants.**
+//! - Whatever a client opens (place, subscription, session) ends with its connection, however that ends: by `Drop`.
+//! - Nothing queues per client but marks: whoever is slow gets the newest count of each page, and is cut off when it takes
+//!   nothing for a heartbeat.
+//! - A count is written as text once, however many get it.
+
+pub mod admission;
+pub mod claims;
+pub mod echo;
+pub mod hub;
+mod mailbox;
+pub mod messages;
+mod metrics;
+mod opening;
+mod pace;
+pub mod site;
+pub mod socket;
+pub mod stream;
+pub mod subscriptions;
+mod value;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use counter_core::counter::Key;
+use rand::Rng as _;
+
+use crate::sessions::{self, Sessions, Times};
+
+pub use admission::{Admission, AdmissionLimits, Place, Refused};
+pub use hub::{Attendance, Hub, Subject};
+pub use metrics::LiveMetrics;
+pub use opening::Opening;
+pub use subscriptions::{Mode, Subscriptions, TooManyPages};
+pub use value::Value;
+
+/// Pages that one connection may look at.
+pub const PAGES_MAX: usize = 100;
+/// How long clients are to wait, at least and at most, before they connect anew, in milliseconds.
+pub const RETRY_MS: [u64; 2] = [200, 3_000];
+/// The longest time over which the clients of a stopping node are spread, in milliseconds.
+const SPREAD_MS_MAX: u64 = 30_000;
+
+/// What the live part is told at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveConfig {
+    /// A client that is not heard for so long is gone.
+    pub heartbeat: Duration,
+    /// A node that is not heard for so long is gone, and its viewers with it.
+    pub lease: Duration,
+    pub admission: AdmissionLimits,
+}
+
+/// Where a page's attendance is made known to the cluster: the presence protocol.
+pub trait Registrar: Send + Sync + 'static {
+    /// What [`Hub::attendance`] says of the page has changed.
+    fn refresh(&self, page: &Key);
+}
+
+/// The live part of a node.
+pub struct Live {
+    pub config: LiveConfig,
+    pub hub: Arc<Hub>,
+    pub admission: Arc<Admission>,
+    pub metrics: Arc<LiveMetrics>,
+    pub sessions: Arc<Sessions>,
+    registrar: Arc<dyn Registrar>,
+    /// Tells this process's connections from those of others, in tokens to resume.
+    start: u64,
+    connections: AtomicU64,
+}
+
+impl Live {
+    /// The live part over `hub`, whose attendance `registrar` makes known. `start` is this process's number.
+    #[must_use]
+    pub fn new(
+        config: LiveConfig,
+        hub: Arc<Hub>,
+        registrar: Arc<dyn Registrar>,
+        cluster: Option<sessions::Cluster>,
+        start: u64,
+    ) -> Arc<Self> {
+        let metrics = hub.metrics().clone();
+        let admission = Admission::new(config.admission, metrics.clone());
+        let times = Times { heartbeat: config.heartbeat, lease: config.lease };
+        let sessions = Sessions::new(hub.clone(), registrar.clone(), cluster, start, times);
+        Arc::new(Self { config, hub, admission, metrics, sessions, registrar, start, connections: AtomicU64::new(0) })
+    }
+
+    /// For an API whose pages nobody watches: the command line's, and tests'.
+    #[must_use]
+    pub fn alone(config: LiveConfig) -> Arc<Self> {
+        struct Nobody;
+        impl Registrar for Nobody {
+            fn refresh(&self, _: &Key) {}
+        }
+        Self::new(config, Arc::new(Hub::new(Arc::default())), Arc::new(Nobody), None, 0)
+    }
+
+    /// One viewer more (1) or less (-1) on a page, who is sent nothing or is sent it anyway.
+    fn count_viewer(&self, subject: &Subject, change: i32) {
+        if let Subject::Page(page) = subject {
+            self.hub.count_viewer(page, change);
+            self.registrar.refresh(page);
+        }
+    }
+
+    fn refresh(&self, subject: &Subject) {
+        if let Subject::Page(page) = subject {
+            self.registrar.refresh(page);
+        }
+    }
+
+    /// A number that no other connection of this process has.
+    fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// By what a client that connects anew names its session here.
+    fn resume_token(&self, connection: u64) -> String {
+        format!("{:016x}-{connection:x}", self.start)
+    }
+
+    /// After how many milliseconds a client of this node, which is stopping, should connect anew: its clients are spread over the
+    /// time in which one other node would take them.
+    fn reconnect_after_ms(&self) -> u64 {
+        let open = self.admission.open();
+        let spread_ms = open.saturating_mul(1_000) / u64::from(self.config.admission.per_second.max(1));
+        rand::rng().random_range(0..=spread_ms.clamp(RETRY_MS[0], SPREAD_MS_MAX))
+    }
+
+    /// How often clients are pinged.
+    fn ping_interval(&self) -> Duration {
+        self.config.heartbeat / 2
+    }
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").field("config", &self.config).finish_non_exhaustive()
+    }
+}

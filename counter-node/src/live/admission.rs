@@ -1,0 +1,205 @@
+//! Who may open a live connection: so many at once, so many from one address, so many a second. Whoever may not is told when to
+//! come again, later the more there are, so that a herd comes back spread.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rand::Rng as _;
+
+use super::metrics::LiveMetrics;
+use crate::lock::lock;
+
+/// The longest that anyone is told to wait, in seconds.
+const WAIT_S_MAX: u32 = 60;
+
+/// Bounds on live connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// At once.
+    pub open: usize,
+    /// At once from one address; none: as many as from all.
+    pub per_address: Option<usize>,
+    /// New ones a second, and as many in a burst.
+    pub per_second: u32,
+}
+
+/// Why a connection is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Open {
+        limit: usize,
+    },
+    Address {
+        limit: usize,
+    },
+    /// Try again after so many seconds.
+    Rate {
+        limit: u32,
+        after_s: u32,
+    },
+}
+
+/// The doorkeeper.
+#[derive(Debug)]
+pub struct Admission {
+    limits: AdmissionLimits,
+    state: Mutex<State>,
+    metrics: Arc<LiveMetrics>,
+}
+
+#[derive(Debug)]
+struct State {
+    open: usize,
+    by_address: HashMap<IpAddr, usize>,
+    /// Connections that may come now, as far as the rate goes, in thousandths.
+    allowance: u64,
+    /// Until when the allowance is reckoned.
+    reckoned: Instant,
+    /// Refused for the rate since there was allowance left over.
+    turned_away: u64,
+}
+
+/// A connection's place, free again when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    admission: Arc<Admission>,
+    address: IpAddr,
+}
+
+impl Admission {
+    pub(super) fn new(limits: AdmissionLimits, metrics: Arc<LiveMetrics>) -> Arc<Self> {
+        let state = State {
+            open: 0,
+            by_address: HashMap::new(),
+            allowance: u64::from(limits.per_second) * 1_000,
+            reckoned: Instant::now(),
+            turned_away: 0,
+        };
+        Arc::new(Self { limits, state: Mutex::new(state), metrics })
+    }
+
+    /// Takes a connection from this address, or says why not.
+    ///
+    /// # Errors
+    /// [`Refused`], which has been counted.
+    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, Refused> {
+        let refused = lock(&self.state).refusal(&self.limits, address, now);
+        let Some(refused) = refused else {
+            return Ok(Place { admission: self.clone(), address });
+        };
+        let figure = match refused {
+            Refused::Open { .. } => &self.metrics.refused_open,
+            Refused::Address { .. } => &self.metrics.refused_address,
+            Refused::Rate { .. } => &self.metrics.refused_rate,
+        };
+        figure.fetch_add(1, Ordering::Relaxed);
+        Err(refused)
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        lock(&self.state).open as u64
+    }
+}
+
+impl State {
+    /// Why there is no place; none: it has been taken.
+    fn refusal(&mut self, limits: &AdmissionLimits, address: IpAddr, now: Instant) -> Option<Refused> {
+        if self.open >= limits.open {
+            return Some(Refused::Open { limit: limits.open });
+        }
+        let from_address = self.by_address.get(&address).copied().unwrap_or(0);
+        if let Some(limit) = limits.per_address.filter(|limit| from_address >= *limit) {
+            return Some(Refused::Address { limit });
+        }
+        if !self.reckon(limits.per_second, now) {
+            self.turned_away += 1;
+            // Those who were turned away come back over the time in which they can be taken.
+            let queue_s = u32::try_from(self.turned_away / u64::from(limits.per_second.max(1))).unwrap_or(u32::MAX);
+            let after_s = rand::rng().random_range(1..=queue_s.saturating_add(1).min(WAIT_S_MAX));
+            return Some(Refused::Rate { limit: limits.per_second, after_s });
+        }
+        self.open += 1;
+        self.by_address.insert(address, from_address + 1);
+        None
+    }
+
+    /// Whether the rate allows one more now.
+    fn reckon(&mut self, per_second: u32, now: Instant) -> bool {
+        let passed_ms = u64::try_from(now.saturating_duration_since(self.reckoned).as_millis()).unwrap_or(u64::MAX);
+        if passed_ms > 0 {
+            let full = u64::from(per_second) * 1_000;
+            self.allowance = self.allowance.saturating_add(passed_ms.saturating_mul(per_second.into())).min(full);
+            self.reckoned = now;
+            if self.allowance == full {
+                self.turned_away = 0;
+            }
+        }
+        let Some(rest) = self.allowance.checked_sub(1_000) else { return false };
+        self.allowance = rest;
+        true
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = lock(&self.admission.state);
+        state.open = state.open.saturating_sub(1);
+        if let Some(from_address) = state.by_address.get_mut(&self.address) {
+            *from_address = from_address.saturating_sub(1);
+            if *from_address == 0 {
+                state.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
+
+    fn admission(open: usize, per_address: Option<usize>, per_second: u32) -> Arc<Admission> {
+        Admission::new(AdmissionLimits { open, per_address, per_second }, Arc::default())
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_its_connection_ends() {
+        let (admission, now) = (admission(2, Some(1), 100), Instant::now());
+        let first = admission.admit(HERE, now).unwrap();
+        assert_eq!(admission.admit(HERE, now).unwrap_err(), Refused::Address { limit: 1 });
+        let _second = admission.admit(THERE, now).unwrap();
+        assert_eq!(admission.admit(THERE, now).unwrap_err(), Refused::Open { limit: 2 });
+        drop(first);
+        assert_eq!(admission.open(), 1);
+        drop(admission.admit(HERE, now).unwrap());
+        assert_eq!(lock(&admission.state).by_address.len(), 1, "an address without connections is remembered");
+    }
+
+    #[test]
+    fn a_herd_is_told_to_come_back_spread_and_no_later_than_a_minute() {
+        let (admission, now) = (admission(1_000, None, 10), Instant::now());
+        let places: Vec<_> = (0..10).map(|_| admission.admit(HERE, now).unwrap()).collect();
+        let mut latest = 0;
+        for turned_away in 1..2_000_u32 {
+            let Err(Refused::Rate { limit: 10, after_s }) = admission.admit(HERE, now) else { panic!("{turned_away}") };
+            assert!((1..=turned_away / 10 + 1).contains(&after_s), "{turned_away}: {after_s}");
+            latest = latest.max(after_s);
+        }
+        assert!((30..=WAIT_S_MAX).contains(&latest), "{latest}");
+        // A tenth of a second brings one place, and no more.
+        let later = now + Duration::from_millis(100);
+        let _next = admission.admit(HERE, later).unwrap();
+        assert!(admission.admit(HERE, later).is_err());
+        assert_eq!(admission.open(), 11);
+        drop(places);
+    }
+}

@@ -1,0 +1,19 @@
+//! A live connection that was asked for and admitted.
+
+use std::sync::Arc;
+
+use super::{Live, Mode, Place, Subject};
+
+/// What a live connection begins with.
+#[derive(Debug)]
+pub struct Opening {
+    pub live: Arc<Live>,
+    pub place: Place,
+    /// What its address names.
+    pub subject: Subject,
+    pub mode: Mode,
+    /// The session's id, if it has one of its own.
+    pub session: Option<String>,
+    /// By [`super::value::Count::id`]: what the client has been sent already.
+    pub last_id: Option<String>,
+}

@@ -1,0 +1,259 @@
+//! One client on a WebSocket. A task, a socket and some marks each: what an idle one takes is what `make bench` measures.
+
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::poll_fn;
+use futures::{SinkExt as _, Stream as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use super::mailbox::Marks;
+use super::messages::{MESSAGE_BYTES_MAX, Reply, Request};
+use super::metrics::Counted;
+use super::{Opening, Subject, Subscriptions};
+use crate::http::{Problem, page_named};
+use crate::server::TakenOver;
+
+/// What is read at once. Clients say little, and the buffer stays for as long as they do.
+const READ_BYTES: usize = 512;
+/// What is gathered before it is written.
+const WRITE_BYTES: usize = 4 << 10;
+/// How long a client may take to answer a closing frame.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+pub(super) type Socket = WebSocketStream<TcpStream>;
+
+/// Speaks with one client until it or the node ends.
+pub async fn serve(connection: TakenOver, opening: Opening) {
+    let TakenOver { stream, early, begin, cut } = connection;
+    let heartbeat = opening.live.config.heartbeat;
+    if let Err(error) = give_up_after(&stream, heartbeat) {
+        tracing::debug!(%error, "a connection ended before it was served");
+        return;
+    }
+    let socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config())).await;
+    let Opening { live, place, subject, mode, session, .. } = opening;
+    let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
+    let mut client = Client { socket, subscriptions: Subscriptions::new(live, session), cut: cut.clone() };
+    let ended = client.converse(subject, mode, &begin).await;
+    if let Err(Ended::Cut) = ended {
+        client.subscriptions.live().metrics.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    // Its viewers are gone at once, not when the client has said goodbye.
+    let Client { socket, subscriptions, .. } = client;
+    drop((subscriptions, place));
+    if let Err(Ended::Close(code, reason)) = ended {
+        cut.run_until_cancelled(close(socket, code, reason)).await;
+    }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(WRITE_BYTES)
+        .max_write_buffer_size(4 * MESSAGE_BYTES_MAX)
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX))
+}
+
+/// Has the kernel end a connection whose other end acknowledges nothing for so long.
+pub(crate) fn give_up_after(stream: &TcpStream, time: Duration) -> std::io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(time))
+}
+
+/// Says why the connection ends, and reads on for a moment, since closing on unread bytes would take the reason back.
+pub(super) async fn close(mut socket: Socket, code: CloseCode, reason: &'static str) {
+    let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+    let farewell = async {
+        socket.close(Some(frame)).await.map_err(std::io::Error::other)?;
+        let stream = socket.get_mut();
+        stream.shutdown().await?;
+        let mut unread = [0; 4096];
+        while stream.read(&mut unread).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(CLOSE_TIME, farewell).await;
+}
+
+pub(super) async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
+    poll_fn(|cx| Pin::new(&mut *socket).poll_next(cx)).await
+}
+
+/// Why a conversation is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The client has closed, or its connection broke.
+    Gone,
+    /// The client was not heard, or took nothing, for a heartbeat.
+    Cut,
+    /// The node stops and can wait no longer.
+    Stopped,
+    Close(CloseCode, &'static str),
+}
+
+struct Client {
+    socket: Socket,
+    subscriptions: Subscriptions,
+    cut: CancellationToken,
+}
+
+/// What a client waits for.
+enum Event {
+    Said(Message),
+    Ended(Ended),
+    Counts(Marks),
+    /// It is time to ping, or to give up.
+    Time,
+}
+
+/// When a client is to be pinged, and when it is given up.
+struct Pulse {
+    heard: Instant,
+    pinged: Instant,
+}
+
+impl Client {
+    async fn converse(&mut self, subject: Subject, mode: super::Mode, begin: &CancellationToken) -> Result<(), Ended> {
+        let live = self.subscriptions.live().clone();
+        let hello = Reply::hello(live.resume_token(self.subscriptions.connection), live.config.heartbeat.as_secs());
+        self.send([Message::text(hello.to_text())]).await?;
+        // The address names one thing, so that this cannot be too many.
+        let _ = self.subscriptions.add(vec![subject], mode);
+        let (mut stopping, mut stopped) = (pin!(begin.cancelled()), pin!(self.cut.clone().cancelled_owned()));
+        let now = Instant::now();
+        let mut pulse = Pulse { heard: now, pinged: now };
+        let mut timer = pin!(tokio::time::sleep_until(now + live.ping_interval()));
+        loop {
+            let event = poll_fn(|cx| {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Ended(Ended::Stopped));
+                }
+                self.poll(cx, stopping.as_mut(), timer.as_mut())
+            });
+            match event.await {
+                Event::Said(message) => {
+                    pulse.heard = Instant::now();
+                    self.answer(message).await?;
+                }
+                Event::Ended(Ended::Close(CloseCode::Restart, reason)) => {
+                    let reconnect = Reply::Reconnect { after_ms: live.reconnect_after_ms() };
+                    self.send([Message::text(reconnect.to_text())]).await?;
+                    return Err(Ended::Close(CloseCode::Restart, reason));
+                }
+                Event::Ended(ended) => return Err(ended),
+                Event::Counts(marks) => {
+                    let counts = marks.filter_map(|place| self.subscriptions.value(place)).collect::<Vec<_>>();
+                    self.send(counts.into_iter().map(|value| Message::Text(value.text.clone()))).await?;
+                }
+                Event::Time => {
+                    let now = Instant::now();
+                    if now >= pulse.heard + live.config.heartbeat {
+                        return Err(Ended::Cut);
+                    }
+                    if now >= pulse.pinged + live.ping_interval() {
+                        pulse.pinged = now;
+                        self.send([Message::Ping(Bytes::new())]).await?;
+                    }
+                    timer.as_mut().reset((pulse.pinged + live.ping_interval()).min(pulse.heard + live.config.heartbeat));
+                }
+            }
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        stopping: Pin<&mut WaitForCancellationFuture<'_>>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Event> {
+        if let Poll::Ready(said) = Pin::new(&mut self.socket).poll_next(cx) {
+            return Poll::Ready(match said {
+                Some(Ok(Message::Close(_))) | None => Event::Ended(Ended::Gone),
+                Some(Ok(message)) => Event::Said(message),
+                Some(Err(error)) => Event::Ended(ended(&error)),
+            });
+        }
+        if stopping.poll(cx).is_ready() {
+            return Poll::Ready(Event::Ended(Ended::Close(CloseCode::Restart, "the node stops")));
+        }
+        if let Poll::Ready(marks) = self.subscriptions.poll_marks(cx) {
+            return Poll::Ready(Event::Counts(marks));
+        }
+        timer.poll(cx).map(|()| Event::Time)
+    }
+
+    async fn answer(&mut self, message: Message) -> Result<(), Ended> {
+        let text = match message {
+            Message::Text(text) => text,
+            Message::Binary(_) => return Err(Ended::Close(CloseCode::Unsupported, "only text is understood")),
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => return Ok(()),
+        };
+        let reply = match Request::read(&text) {
+            Ok(request) => self.perform(&request),
+            Err(problem) => Reply::Error { problem: &problem }.to_text(),
+        };
+        self.send([Message::text(reply)]).await
+    }
+
+    fn perform(&mut self, request: &Request) -> String {
+        let done = match request {
+            Request::Ping {} => Ok(Reply::Pong {}),
+            Request::Subscribe { pages, observe } => subjects(pages).and_then(|subjects| {
+                let mode = if *observe { super::Mode::Observe } else { super::Mode::View };
+                self.subscriptions.add(subjects, mode)?;
+                Ok(Reply::Subscribed { pages })
+            }),
+            Request::Unsubscribe { pages } => subjects(pages).map(|subjects| {
+                subjects.iter().for_each(|subject| self.subscriptions.remove(subject));
+                Reply::Unsubscribed { pages }
+            }),
+        };
+        done.map_or_else(|problem| Reply::Error { problem: &problem }.to_text(), |reply| reply.to_text())
+    }
+
+    /// Sends these. Whoever takes nothing for a heartbeat is cut off.
+    async fn send(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<(), Ended> {
+        let heartbeat = self.subscriptions.live().config.heartbeat;
+        let socket = &mut self.socket;
+        let sending = async {
+            for message in messages {
+                socket.feed(message).await?;
+            }
+            socket.flush().await
+        };
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => Err(Ended::Stopped),
+            sent = tokio::time::timeout(heartbeat, sending) => match sent {
+                Ok(sent) => sent.map_err(|_| Ended::Gone),
+                Err(_) => Err(Ended::Cut),
+            },
+        }
+    }
+}
+
+/// The pages of a message, all of them or none.
+fn subjects(pages: &[String]) -> Result<Vec<Subject>, Problem> {
+    pages.iter().map(|page| page_named(page).map(Subject::Page)).collect()
+}
+
+/// What becomes of a connection on which this has been read (RFC 6455 §7.4.1).
+pub(super) fn ended(error: &Error) -> Ended {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => Ended::Close(CloseCode::Size, "the message is too long"),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ended::Gone,
+        Error::Protocol(_) => Ended::Close(CloseCode::Protocol, "the frame is not valid"),
+        Error::Utf8(_) => Ended::Close(CloseCode::Invalid, "the text is not UTF-8"),
+        _ => Ended::Gone,
+    }
+}

@@ -1,0 +1,102 @@
+//! One client on server-sent events: the body of an answer that goes on until either end stops. HTTP/1.1 and HTTP/2 alike.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::metrics::Counted;
+use super::{LiveMetrics, Opening, Place, RETRY_MS, Subscriptions};
+
+/// The events of one client. When it is dropped, as it is with its connection, the client views nothing any more.
+pub struct Events {
+    subscriptions: Subscriptions,
+    /// What is to be sent before anything else is looked for.
+    ready: VecDeque<Bytes>,
+    /// The count that the client has already.
+    last_id: Option<String>,
+    ping: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    stopped: bool,
+    _place: Place,
+    _counted: Counted<fn(&LiveMetrics) -> &std::sync::atomic::AtomicU64>,
+}
+
+impl Events {
+    /// The events that `opening` asks for, until `stopping` is cancelled.
+    #[must_use]
+    pub fn new(opening: Opening, stopping: CancellationToken) -> Self {
+        let Opening { live, place, subject, mode, session, last_id } = opening;
+        let counted: Counted<fn(&LiveMetrics) -> &_> = Counted::new(Arc::clone(&live.metrics), |metrics| &metrics.streams);
+        let mut subscriptions = Subscriptions::new(live, session);
+        let live = subscriptions.live().clone();
+        let hello = serde_json::json!({
+            "version": 1,
+            "resume": live.resume_token(subscriptions.connection),
+            "heartbeat_seconds": live.config.heartbeat.as_secs(),
+            "retry_ms": RETRY_MS,
+        });
+        // One thing, so that this cannot be too many.
+        let _ = subscriptions.add(vec![subject], mode);
+        Self {
+            subscriptions,
+            ready: VecDeque::from([Bytes::from(format!("retry: {}\nevent: hello\ndata: {hello}\n\n", retry_ms()))]),
+            last_id,
+            ping: Box::pin(tokio::time::sleep(live.ping_interval())),
+            stopping: Box::pin(stopping.cancelled_owned()),
+            stopped: false,
+            _place: place,
+            _counted: counted,
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            if self.stopped {
+                return Poll::Ready(None);
+            }
+            let live = self.subscriptions.live().clone();
+            if self.stopping.as_mut().poll(cx).is_ready() {
+                self.stopped = true;
+                let after_ms = live.reconnect_after_ms();
+                self.ready.push_back(format!("event: reconnect\ndata: {{\"after_ms\":{after_ms}}}\n\n").into());
+            } else if let Poll::Ready(marks) = self.subscriptions.poll_marks(cx) {
+                for value in marks.filter_map(|place| self.subscriptions.value(place)).collect::<Vec<_>>() {
+                    // Only the first can be the one that the client has.
+                    if self.last_id.take().is_none_or(|last_id| last_id != value.count.id()) {
+                        self.ready.push_back(value.event.clone());
+                    }
+                }
+            } else if self.ping.as_mut().poll(cx).is_ready() {
+                self.ping.as_mut().reset(Instant::now() + live.ping_interval());
+                self.ready.push_back(Bytes::from_static(b":\n\n"));
+            } else {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// After how many milliseconds a browser connects anew by itself.
+fn retry_ms() -> u64 {
+    use rand::Rng as _;
+    rand::rng().random_range(RETRY_MS[0]..=RETRY_MS[1])
+}
+
+impl Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.poll_next(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
+}

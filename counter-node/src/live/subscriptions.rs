@@ -1,0 +1,175 @@
+//! What one connection looks at.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use counter_core::counter::Key;
+
+use super::claims::Session;
+use super::hub::{Address, Topic};
+use super::mailbox::{Mailbox, Marks};
+use super::value::Value;
+use super::{Live, PAGES_MAX, Subject};
+
+/// Whether whoever looks at a page is one of its viewers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    View,
+    Observe,
+}
+
+/// A connection looks at as many pages as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("A connection may look at {PAGES_MAX} pages at once")]
+pub struct TooManyPages;
+
+/// One connection's pages. They are left when it is dropped.
+#[derive(Debug)]
+pub struct Subscriptions {
+    live: Arc<Live>,
+    pub(super) connection: u64,
+    mailbox: Arc<Mailbox>,
+    places: Vec<Option<Looking>>,
+    /// The id that the client's session has; none: the connection is the session.
+    session: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Looking {
+    topic: Arc<Topic>,
+    mode: Mode,
+    sent: Option<Arc<Value>>,
+}
+
+impl Subscriptions {
+    /// A connection that looks at nothing yet.
+    #[must_use]
+    pub fn new(live: Arc<Live>, session: Option<String>) -> Self {
+        let connection = live.next_connection();
+        Self { live, connection, mailbox: Arc::default(), places: Vec::new(), session: session.map(Arc::from) }
+    }
+
+    /// The live part that it belongs to.
+    #[must_use]
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Looks at all of these from now on, or at none of them. What is looked at already may change its mode.
+    ///
+    /// # Errors
+    /// [`TooManyPages`]; nothing has changed then.
+    pub fn add(&mut self, subjects: Vec<Subject>, mode: Mode) -> Result<(), TooManyPages> {
+        let mut fresh: Vec<&Subject> = subjects.iter().filter(|subject| self.find(subject).is_none()).collect();
+        fresh.sort_by_key(|subject| subject.page().map(Key::as_bytes));
+        fresh.dedup();
+        if self.len() + fresh.len() > PAGES_MAX {
+            return Err(TooManyPages);
+        }
+        for subject in subjects {
+            self.look(subject, mode);
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, subject: Subject, mode: Mode) {
+        // Nobody is a viewer of the whole site.
+        let mode = if subject.page().is_some() { mode } else { Mode::Observe };
+        if let Some(looking) = self.find(&subject).and_then(|place| self.places[place].as_mut()) {
+            if looking.mode != mode {
+                looking.mode = mode;
+                self.count_viewer(&subject, mode);
+            }
+            return;
+        }
+        let place = self.places.iter().position(Option::is_none).unwrap_or(self.places.len());
+        if place == self.places.len() {
+            self.places.reserve_exact(1);
+            self.places.push(None);
+        }
+        let address = Address { connection: self.connection, mailbox: self.mailbox.clone(), place };
+        let topic = self.live.hub.enter(subject, address, mode == Mode::View && self.session.is_none());
+        self.live.refresh(&topic.subject);
+        if mode == Mode::View {
+            self.claim(&topic.subject, mode);
+        }
+        self.places[place] = Some(Looking { topic, mode, sent: None });
+    }
+
+    /// Looks at this no more.
+    pub fn remove(&mut self, subject: &Subject) {
+        if let Some(looking) = self.find(subject).and_then(|place| self.places[place].take()) {
+            self.leave(&looking);
+        }
+    }
+
+    fn leave(&self, Looking { topic, mode, .. }: &Looking) {
+        self.live.hub.leave(topic, self.connection, *mode == Mode::View && self.session.is_none());
+        self.live.refresh(&topic.subject);
+        if *mode == Mode::View {
+            self.claim(&topic.subject, Mode::Observe);
+        }
+    }
+
+    /// The page has this client as a viewer from now on, or has it no more.
+    fn count_viewer(&self, subject: &Subject, mode: Mode) {
+        if self.session.is_none() {
+            self.live.count_viewer(subject, if mode == Mode::View { 1 } else { -1 });
+        }
+        self.claim(subject, mode);
+    }
+
+    /// The same for a session with an id: it counts where such sessions are held.
+    fn claim(&self, subject: &Subject, mode: Mode) {
+        let (Some(id), Some(page)) = (&self.session, subject.page()) else { return };
+        let session = Session { page: page.clone(), id: id.clone() };
+        match mode {
+            Mode::View => self.live.sessions.connected(session, self.connection),
+            Mode::Observe => self.live.sessions.disconnected(session, self.connection),
+        }
+    }
+
+    fn find(&self, subject: &Subject) -> Option<usize> {
+        let is_it = |looking: &Option<Looking>| looking.as_ref().is_some_and(|looking| looking.topic.subject == *subject);
+        self.places.iter().position(is_it)
+    }
+
+    fn len(&self) -> usize {
+        self.places.iter().flatten().count()
+    }
+
+    /// Waits for pages with counts that this connection has not sent.
+    pub(super) fn poll_marks(&self, cx: &mut Context<'_>) -> Poll<Marks> {
+        self.mailbox.poll_take(cx)
+    }
+
+    /// The count to be sent of the page at this place, unless that was sent already.
+    pub(super) fn value(&mut self, place: usize) -> Option<Arc<Value>> {
+        let looking = self.places.get_mut(place)?.as_mut()?;
+        let told = looking.topic.told()?;
+        let is_sent = looking.sent.as_ref().is_some_and(|sent| sent.count == told.count);
+        looking.sent = Some(told.clone());
+        self.live.metrics.sent.fetch_add(u64::from(!is_sent), Ordering::Relaxed);
+        (!is_sent).then_some(told)
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        for looking in std::mem::take(&mut self.places).iter().flatten() {
+            self.leave(looking);
+        }
+    }
+}
+
+impl Subject {
+    /// The page that it is, if it is one.
+    #[must_use]
+    pub fn page(&self) -> Option<&Key> {
+        match self {
+            Self::Site => None,
+            Self::Page(key) => Some(key),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! A count as it is sent: written once, in the words of each way out.
+
+use bytes::Bytes;
+use counter_core::hlc::Hlc;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::Subject;
+use crate::http::moment;
+
+/// What subscribers of a page are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub count: i64,
+    pub updated_at: Option<Hlc>,
+}
+
+/// A count in words.
+#[derive(Debug)]
+pub struct Value {
+    pub count: Count,
+    /// As a WebSocket message.
+    pub text: Utf8Bytes,
+    /// As a server-sent event, the empty line included.
+    pub event: Bytes,
+}
+
+impl Value {
+    pub(super) fn new(subject: &Subject, count: Count) -> Self {
+        let Count { count: number, updated_at } = count;
+        let updated_at = moment(updated_at).map_or_else(|| "null".to_owned(), |moment| format!("\"{moment}\""));
+        let page = match subject {
+            Subject::Site => "null".to_owned(),
+            Subject::Page(key) => serde_json::Value::from(String::from_utf8_lossy(key.as_bytes())).to_string(),
+        };
+        let fields = format!("\"count\":{number},\"updated_at\":{updated_at}");
+        let event = format!("id: {}\ndata: {{{fields}}}\n\n", count.id());
+        Self { count, text: format!("{{\"type\":\"count\",\"page\":{page},{fields}}}").into(), event: event.into() }
+    }
+}
+
+impl Count {
+    /// By what a client that has this one says so: the same for equal counts, on every node.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}.{:x}", self.count, self.updated_at.map_or(0, |moment| moment.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use counter_core::counter::Key;
+
+    use super::*;
+
+    #[test]
+    fn a_count_is_written_for_both_ways_out() {
+        let page = Subject::Page(Key::new("a \"b\"\n".as_bytes()).unwrap());
+        let value = Value::new(&page, Count { count: -3, updated_at: Some(Hlc::from_wall_ms(1_917_864_702_000)) });
+        let text = r#"{"type":"count","page":"a \"b\"\n","count":-3,"updated_at":"2030-10-10T12:11:42Z"}"#;
+        assert_eq!(value.text.as_str(), text);
+        let event = "id: -3.1be8a0ed9b00000\ndata: {\"count\":-3,\"updated_at\":\"2030-10-10T12:11:42Z\"}\n\n";
+        let id = format!("{:x}", Hlc::from_wall_ms(1_917_864_702_000).0);
+        assert_eq!(std::str::from_utf8(&value.event).unwrap(), event.replace("1be8a0ed9b00000", &id));
+        let site = Value::new(&Subject::Site, Count { count: 0, updated_at: None });
+        assert_eq!(site.text.as_str(), r#"{"type":"count","page":null,"count":0,"updated_at":null}"#);
+    }
+}

@@ -1,0 +1,91 @@
+//! The bounds on live connections, and clients that are slow, or silent.
+
+use counter_tests::http::Http;
+use counter_tests::live::{Events, Follower, RawSocket, figures, nothing_left};
+use counter_tests::node::TestNode;
+use counter_tests::wait::until;
+use hyper::{Method, StatusCode};
+
+async fn alone(flags: &[&str]) -> anyhow::Result<(TestNode, tempfile::TempDir)> {
+    let folder = tempfile::tempdir()?;
+    let mut node = TestNode::alone(folder.path(), flags)?;
+    node.start_ready().await?;
+    Ok((node, folder))
+}
+
+/// The answer's head to a connection that is not taken.
+async fn refused(node: &TestNode) -> String {
+    RawSocket::open(&node.http(), "/p/live", "").await.err().map(|error| error.to_string()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn so_many_connections_at_once_and_no_more() -> anyhow::Result<()> {
+    let (node, _folder) = alone(&["--live-connections-max", "2"]).await?;
+    let first = Follower::open(&node.http(), "/p/live").await?;
+    let second = Events::open(&node.http(), "/p/live", &[]).await?;
+    let head = refused(&node).await;
+    assert!(head.starts_with("HTTP/1.1 503 ") && head.contains("retry-after: "), "{head}");
+    assert_eq!(figures(&node).await?["connections_refused_total{limit=\"open\"}"], 1);
+    drop(first);
+    until("its place is free", async || Follower::open(&node.http(), "/p/live").await).await?;
+    drop(second);
+    nothing_left(&node).await
+}
+
+#[tokio::test]
+async fn so_many_connections_from_one_address() -> anyhow::Result<()> {
+    let (node, _folder) = alone(&["--live-connections-per-address-max", "1"]).await?;
+    let first = Follower::open(&node.http(), "/p/live").await?;
+    let head = refused(&node).await;
+    assert!(head.starts_with("HTTP/1.1 429 ") && head.contains("retry-after: "), "{head}");
+    drop(first);
+    until("its place is free", async || Follower::open(&node.http(), "/p/live").await).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_herd_is_taken_by_and_by() -> anyhow::Result<()> {
+    let (node, _folder) = alone(&["--live-connects-per-second", "1"]).await?;
+    let _first = Follower::open(&node.http(), "/p/live").await?;
+    let head = until("one is refused for the rate", async || {
+        let head = refused(&node).await;
+        anyhow::ensure!(head.starts_with("HTTP/1.1 503 "), "it was taken");
+        Ok(head)
+    })
+    .await?;
+    assert!(head.contains("retry-after: "), "{head}");
+    until("another is taken in its turn", async || Follower::open(&node.http(), "/p/live").await).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_neither_reads_nor_answers_is_cut_off_and_counts_no_more() -> anyhow::Result<()> {
+    let (node, _folder) = alone(&["--presence-heartbeat", "2"]).await?;
+    let mut observer = Follower::open(&node.http(), "/p/live?observe=true").await?;
+    let mut silent = RawSocket::open(&node.http(), "/p/live", "").await?;
+    observer.until("p", 1).await?;
+    observer.until("p", 0).await?;
+    assert_eq!(figures(&node).await?["connections_cut_total"], 1);
+    silent.ends().await?;
+    // Who answers pings, as the other does, stays.
+    observer.say(&serde_json::json!({"type": "ping"})).await?;
+    observer.next_of("pong").await?;
+    drop(observer);
+    nothing_left(&node).await
+}
+
+#[tokio::test]
+async fn a_slow_client_misses_what_it_was_too_slow_for_and_gets_the_last_count() -> anyhow::Result<()> {
+    const UPDATES: i64 = 3_000;
+    let (node, _folder) = alone(&[]).await?;
+    let (http, url) = (Http::default(), format!("{}/p/counter", node.http()));
+    let mut client = Follower::open(&node.http(), "/p/live?observe=true").await?;
+    client.until("p", 0).await?;
+    for _ in 0..UPDATES {
+        http.send(Method::PUT, &url, None).await?.json_of(StatusCode::OK)?;
+    }
+    let counts = client.until("p", UPDATES).await?;
+    assert!(counts.windows(2).all(|pair| pair[0] < pair[1]), "counts go back: {counts:?}");
+    assert!(counts.len() < 1_500, "{} of {UPDATES} counts were sent", counts.len());
+    Ok(())
+}
