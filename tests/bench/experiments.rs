@@ -22,6 +22,11 @@ pub(crate) enum Group {
     Routes,
     /// Resident bytes per counter against Redis.
     Memory,
+    /// How long a node takes to start that has been killed.
+    Start,
+    /// Latency at a fixed rate, while nothing else goes on, and while the log is folded, the checkpoint compacted, and digests
+    /// are compared.
+    Steady,
     /// How long until another replica has an update.
     Lag,
     /// One counter, at one, two and three nodes.
@@ -31,8 +36,19 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 9] =
-        [Self::Http, Self::Resp, Self::Keys, Self::Durable, Self::Routes, Self::Memory, Self::Lag, Self::Hot, Self::Curve];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Http,
+        Self::Resp,
+        Self::Keys,
+        Self::Durable,
+        Self::Routes,
+        Self::Memory,
+        Self::Start,
+        Self::Steady,
+        Self::Lag,
+        Self::Hot,
+        Self::Curve,
+    ];
 
     /// What the rows have in common, as a heading.
     pub(crate) fn title(self) -> &'static str {
@@ -43,6 +59,8 @@ impl Group {
             Self::Durable => "RESP against Redis with an append-only file (one key)",
             Self::Routes => "Ways to a counter (HTTP, 64 connections, EverySecond)",
             Self::Memory => "Memory (keys of 16 bytes)",
+            Self::Start => "Start of a node that was killed (on all cores, keys of 16 bytes)",
+            Self::Steady => "At a fixed rate, over a million keys (open loop: latency counts from when a request was due)",
             Self::Lag => "Replica lag (the writer under full load)",
             Self::Hot => "One hot counter (each node with a quarter of a processor)",
             Self::Curve => "Load curves",
@@ -57,6 +75,8 @@ impl Group {
             Self::Durable => durable(),
             Self::Routes => routes(),
             Self::Memory => memory(args.counters),
+            Self::Start => start(args.counters),
+            Self::Steady => steady(),
             Self::Lag => vec![Row {
                 name: "update seen at the sibling".to_owned(),
                 setting: Setting::Lag,
@@ -167,13 +187,38 @@ fn memory(most: u64) -> Vec<Row> {
     for counters in [most / 10, most] {
         let peer = format!("{counters} counters, Redis");
         rows.push(filled(peer.clone(), Server::Redis(Aof::Off), counters, 1));
-        let name = format!("{counters} counters, one actor");
-        rows.push(filled(name, Server::Node(Storage::Memory), counters, 1).against(&peer, &[Aim::Bytes(64.0)]));
+        for (actors, name, bytes) in [(1, "one actor", 64.0), (3, "three actors", 96.0)] {
+            let name = format!("{counters} counters, {name}");
+            let aims = [Aim::Bytes(bytes)];
+            rows.push(filled(name, Server::Node(Storage::Memory), counters, actors).against(&peer, &aims));
+        }
     }
-    let (few, peer) = (most / 10, format!("{} counters, Redis", most / 10));
-    let name = format!("{few} counters, three actors");
-    rows.push(filled(name, Server::Node(Storage::Memory), few, 3).against(&peer, &[Aim::Bytes(96.0)]));
     rows
+}
+
+fn start(most: u64) -> Vec<Row> {
+    let started = |counters, actors, name: &str| Row {
+        name: format!("{counters} counters, {name}"),
+        setting: Setting::Started { counters, actors },
+        peer: None,
+        aims: vec![Aim::Start(20.0)],
+    };
+    vec![started(most / 10, 1, "one actor"), started(most, 1, "one actor"), started(most, 3, "three actors")]
+}
+
+fn steady() -> Vec<Row> {
+    let at_rate = |name: &str, storage, replicas| Row {
+        name: name.to_owned(),
+        setting: Setting::Steady { storage, replicas },
+        peer: None,
+        aims: Vec::new(),
+    };
+    let volume = Storage::Volume("EverySecond");
+    vec![
+        at_rate("INCR, memory: nothing else goes on", Storage::Memory, 1),
+        at_rate("INCR, volume: folding and compacting", volume, 1),
+        at_rate("INCR, two replicas: digests, too", volume, 2),
+    ]
 }
 
 fn hot() -> Vec<Row> {

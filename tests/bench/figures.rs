@@ -14,22 +14,34 @@ pub(crate) struct Figures {
     pub(crate) p99_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) p999_ms: Option<f64>,
+    /// The longest that any request took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_ms: Option<f64>,
     /// Processor time of the server, user and kernel, for each operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_us: Option<f64>,
     /// Resident memory for each counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes_per_counter: Option<f64>,
+    /// From the start of the process to its first right answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_s: Option<f64>,
+    /// Log segments folded meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) folds: Option<f64>,
 }
 
 /// The fields, so that medians and tables treat them alike.
-pub(crate) const FIELDS: [(&str, Field); 6] = [
+pub(crate) const FIELDS: [(&str, Field); 9] = [
     ("ops/s", |figures| &mut figures.per_second),
     ("p50 ms", |figures| &mut figures.p50_ms),
     ("p99 ms", |figures| &mut figures.p99_ms),
     ("p99.9 ms", |figures| &mut figures.p999_ms),
+    ("max ms", |figures| &mut figures.max_ms),
     ("CPU µs/op", |figures| &mut figures.cpu_us),
     ("bytes/counter", |figures| &mut figures.bytes_per_counter),
+    ("start s", |figures| &mut figures.start_s),
+    ("folds", |figures| &mut figures.folds),
 ];
 
 type Field = fn(&mut Figures) -> &mut Option<f64>;

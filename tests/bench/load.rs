@@ -3,6 +3,7 @@
 pub(crate) mod fill;
 pub(crate) mod lag;
 pub(crate) mod redis_benchmark;
+pub(crate) mod steady;
 pub(crate) mod wrk;
 
 /// What is asked of the server, and how often at once.

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     /// Seconds of load for each measurement.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Counters in the largest memory row.
+    /// Counters in the largest rows of memory and start.
     #[arg(long, default_value_t = 10_000_000)]
     counters: u64,
     /// Where to write the results as JSON.
@@ -79,8 +79,8 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     let mut report = Report::new(args);
     for group in args.groups() {
         let rows = group.rows(args);
-        // What a row has filled or started takes long; memory does not vary from round to round as speed does.
-        let rounds = if group == Group::Memory { 1 } else { args.rounds };
+        // What a row has filled takes long. Memory does not vary from round to round as speed does, and starts come in series.
+        let rounds = if matches!(group, Group::Memory | Group::Start) { 1 } else { args.rounds };
         for round in 1..=rounds {
             for row in &rows {
                 match row.measure(args).with_context(|| format!("{row} in round {round}"))? {

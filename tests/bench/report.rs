@@ -141,6 +141,7 @@ impl Report {
             Aim::Throughput(least) => (format!("≥{least}×"), throughput_ratio.is_some_and(|ratio| ratio >= *least)),
             Aim::Cpu(most) => (format!("CPU ≤{most}×"), cpu_ratio.is_some_and(|ratio| ratio <= *most)),
             Aim::Bytes(most) => (format!("≤{most} B"), medians.bytes_per_counter.is_some_and(|bytes| bytes <= *most)),
+            Aim::Start(most) => (format!("≤{most} s"), medians.start_s.is_some_and(|start| start <= *most)),
             Aim::P99(most) => (format!("p99 ≤{most} ms"), medians.p99_ms.is_some_and(|p99| p99 <= *most)),
         };
         Line {

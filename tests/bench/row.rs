@@ -1,13 +1,14 @@
 //! One line of the table: a setting, what is done to it, and the row that it is compared with.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use crate::Args;
 use crate::cluster::{Cluster, pages_of};
 use crate::figures::Figures;
 use crate::http::Connection;
 use crate::load::wrk::{Request, Wrk};
-use crate::load::{Load, fill, lag, redis_benchmark, wrk};
+use crate::load::{Load, fill, lag, redis_benchmark, steady, wrk};
 use crate::server::{Running, Server, Storage};
 
 /// Connections of the background load, and of the rows that do not vary them.
@@ -33,6 +34,10 @@ pub(crate) enum Setting {
     Through { node: usize },
     /// A server that is filled with so many counters; by as many actors, each a replica of its own.
     Filled { server: Server, counters: u64, actors: usize },
+    /// The same on a volume; then the first of them is killed and started again.
+    Started { counters: u64, actors: usize },
+    /// One of so many replicas, under load at a fixed rate.
+    Steady { storage: Storage, replicas: usize },
     /// Two replicas, the first of them under full load.
     Lag,
     /// One page, updated through every one of so many nodes, each with a fixed share of a processor.
@@ -48,6 +53,8 @@ pub(crate) enum Aim {
     Cpu(f64),
     /// Resident bytes per counter, at most.
     Bytes(f64),
+    /// Seconds from the start of a process to its first answer, at most.
+    Start(f64),
     /// The 99th percentile, at most, in milliseconds.
     P99(f64),
 }
@@ -65,6 +72,8 @@ impl Row {
             Setting::One { server, load } => Ok(one(args, *server, load)?),
             Setting::Through { node } => Ok(through(args, *node)?),
             Setting::Filled { server, counters, actors } => Ok(filled(args, *server, *counters, *actors)?),
+            Setting::Started { counters, actors } => Ok(started(args, *counters, *actors)?),
+            Setting::Steady { storage, replicas } => Ok(at_rate(args, *storage, *replicas)?),
             Setting::Lag => Ok(lagging(args)?),
             Setting::Hot { nodes } => return hot(args, *nodes),
         })
@@ -111,29 +120,66 @@ fn through(args: &Args, node: usize) -> anyhow::Result<Figures> {
     wrk::run(args, cluster.nodes[node].http, &Request::PutOn(pages_of(1, 2)), CONNECTIONS)
 }
 
-fn filled(args: &Args, server: Server, counters: u64, actors: usize) -> anyhow::Result<Figures> {
-    let cluster;
-    let alone;
-    let nodes: Vec<&Running> = match server {
-        Server::Node(storage) if actors > 1 => {
-            cluster = Cluster::start(args, storage, 1, actors)?;
-            cluster.nodes.iter().collect()
-        }
-        server => {
-            alone = server.start(args)?;
-            vec![&alone]
-        }
-    };
-    let measured = nodes[0];
-    let before = measured.resident()?;
-    for node in &nodes {
+/// As many nodes as there are to be actors, replicas of one shard.
+fn nodes(args: &Args, server: Server, actors: usize) -> anyhow::Result<Vec<Running>> {
+    match server {
+        Server::Node(storage) if actors > 1 => Ok(Cluster::start(args, storage, 1, actors)?.nodes),
+        server => Ok(vec![server.start(args)?]),
+    }
+}
+
+/// Each node counts each counter up once, and comes to know what the others have counted.
+fn fill_all(nodes: &[Running], counters: u64) -> anyhow::Result<()> {
+    for node in nodes {
         fill::run(node.resp, counters)?;
     }
-    if actors > 1 {
+    if nodes.len() > 1 {
         fill::wait_until_equal(&nodes.iter().map(|node| node.http).collect::<Vec<SocketAddr>>(), counters)?;
     }
-    let held = f64::from(u32::try_from(counters).unwrap_or(u32::MAX));
-    Ok(Figures { bytes_per_counter: Some((measured.resident()? - before) / held), ..Figures::default() })
+    Ok(())
+}
+
+fn filled(args: &Args, server: Server, counters: u64, actors: usize) -> anyhow::Result<Figures> {
+    let nodes = nodes(args, server, actors)?;
+    let before = nodes[0].resident()?;
+    fill_all(&nodes, counters)?;
+    Ok(Figures { bytes_per_counter: Some(each(nodes[0].resident()? - before, counters)), ..Figures::default() })
+}
+
+fn each(bytes: f64, counters: u64) -> f64 {
+    bytes / f64::from(u32::try_from(counters).unwrap_or(u32::MAX))
+}
+
+/// As often as there are rounds, one after the other.
+fn started(args: &Args, counters: u64, actors: usize) -> anyhow::Result<Figures> {
+    let mut nodes = nodes(args, Server::Node(Storage::Volume("Never")), actors)?;
+    fill_all(&nodes, counters)?;
+    let last = format!("/{}/counter", fill::key(counters.saturating_sub(1)));
+    let mut all = Vec::new();
+    for _ in 0..args.rounds {
+        let since = Instant::now();
+        nodes[0].restart()?;
+        nodes[0].wait_until_it_counts(&last, i64::try_from(actors)?)?;
+        let start_s = Some(since.elapsed().as_secs_f64());
+        let bytes_per_counter = Some(each(nodes[0].resident()?, counters));
+        all.push(Figures { start_s, bytes_per_counter, ..Figures::default() });
+    }
+    Ok(Figures::medians(&all))
+}
+
+fn at_rate(args: &Args, storage: Storage, replicas: usize) -> anyhow::Result<Figures> {
+    let mut nodes = nodes(args, Server::Node(storage), replicas)?;
+    fill::run(nodes[0].resp, steady::KEYS)?;
+    if replicas > 1 {
+        // What the others have counted themselves is nothing.
+        nodes[1].wait_until_it_counts("/counter", i64::try_from(steady::KEYS)?)?;
+    }
+    let folds = || nodes[0].metric("counter_log_folds_total");
+    let before = folds()?;
+    let figures = steady::run(nodes[0].resp, args.seconds.max(steady::SECONDS_MIN))?;
+    let folds = folds()? - before;
+    anyhow::ensure!(folds > 0.0 || storage == Storage::Memory, "nothing was folded meanwhile");
+    Ok(Figures { folds: Some(folds), ..figures })
 }
 
 fn lagging(args: &Args) -> anyhow::Result<Figures> {

@@ -1,5 +1,6 @@
 //! The servers that are measured: each is started afresh, on the first core, with a folder of its own.
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,10 @@ use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
 use crate::Args;
+use crate::http::Connection;
+
+/// How long a server may take to count as it should.
+const COUNTS_WITHIN: Duration = Duration::from_secs(300);
 
 /// What is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +41,7 @@ pub(crate) enum Aof {
 /// A server that runs, until it is dropped.
 pub(crate) struct Running {
     child: Child,
+    program: Vec<OsString>,
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) peer: SocketAddr,
@@ -52,21 +58,26 @@ impl Server {
     pub(crate) fn start_with(self, args: &Args, more: &[&str]) -> anyhow::Result<Running> {
         let folder = tempfile::tempdir()?;
         let [http, admin, peer, resp] = free_addresses()?;
-        let mut command = pinned(0);
+        let mut command;
         match self {
             Self::BareHyper => {
-                command.arg(std::env::current_exe()?).args(["--serve-bare", &http.to_string()]);
+                command = Command::new(std::env::current_exe()?);
+                command.args(["--serve-bare", &http.to_string()]);
             }
             Self::Node(storage) => {
-                node(command.arg(&args.node), storage, folder.path());
+                command = Command::new(&args.node);
+                node(&mut command, storage, folder.path());
                 let ports = [("--http", http), ("--admin", admin), ("--peer", peer), ("--resp", resp)];
                 command.args(ports.into_iter().flat_map(|(flag, address)| [flag.to_owned(), address.to_string()]));
             }
-            Self::Redis(aof) => redis(&mut command, aof, folder.path(), resp),
+            Self::Redis(aof) => {
+                command = Command::new("redis-server");
+                redis(&mut command, aof, folder.path(), resp);
+            }
         }
-        command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().context("cannot start the server; it takes util-linux, and redis-server for its rows")?;
-        let mut running = Running { child, http, admin, peer, resp, _folder: folder };
+        command.args(more);
+        let program: Vec<OsString> = [command.get_program()].into_iter().chain(command.get_args()).map(OsString::from).collect();
+        let mut running = Running { child: spawn(pinned(0), &program)?, program, http, admin, peer, resp, _folder: folder };
         running.wait_until_it_listens(if matches!(self, Self::Redis(_)) { resp } else { http })?;
         Ok(running)
     }
@@ -81,13 +92,18 @@ fn node(command: &mut Command, storage: Storage, folder: &Path) {
 }
 
 fn redis(command: &mut Command, aof: Aof, folder: &Path, address: SocketAddr) {
-    command.args(["redis-server", "--save", "", "--bind", &address.ip().to_string(), "--port", &address.port().to_string()]);
+    command.args(["--save", "", "--bind", &address.ip().to_string(), "--port", &address.port().to_string()]);
     command.arg("--dir").arg(folder);
     match aof {
         Aof::Off => command.args(["--appendonly", "no"]),
         Aof::EverySecond => command.args(["--appendonly", "yes", "--appendfsync", "everysec"]),
         Aof::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
     };
+}
+
+fn spawn(mut command: Command, program: &[OsString]) -> anyhow::Result<Child> {
+    command.args(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().context("cannot start the server; it takes util-linux, and redis-server for its rows")
 }
 
 /// A command that runs on this core only.
@@ -97,9 +113,55 @@ pub(crate) fn pinned(core: usize) -> Command {
     command
 }
 
+/// Has the calling thread run on this core only.
+pub(crate) fn pin_this_thread(core: usize) -> anyhow::Result<()> {
+    let thread = std::fs::read_link("/proc/thread-self")?;
+    let number = thread.file_name().context("/proc has another format")?;
+    let mut pin = Command::new("taskset");
+    let done = pin.args(["-p", "-c", &core.to_string()]).arg(number).stdout(Stdio::null()).status()?;
+    anyhow::ensure!(done.success(), "taskset failed: {done}");
+    Ok(())
+}
+
 impl Running {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Kills the process and starts another, on all cores and with the same folder. Does not wait for it.
+    pub(crate) fn restart(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let mut everywhere = Command::new("env");
+        everywhere.arg("--");
+        self.child = spawn(everywhere, &self.program)?;
+        Ok(())
+    }
+
+    /// Waits until a GET of this path is answered with this count.
+    pub(crate) fn wait_until_it_counts(&mut self, path: &str, count: i64) -> anyhow::Result<()> {
+        let deadline = Instant::now() + COUNTS_WITHIN;
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            // While it is starting this waits, too: its port is open, and nobody answers.
+            match Connection::open(self.http).and_then(|mut connection| connection.count("GET", path)) {
+                Ok(counted) if counted == count => return Ok(()),
+                Ok(counted) => last = format!("it counts {counted}"),
+                Err(error) => last = format!("{error:#}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("{path} does not count {count} after {COUNTS_WITHIN:?}: {last}")
+    }
+
+    /// One of a node's metrics that has no labels.
+    pub(crate) fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let text = String::from_utf8(Connection::open(self.admin)?.request("GET", "/metrics", b"")?)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("there is no metric {name}"))?.parse()?)
     }
 
     /// Processor time so far, user and kernel.

@@ -11,7 +11,12 @@ use crate::http::Connection;
 /// Commands sent before their answers are read.
 const PIPELINE: u64 = 1_000;
 
-/// Increments `key:000000000000` and so on, once each.
+/// The key of this number: 16 bytes.
+pub(crate) fn key(number: u64) -> String {
+    format!("key:{number:012}")
+}
+
+/// Increments the first keys, once each.
 pub(crate) fn run(address: SocketAddr, counters: u64) -> anyhow::Result<()> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
@@ -21,8 +26,8 @@ pub(crate) fn run(address: SocketAddr, counters: u64) -> anyhow::Result<()> {
     let mut sent = 0;
     while sent < counters {
         let upto = counters.min(sent + PIPELINE);
-        for key in sent..upto {
-            write!(commands, "*2\r\n$4\r\nINCR\r\n$16\r\nkey:{key:012}\r\n")?;
+        for number in sent..upto {
+            write!(commands, "*2\r\n$4\r\nINCR\r\n$16\r\n{}\r\n", key(number))?;
         }
         commands.flush()?;
         for _ in sent..upto {
@@ -40,11 +45,11 @@ pub(crate) fn run(address: SocketAddr, counters: u64) -> anyhow::Result<()> {
 /// Waits until every node's site total says that all of their increments have arrived everywhere.
 pub(crate) fn wait_until_equal(nodes: &[SocketAddr], counters: u64) -> anyhow::Result<()> {
     let all = i64::try_from(counters)? * i64::try_from(nodes.len())?;
-    let deadline = Instant::now() + Duration::from_secs(300);
+    let deadline = Instant::now() + Duration::from_secs(900);
     for node in nodes {
         while Connection::open(*node)?.count("GET", "/counter")? != all {
             if Instant::now() > deadline {
-                bail!("the replicas are not equal after 300 s");
+                bail!("the replicas are not equal after 900 s");
             }
             std::thread::sleep(Duration::from_millis(200));
         }
