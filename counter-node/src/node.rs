@@ -168,7 +168,7 @@ struct Opened {
 
 fn open_storage(config: &Config) -> Result<Opened, StartError> {
     let table = Arc::new(Table::new(rand::random(), config.table));
-    let store = storage::open(&config.store, &mut |loaded| records::restore(&table, loaded))?;
+    let store = storage::open(&config.store, &|loaded| records::restore(&table, loaded))?;
     let (identity, actor) = Identity::open(store.clone())?;
     tracing::info!(%actor, counters = table.counters(), stopped_in_order = identity.stopped_in_order(), "storage opened");
     Ok(Opened { table, store, identity: Arc::new(identity), actor })

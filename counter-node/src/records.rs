@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock, Weak};
 
-use counter_core::counter::{Counter, Key};
+use counter_core::counter::{Counter, Key, KeyRef};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::token::{TokenName, TokenRecord};
@@ -35,12 +35,12 @@ pub fn restore(table: &Table, loaded: Loaded<'_>) -> Result<(), String> {
             table.restore_token(&record);
         }
         Loaded::Counter { slot, key, bytes } => {
-            let key = Key::from_bytes(key).map_err(|error| format!("a key {error}"))?;
+            let key = KeyRef::from_bytes(key).map_err(|error| format!("a key {error}"))?;
             if key.slot() != slot {
                 return Err(format!("key {key:?} stands under slot {slot}, but belongs to {}", key.slot()));
             }
             let counter: Counter = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
-            table.restore_counter(&key, &counter);
+            table.restore_counter(slot, key, &counter);
         }
     }
     Ok(())
@@ -158,6 +158,8 @@ fn encode(record: &impl serde::Serialize) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use counter_core::counter::Update;
     use counter_core::hlc::Hlc;
     use counter_core::id::ActorId;
@@ -165,6 +167,7 @@ mod tests {
     use counter_core::token::Token;
 
     use super::*;
+    use crate::storage::{Durability, Store as _, VolumeStore};
 
     #[test]
     fn a_slot_that_was_forgotten_leaves_no_record_behind() {
@@ -205,5 +208,94 @@ mod tests {
         assert_eq!(written(&[Change::of(&key)]), (3, 1));
         assert_eq!(written(&[Change::of(&key)]), (0, 1));
         assert_eq!(written(&[Change::Slot(slot)]), (3, 1));
+    }
+
+    const LIMITS: TableLimits =
+        TableLimits { counters: 1 << 20, memory_bytes: 1 << 30, tokens: 1 << 20, token_window_ms: 600_000 };
+
+    fn filled() -> Table {
+        let table = Table::new(1, LIMITS);
+        let name = |number: u32| format!("page-{}", number % 4_000);
+        for number in 0..12_000_u32 {
+            // Every third part by another actor, of which the first is retired.
+            let actor = ActorId { origin: (number / 4_000).into(), incarnation: 1 };
+            let key = Key::new(name(number).as_bytes()).unwrap();
+            table.set_writer([key.slot()], Some(actor));
+            let token = Token { id: number.into(), made_ms: Some(1_000 + u64::from(number)) };
+            let token = Some(&token).filter(|_| number % 5 == 4);
+            let update = if number % 97 == 96 { Update::Reset } else { Update::Increment(number.into()) };
+            table.apply(&key, update, token, Hlc::from_wall_ms(2_000 + u64::from(number))).unwrap();
+            if number % 1_000 == 999 {
+                let mut slot = table.slot(key.slot());
+                slot.raise_floor(1_500);
+                if slot.may_retire(&[ActorId { origin: 0, incarnation: 1 }]) {
+                    slot.retire(&[ActorId { origin: 0, incarnation: 1 }]);
+                }
+            }
+        }
+        table
+    }
+
+    fn all_records(table: &Table) -> Vec<Record> {
+        let mut records = Vec::new();
+        for slot in Slot::all() {
+            records_of(slot, &mut table.slot(slot), &[Change::Slot(slot), Change::Floor(slot)], &mut records);
+        }
+        records
+    }
+
+    fn restored(folder: &Path, threads: usize) -> Result<Table, StoreError> {
+        let table = Table::new(2, LIMITS);
+        VolumeStore::open_by(folder, &|loaded| restore(&table, loaded), threads)?;
+        Ok(table)
+    }
+
+    #[test]
+    fn what_several_threads_restore_is_what_was_written() {
+        let table = filled();
+        let folder = tempfile::tempdir().unwrap();
+        let store = VolumeStore::open(folder.path(), &|_| Ok(())).unwrap();
+        let records = all_records(&table);
+        for kind in ["Slot", "Floor", "Counter", "Token"] {
+            let of_kind = |record: &&Record| record.bytes.is_some() && format!("{:?}", record.of).starts_with(kind);
+            assert!(records.iter().filter(of_kind).count() > 3, "no {kind} to restore");
+        }
+        let (folded, later) = records.split_at(records.len() / 2);
+        for some in folded.chunks(500) {
+            store.commit(some, Durability::InKernel).unwrap();
+        }
+        store.reopen().unwrap();
+        for some in later.chunks(500) {
+            store.commit(some, Durability::InKernel).unwrap();
+        }
+        store.close().unwrap();
+        for threads in [1, 2, 7] {
+            let restored = restored(folder.path(), threads).unwrap();
+            assert_eq!((restored.counters(), restored.tokens()), (table.counters(), table.tokens()));
+            for slot in Slot::all() {
+                let (restored, table) = (restored.slot(slot), table.slot(slot));
+                assert_eq!(restored.digest(), table.digest(), "slot {slot}, read by {threads}");
+                assert_eq!(restored.total(), table.total(), "slot {slot}, read by {threads}");
+                assert_eq!(restored.existing(), table.existing(), "slot {slot}, read by {threads}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_none_stops_the_start_whoever_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = VolumeStore::open(folder.path(), &|_| Ok(())).unwrap();
+        let mut records = all_records(&filled());
+        let damaged = Change::of(&Key::new(b"page-77").unwrap());
+        records.push(Record { of: damaged.clone(), bytes: Some(vec![0xFF; 3]) });
+        for some in records.chunks(500) {
+            store.commit(some, Durability::InKernel).unwrap();
+        }
+        store.close().unwrap();
+        for threads in [1, 2, 7] {
+            let error = restored(folder.path(), threads).err().unwrap();
+            let told = format!("the record of \"page-77\" in slot {} cannot be read", damaged.slot());
+            assert!(error.is_data_error() && error.to_string().contains(&told), "{error}");
+        }
     }
 }

@@ -141,7 +141,7 @@ pub struct Record {
 /// A record met while a store is opened.
 #[derive(Clone, Copy, Debug)]
 pub enum Loaded<'a> {
-    /// A slot's record. All of them come before the first counter.
+    /// A slot's record. It comes before the slot's floor, that before its counters, and they before its tokens.
     Slot {
         /// Which slot.
         slot: Slot,
@@ -183,8 +183,9 @@ impl Loaded<'_> {
     }
 }
 
-/// Takes each record on the disk; an `Err` says why the bytes are no record, and makes the folder count as corrupt.
-pub type Visitor<'a> = dyn FnMut(Loaded<'_>) -> Result<(), String> + 'a;
+/// Takes each record on the disk; an `Err` says why the bytes are no record, and makes the folder count as corrupt. Called
+/// by several threads, for a slot by one.
+pub type Visitor<'a> = dyn Fn(Loaded<'_>) -> Result<(), String> + Sync + 'a;
 
 /// Names of the values that a store keeps besides records. Nothing else writes under them.
 pub mod meta {
@@ -292,7 +293,7 @@ pub enum StoreConfig {
 ///
 /// # Errors
 /// When the folder is in use, of a newer format, corrupt, or cannot be read or made.
-pub fn open(config: &StoreConfig, visitor: &mut Visitor<'_>) -> Result<Arc<dyn Store>, StoreError> {
+pub fn open(config: &StoreConfig, visitor: &Visitor<'_>) -> Result<Arc<dyn Store>, StoreError> {
     match config {
         StoreConfig::Volume(path) => Ok(Arc::new(VolumeStore::open(path, visitor)?)),
         StoreConfig::Memory => Ok(Arc::new(MemoryStore::default())),

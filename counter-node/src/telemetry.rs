@@ -18,12 +18,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the checkpoint's engine fails at we say ourselves, with what follows from it; and some of it is no failure.
+const QUIET: &str = "lsm_tree=off";
+
 /// Starts logging to standard error.
 ///
 /// # Errors
 /// When `filter` is no filter, or logging was started before.
 pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log `{filter}`: {error}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| format!("--log `{filter}`: {error}"))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let started = match format {
         LogFormat::Text => subscriber.with_ansi(false).try_init(),

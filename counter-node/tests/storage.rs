@@ -79,14 +79,14 @@ fn page(key: &[u8]) -> usize {
 type Opened = (Arc<dyn Store>, BTreeMap<usize, u64>);
 
 fn open(folder: &Path) -> Result<Opened, StoreError> {
-    let mut held = BTreeMap::new();
-    let store = open_store(&StoreConfig::Volume(folder.to_path_buf()), &mut |loaded| {
+    let held = Mutex::new(BTreeMap::new());
+    let store = open_store(&StoreConfig::Volume(folder.to_path_buf()), &|loaded| {
         let Loaded::Counter { key, bytes, .. } = loaded else { return Ok(()) };
         let bytes = bytes.try_into().map_err(|_| "not eight bytes".to_owned())?;
-        held.insert(page(key), u64::from_le_bytes(bytes));
+        held.lock().unwrap().insert(page(key), u64::from_le_bytes(bytes));
         Ok(())
     })?;
-    Ok((store, held))
+    Ok((store, held.into_inner().unwrap()))
 }
 
 /// The folder that this process is to work in, if it is a child.

@@ -42,7 +42,7 @@ fn place(url: &str, prefix: &str) -> anyhow::Result<Place> {
 
 fn open(config: &RedisConfig) -> Result<(Arc<dyn Store>, Arc<Table>), StoreError> {
     let table = Arc::new(Table::new(1, LIMITS));
-    let store = RedisStore::open(config, &mut |loaded| restore(&table, loaded))?;
+    let store = RedisStore::open(config, &|loaded| restore(&table, loaded))?;
     Ok((Arc::new(store), table))
 }
 

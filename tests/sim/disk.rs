@@ -66,7 +66,7 @@ impl Image {
         self.floors.iter().for_each(|(slot, floor_ms)| table.restore_floor(*slot, *floor_ms));
         self.tokens.values().for_each(|record| table.restore_token(record));
         for (key, counter) in &self.counters {
-            table.restore_counter(key, counter);
+            table.restore_counter(key.slot(), key.into(), counter);
         }
     }
 }

@@ -51,11 +51,7 @@ impl Key {
     /// # Errors
     /// [`KeyError`] when they are no key's.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
-        match bytes.split_at_checked(SUB_KEY_HEAD_BYTES) {
-            Some(([SUB_KEY, ..], page)) => check_page(page).map_err(|_| KeyError::SubKey)?,
-            _ => check_page(bytes)?,
-        }
-        Ok(Self(bytes.into()))
+        KeyRef::from_bytes(bytes).map(KeyRef::to_key)
     }
 
     /// The key of this page's virtual shard of this number.
@@ -162,6 +158,18 @@ impl<'a> KeyRef<'a> {
     /// As [`Key::new`].
     pub fn new(page: &'a [u8]) -> Result<Self, KeyError> {
         check_page(page).map(|()| Self(page))
+    }
+
+    /// A key, a page's or a virtual shard's.
+    ///
+    /// # Errors
+    /// As [`Key::from_bytes`].
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, KeyError> {
+        match bytes.split_at_checked(SUB_KEY_HEAD_BYTES) {
+            Some(([SUB_KEY, ..], page)) => check_page(page).map_err(|_| KeyError::SubKey)?,
+            _ => check_page(bytes)?,
+        }
+        Ok(Self(bytes))
     }
 
     /// Bytes that a key gave.

@@ -4,11 +4,14 @@
 //! step, and nothing else ever is. So there is no journal besides our log, no memtable, no thread of the engine's, and a
 //! crash leaves at worst tables that no manifest lists. How far the log has been folded stands in the tree itself.
 
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsm_tree::compaction::Leveled;
+use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAccessor, Verdict};
 use lsm_tree::config::{CompressionPolicy, FilterPolicy};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Error, Guard, SeqNo, SequenceNumberCounter};
 
@@ -18,11 +21,51 @@ use super::{StoreError, log};
 /// Records are read at start only, from end to end, so a cache has nothing to win.
 const CACHE_BYTES: u64 = 4 << 20;
 
+/// How many entries are folded between two looks at whether to stop.
+const ENTRIES_BETWEEN_LOOKS: usize = 4_096;
+
 /// The open tree.
 pub(super) struct Checkpoint {
     path: PathBuf,
     tree: AnyTree,
     folded: u32,
+    stop: Stop,
+}
+
+/// Says that what the checkpoint is at is to be given up: the next start does it again, from what is on the disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(super) fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_asked_for(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// For the engine, which gives up what fails.
+    fn check(&self) -> lsm_tree::Result<()> {
+        if self.is_asked_for() { Err(Error::Io(std::io::ErrorKind::Interrupted.into())) } else { Ok(()) }
+    }
+}
+
+/// Looks at every record that is merged whether to go on, and changes none.
+impl CompactionFilter for Stop {
+    fn filter_item(&mut self, _: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
+        self.check().map(|()| Verdict::Keep)
+    }
+}
+
+impl Factory for Stop {
+    fn name(&self) -> &str {
+        "stop"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(self.clone())
+    }
 }
 
 /// What one step of compaction left to do.
@@ -37,13 +80,14 @@ pub(super) enum Compacted {
 impl Checkpoint {
     /// Makes an empty tree, complete and on the disk when this returns.
     pub(super) fn create(path: &Path) -> Result<(), StoreError> {
-        open_tree(path).map(drop).map_err(|error| failed("make the checkpoint", path, error))
+        open_tree(path, &Stop::default()).map(drop).map_err(|error| failed("make the checkpoint", path, error))
     }
 
     /// Opens the tree, whose files were [verified](super::manifest) before: the engine takes away what it does not list.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let stop = Stop::default();
         // The engine asserts what it expects of its files.
-        let tree = match catch_unwind(|| open_tree(path)) {
+        let tree = match catch_unwind(|| open_tree(path, &stop)) {
             Ok(opened) => opened.map_err(|error| unreadable(path, error))?,
             Err(_) => return Err(StoreError::corrupt(path, "the storage engine gave up on it")),
         };
@@ -53,7 +97,12 @@ impl Checkpoint {
             Some(Ok(number)) => u32::from_le_bytes(number),
             Some(Err(_)) => return Err(StoreError::corrupt(path, "it does not say how far the log has been folded into it")),
         };
-        Ok(Self { path: path.to_path_buf(), tree, folded })
+        Ok(Self { path: path.to_path_buf(), tree, folded, stop })
+    }
+
+    /// Ends whatever it does, from then on: with [`StoreError::Closed`], and nothing has changed.
+    pub(super) fn stop(&self) -> Stop {
+        self.stop.clone()
     }
 
     /// The newest segment of the log that it holds all of; 0 for none.
@@ -61,9 +110,13 @@ impl Checkpoint {
         self.folded
     }
 
-    /// Calls `each` with every key and its bytes, ascending.
-    pub(super) fn visit(&self, mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        for pair in self.tree.iter(SeqNo::MAX, None) {
+    /// Calls `each` with every key in a range and its bytes, ascending.
+    pub(super) fn visit(
+        &self,
+        keys: (Bound<&[u8]>, Bound<&[u8]>),
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        for pair in self.tree.range::<&[u8], _>(keys, SeqNo::MAX, None) {
             let (key, bytes) = pair.into_inner().map_err(|error| unreadable(&self.path, error))?;
             if *key != *FOLDED_KEY {
                 each(&key, &bytes)?;
@@ -76,10 +129,13 @@ impl Checkpoint {
     pub(super) fn fold(&mut self, number: u32, entries: &[log::Entry<'_>]) -> Result<(), StoreError> {
         let folded = catch_unwind(AssertUnwindSafe(|| {
             let mut ingestion = self.tree.ingestion()?;
-            for log::Entry { key, value } in entries {
-                match value {
-                    Some(value) => ingestion.write(*key, *value)?,
-                    None => ingestion.write_tombstone(*key)?,
+            for some in entries.chunks(ENTRIES_BETWEEN_LOOKS) {
+                self.stop.check()?;
+                for log::Entry { key, value } in some {
+                    match value {
+                        Some(value) => ingestion.write(*key, *value)?,
+                        None => ingestion.write_tombstone(*key)?,
+                    }
                 }
             }
             ingestion.write(FOLDED_KEY, number.to_le_bytes())?;
@@ -109,19 +165,22 @@ impl Checkpoint {
     fn settle(&mut self, action: &'static str, done: std::thread::Result<lsm_tree::Result<()>>) -> Result<(), StoreError> {
         let error = match done {
             Ok(Ok(())) => return Ok(()),
+            // What it left unfinished is taken away at the next start.
+            _ if self.stop.is_asked_for() => return Err(StoreError::Closed),
             Ok(Err(error)) => failed(action, &self.path, error),
             Err(_) => StoreError::Engine("it panicked".to_owned()),
         };
-        if let Ok(Ok(tree)) = catch_unwind(|| open_tree(&self.path)) {
+        if let Ok(Ok(tree)) = catch_unwind(|| open_tree(&self.path, &self.stop)) {
             self.tree = tree;
         }
         Err(error)
     }
 }
 
-fn open_tree(path: &Path) -> lsm_tree::Result<AnyTree> {
+fn open_tree(path: &Path, stop: &Stop) -> lsm_tree::Result<AnyTree> {
     let sequence = SequenceNumberCounter::default();
     let tree = Config::new(path, sequence.clone(), SequenceNumberCounter::default())
+        .with_compaction_filter_factory(Some(Arc::new(stop.clone())))
         .use_cache(Arc::new(Cache::with_capacity_bytes(CACHE_BYTES)))
         // Nothing but one key is ever looked up, so filters would be dead weight.
         .filter_policy(FilterPolicy::disabled())

@@ -50,6 +50,15 @@ pub(super) fn push_key(of: &Change, into: &mut Vec<u8>) {
     into.extend_from_slice(key);
 }
 
+/// Every kind of record, in the order in which a slot's are to be read.
+pub(super) const KINDS: [u8; 4] = [KIND_SLOT, KIND_FLOOR, KIND_COUNTER, KIND_TOKEN];
+
+/// Where a slot's records of one kind begin.
+pub(super) fn first_key(kind: u8, slot: u16) -> [u8; 3] {
+    let [high, low] = slot.to_be_bytes();
+    [kind, high, low]
+}
+
 /// The record that a key and its bytes are; `None` when it is no such key.
 pub(super) fn loaded<'a>(key: &'a [u8], bytes: &'a [u8]) -> Option<Loaded<'a>> {
     let (&[kind, high, low], key) = key.split_first_chunk::<3>()?;

@@ -81,7 +81,7 @@ impl RedisStore {
     ///
     /// # Errors
     /// When Redis cannot be reached or refuses, or the records are damaged or of a newer format.
-    pub fn open(config: &RedisConfig, visitor: &mut Visitor<'_>) -> Result<Self, StoreError> {
+    pub fn open(config: &RedisConfig, visitor: &Visitor<'_>) -> Result<Self, StoreError> {
         let store = Self {
             config: config.clone(),
             keys: Keys::new(&config.prefix, &config.node),

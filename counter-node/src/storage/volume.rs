@@ -1,19 +1,24 @@
 //! The store on a volume: a write-ahead [log](super::log) and the [checkpoint](super::checkpoint) that it is folded into,
 //! in a data folder that this process has to itself.
 
+mod visit;
+
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::checkpoint::Checkpoint;
 use super::folder::{Folder, Stage};
-use super::format::loaded;
-use super::log::{Entry, Log, LogConfig};
+use super::log::{Log, LogConfig};
 use super::meta_file::MetaFile;
 use super::{Durability, Record, Store, StoreCounts, StoreError, Visitor, log, manifest};
+
+use self::visit::Visit;
 
 const LOG: &str = "log";
 const CHECKPOINT: &str = "checkpoint";
 const META: &str = "meta";
+/// Beyond this many a start is held up by the disk, and by memory.
+const THREADS_MAX: usize = 8;
 
 /// Records in a data folder.
 pub struct VolumeStore {
@@ -28,11 +33,19 @@ impl VolumeStore {
     ///
     /// # Errors
     /// See [`super::open`].
-    pub fn open(path: &Path, visitor: &mut Visitor<'_>) -> Result<Self, StoreError> {
-        Self::open_with(path, visitor, LogConfig::default())
+    pub fn open(path: &Path, visitor: &Visitor<'_>) -> Result<Self, StoreError> {
+        Self::open_by(path, visitor, threads())
     }
 
-    fn open_with(path: &Path, visitor: &mut Visitor<'_>, config: LogConfig) -> Result<Self, StoreError> {
+    /// The same, read by so many threads.
+    ///
+    /// # Errors
+    /// See [`super::open`].
+    pub(crate) fn open_by(path: &Path, visitor: &Visitor<'_>, threads: usize) -> Result<Self, StoreError> {
+        Self::open_with(path, visitor, threads, LogConfig::default())
+    }
+
+    fn open_with(path: &Path, visitor: &Visitor<'_>, threads: usize, config: LogConfig) -> Result<Self, StoreError> {
         let (folder, stage) = Folder::take(path)?;
         match stage {
             Stage::New => {
@@ -51,7 +64,7 @@ impl VolumeStore {
         let meta = MetaFile::open(&store.join(META))?;
         let checkpoint = Checkpoint::open(&store.join(CHECKPOINT))?;
         let sound = log::read(&store.join(LOG), checkpoint.folded())?;
-        visit(&checkpoint, &sound.latest()?, &store, visitor)?;
+        Visit { checkpoint: &checkpoint, newer: &sound.latest()?, store: &store, visitor }.all(threads)?;
         let log = sound.start(&store.join(LOG), checkpoint, config)?;
         Ok(Self { log, meta: Mutex::new(meta), folder })
     }
@@ -61,40 +74,9 @@ impl VolumeStore {
     }
 }
 
-/// Hands out each record once: what the log has of it, or else what the checkpoint has. Both are ascending.
-fn visit(checkpoint: &Checkpoint, newer: &[Entry<'_>], store: &Path, visitor: &mut Visitor<'_>) -> Result<(), StoreError> {
-    let mut newer = newer.iter().peekable();
-    let mut visiting = Visiting { store, visitor };
-    checkpoint.visit(|key, bytes| {
-        while let Some(entry) = newer.next_if(|entry| entry.key < key) {
-            visiting.entry(entry)?;
-        }
-        match newer.next_if(|entry| entry.key == key) {
-            Some(entry) => visiting.entry(entry),
-            None => visiting.record(key, bytes),
-        }
-    })?;
-    newer.try_for_each(|entry| visiting.entry(entry))
-}
-
-struct Visiting<'a, 'v> {
-    store: &'a Path,
-    visitor: &'a mut Visitor<'v>,
-}
-
-impl Visiting<'_, '_> {
-    fn record(&mut self, key: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
-        let loaded = loaded(key, bytes).ok_or_else(|| StoreError::corrupt(self.store, "a record's key names no slot"))?;
-        (self.visitor)(loaded).map_err(|why| {
-            let counter = String::from_utf8_lossy(key.get(3..).unwrap_or_default()).into_owned();
-            let what = format!("the record of {counter:?} in slot {} cannot be read: {why}", loaded.slot());
-            StoreError::corrupt(self.store, what)
-        })
-    }
-
-    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), StoreError> {
-        entry.value.map_or(Ok(()), |bytes| self.record(entry.key, bytes))
-    }
+/// How many threads read a folder at start.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |threads| threads.get().min(THREADS_MAX))
 }
 
 impl Store for VolumeStore {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::faults::{Faults, Step};
 use super::segment::{FIRST_FRAME, Segment};
 use super::{LogConfig, latest_of, lock, not_ours, scan};
-use crate::storage::checkpoint::{Checkpoint, Compacted};
+use crate::storage::checkpoint::{Checkpoint, Compacted, Stop};
 use crate::storage::{StoreCounts, StoreError};
 
 /// How many files the log has at most: the active one, a spare, and three that wait to be folded.
@@ -64,6 +64,8 @@ pub(super) struct Keeper {
     done: Condvar,
     /// The thread's alone.
     checkpoint: Mutex<Checkpoint>,
+    /// Ends the checkpoint's work.
+    stop: Stop,
     faults: Faults,
     folded: AtomicU64,
     folds: AtomicU64,
@@ -107,6 +109,7 @@ impl Keeper {
             work: Condvar::new(),
             done: Condvar::new(),
             folded: AtomicU64::new(checkpoint.folded().into()),
+            stop: checkpoint.stop(),
             checkpoint: Mutex::new(checkpoint),
             faults,
             folds: AtomicU64::new(0),
@@ -193,7 +196,9 @@ impl Keeper {
         u32::try_from(self.folded.load(Ordering::Acquire)).unwrap_or(u32::MAX)
     }
 
+    /// Ends the thread, which gives up what it is at: a segment that is not folded is read again at the next start.
     pub(super) fn stop(&self) {
+        self.stop.now();
         lock(&self.segments).stopping = true;
         self.work.notify_one();
         self.done.notify_all();
@@ -221,6 +226,7 @@ impl Keeper {
         while let Some(job) = self.next(&checkpoint) {
             match self.perform(job, &mut checkpoint) {
                 Ok(()) => lock(&self.segments).failure = None,
+                Err(StoreError::Closed) => return,
                 Err(error) => self.failed(error),
             }
             self.done.notify_all();

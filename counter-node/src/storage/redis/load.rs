@@ -17,7 +17,7 @@ const SLOTS_AT_ONCE: usize = 256;
 const FIELDS_AT_ONCE: usize = 1_000;
 
 /// Hands every record to the visitor, the slots' first.
-pub(super) fn load(link: &mut Link, keys: &Keys, visitor: &mut Visitor<'_>) -> Result<(), RedisFailure> {
+pub(super) fn load(link: &mut Link, keys: &Keys, visitor: &Visitor<'_>) -> Result<(), RedisFailure> {
     let generations = load_slots(link, keys, visitor)?;
     let slots: Vec<Slot> = Slot::all().collect();
     for some in slots.chunks(SLOTS_AT_ONCE) {
@@ -41,7 +41,7 @@ pub(super) fn load(link: &mut Link, keys: &Keys, visitor: &mut Visitor<'_>) -> R
 }
 
 /// The generations of the slots that are past their first.
-fn load_slots(link: &mut Link, keys: &Keys, visitor: &mut Visitor<'_>) -> Result<HashMap<Slot, u64>, RedisFailure> {
+fn load_slots(link: &mut Link, keys: &Keys, visitor: &Visitor<'_>) -> Result<HashMap<Slot, u64>, RedisFailure> {
     let key = keys.slots();
     let damaged = |what: String| RedisFailure::damaged(&key, what);
     let answer = link.ask(&[redis::cmd("HGETALL").arg(&key).to_owned()], &key)?.pop();

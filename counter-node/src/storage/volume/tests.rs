@@ -3,13 +3,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use counter_core::counter::Key;
+use counter_core::id::ActorId;
 use counter_core::slot::Slot;
+use counter_core::token::TokenName;
 
 use super::*;
 use crate::storage::{Change, FORMAT, Loaded, meta};
 
 mod faults;
 mod power_loss;
+mod stopping;
 
 fn key(name: &str) -> Key {
     Key::new(name.as_bytes()).unwrap()
@@ -19,6 +22,9 @@ fn record(name: &str, bytes: &str) -> Record {
     Record { of: Change::of(&key(name)), bytes: Some(bytes.as_bytes().to_vec()) }
 }
 
+/// By how many threads the tests read.
+const THREADS: usize = 3;
+
 type Contents = BTreeMap<(Slot, Vec<u8>), Vec<u8>>;
 
 /// Opens a folder and returns what is in it; slots stand under an empty key.
@@ -27,19 +33,20 @@ fn open(path: &Path) -> Result<(VolumeStore, Contents), StoreError> {
 }
 
 fn open_with(path: &Path, config: LogConfig) -> Result<(VolumeStore, Contents), StoreError> {
-    let mut contents = Contents::new();
-    let mut visit = |loaded: Loaded<'_>| {
+    let contents = Mutex::new(Contents::new());
+    let visit = |loaded: Loaded<'_>| {
         let (slot, key, bytes) = match loaded {
             Loaded::Slot { slot, bytes } => (slot, &b""[..], bytes),
             Loaded::Floor { slot, bytes } => (slot, &b"the floor"[..], bytes),
             Loaded::Token { slot, bytes } => (slot, &b"a token"[..], bytes),
             Loaded::Counter { slot, key, bytes } => (slot, key, bytes),
         };
-        assert!(contents.insert((slot, key.to_vec()), bytes.to_vec()).is_none(), "a record was visited twice");
+        let before = contents.lock().unwrap().insert((slot, key.to_vec()), bytes.to_vec());
+        assert!(before.is_none(), "a record was visited twice");
         Ok(())
     };
-    let store = VolumeStore::open_with(path, &mut visit, config)?;
-    Ok((store, contents))
+    let store = VolumeStore::open_with(path, &visit, THREADS, config)?;
+    Ok((store, contents.into_inner().unwrap()))
 }
 
 #[track_caller]
@@ -128,19 +135,61 @@ fn what_was_committed_is_there_after_opening_again() {
 }
 
 #[test]
-fn slots_are_visited_before_counters() {
+fn a_slots_records_are_visited_in_the_order_of_their_kinds() {
     let folder = tempfile::tempdir().unwrap();
     let (store, _) = open(folder.path()).unwrap();
-    let last = Record { of: Change::Slot(Slot::new(16383).unwrap()), bytes: Some(vec![1]) };
-    store.commit(&[record("a", "1"), last], Durability::InKernel).unwrap();
+    let slot = key("a").slot();
+    let name = TokenName { key_hash: 1, id: 2, actor: ActorId { origin: 3, incarnation: 4 } };
+    let changes = [Change::Token { slot, name }, Change::of(&key("a")), Change::Floor(slot), Change::Slot(slot)];
+    for of in changes {
+        store.commit(&[Record { of, bytes: Some(vec![1]) }], Durability::InKernel).unwrap();
+    }
     drop(store);
-    let mut kinds = Vec::new();
-    VolumeStore::open(folder.path(), &mut |loaded| {
-        kinds.push(matches!(loaded, Loaded::Slot { .. }));
+    let kinds = Mutex::new(Vec::new());
+    let visit = |loaded: Loaded<'_>| {
+        assert_eq!(loaded.slot(), slot);
+        kinds.lock().unwrap().push(match loaded {
+            Loaded::Slot { .. } => "slot",
+            Loaded::Floor { .. } => "floor",
+            Loaded::Counter { .. } => "counter",
+            Loaded::Token { .. } => "token",
+        });
         Ok(())
-    })
-    .unwrap();
-    assert_eq!(kinds, [true, false]);
+    };
+    VolumeStore::open_by(folder.path(), &visit, THREADS).unwrap();
+    assert_eq!(kinds.into_inner().unwrap(), ["slot", "floor", "counter", "token"]);
+}
+
+#[test]
+fn of_several_records_that_cannot_be_read_one_is_told_whoever_reads() {
+    let folder = used_folder();
+    for threads in [1, 2, 7] {
+        let visit = |loaded: Loaded<'_>| match loaded {
+            Loaded::Counter { key: b"17" | b"18" | b"117", .. } => Err("no counter".to_owned()),
+            _ => Ok(()),
+        };
+        let error = VolumeStore::open_by(folder.path(), &visit, threads).err().unwrap().to_string();
+        let told = ["17", "18", "117"].map(|name| {
+            let slot = key(name).slot();
+            error.contains(&format!("the record of {name:?} in slot {slot} cannot be read: no counter"))
+        });
+        assert_eq!(told.iter().filter(|told| **told).count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn a_key_of_no_slot_is_corrupt_wherever_it_stands() {
+    for key in [&b"\0"[..], b"\0\0", b"\x01\x40\0", b"\x02\x40\0page", b"\x02\xff\xff", b"\x03\0\0short"] {
+        let folder = used_folder();
+        let store = folder.path().join("store");
+        let mut checkpoint = Checkpoint::open(&store.join(CHECKPOINT)).unwrap();
+        let number = checkpoint.folded();
+        checkpoint.fold(number, &[log::Entry { key, value: Some(b"value") }]).unwrap();
+        drop(checkpoint);
+        let refused = VolumeStore::open_by(folder.path(), &|_| Ok(()), THREADS);
+        let error = refused.err().unwrap_or_else(|| panic!("{key:?} was passed over"));
+        assert!(error.to_string().contains("a record's key names no slot"), "{key:?}: {error}");
+    }
 }
 
 #[test]
@@ -318,7 +367,7 @@ fn a_table_that_was_cut_short_is_refused_untouched() {
 fn a_record_that_its_reader_does_not_know_is_refused_untouched() {
     let folder = used_folder();
     let before = snapshot(folder.path());
-    let refused = VolumeStore::open(folder.path(), &mut |_| Err("no counter".to_owned()));
+    let refused = VolumeStore::open(folder.path(), &|_| Err("no counter".to_owned()));
     let error = refused.err().unwrap();
     assert!(error.is_data_error() && error.to_string().contains("cannot be read: no counter"), "{error}");
     assert!(snapshot(folder.path()) == before);

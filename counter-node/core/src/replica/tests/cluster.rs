@@ -194,7 +194,7 @@ impl Cluster {
         storage.floors.iter().for_each(|(slot, floor_ms)| table.restore_floor(*slot, *floor_ms));
         storage.tokens.values().for_each(|record| table.restore_token(record));
         for (key, counter) in &storage.counters {
-            table.restore_counter(key, counter);
+            table.restore_counter(key.slot(), key.into(), counter);
         }
         let actor = ActorId::new(origin, storage.starts, 0);
         let (replica, effects) =
