@@ -6,7 +6,7 @@ use counter_core::layout::Layout;
 use counter_core::message::LayoutId;
 use counter_core::slot::{Slot, SlotRange};
 use counter_core::status::{LayoutStatus, NodeStatus, Readiness, STATUS_FORMAT, SlotRangeStatus, StorageStatus};
-use counter_core::table::Table;
+use counter_core::table::{Table, TokenCounts};
 
 use crate::commit::Committer;
 use crate::forwarding::Forwarding;
@@ -135,7 +135,7 @@ impl Source for StatusSource {
         let ready = u64::from(self.readiness() == Readiness::Ready);
         let writable = u64::from(*self.committer.writable().borrow());
         let store = self.volume.counts();
-        vec![
+        let mut samples = vec![
             Sample::one("node_ready", "1 while the node should be given clients", Kind::Gauge, ready),
             Sample::one("layout_version", "The version of the layout that the node acts by", Kind::Gauge, version),
             Sample::one("slots_owned", "Slots that the node's shard owns", Kind::Gauge, owned as u64),
@@ -180,8 +180,33 @@ impl Source for StatusSource {
                 kind: Kind::Gauge,
                 values: replica.peers.iter().map(peer_value).collect(),
             },
-        ]
+        ];
+        samples.extend(token_samples(&self.table));
+        samples
     }
+}
+
+/// Labelled by why an update under a token was refused.
+fn token_samples(table: &Table) -> [Sample; 4] {
+    let TokenCounts { replayed, refunded, reused, expired, from_future, full } = table.token_counts();
+    let reasons = [("reused", reused), ("expired", expired), ("from-future", from_future), ("full", full)];
+    let refused = |(reason, value): (&str, u64)| Value { labels: vec![("reason", reason.to_owned())], value };
+    [
+        Sample::one("tokens", "Tokens that are remembered", Kind::Gauge, table.tokens()),
+        Sample::one("token_replays", "Updates answered as counted before", Kind::Counter, replayed),
+        Sample::one(
+            "token_refunds",
+            "Updates taken back here because another replica had counted the token, too",
+            Kind::Counter,
+            refunded,
+        ),
+        Sample {
+            name: "token_refusals",
+            help: "Updates refused for their token",
+            kind: Kind::Counter,
+            values: reasons.map(refused).into(),
+        },
+    ]
 }
 
 /// Labelled by node: as many as a shard, and those it moves slots to, have.

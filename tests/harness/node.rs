@@ -257,6 +257,17 @@ impl TestNode {
         Ok(operator().status(&self.target()).await?)
     }
 
+    /// One of its metrics, named as in the text: with its labels, and the suffix of counters.
+    ///
+    /// # Errors
+    /// When it does not answer, or has no such metric.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let answer = Http::default().send(Method::GET, &format!("{}/metrics", self.admin()), None).await?;
+        let text = std::str::from_utf8(&answer.body)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("there is no metric {name} in\n{text}"))?.parse()?)
+    }
+
     /// The end of what its processes have said.
     #[must_use]
     pub fn log_tail(&self) -> String {

@@ -32,7 +32,7 @@ async fn fill(node: &TestNode) -> anyhow::Result<Vec<String>> {
         if all_kept {
             kept.extend(pages);
         }
-        if !node.status().await?.storage.writable && !goes_on(&http, node).await? {
+        if !node.status().await?.storage.writable && !goes_on(node).await? {
             return Ok(kept);
         }
     }
@@ -40,14 +40,12 @@ async fn fill(node: &TestNode) -> anyhow::Result<Vec<String>> {
 }
 
 /// Whether a node that could not write went on in another segment of its log: there may be a spare one.
-async fn goes_on(http: &Http, node: &TestNode) -> anyhow::Result<bool> {
+async fn goes_on(node: &TestNode) -> anyhow::Result<bool> {
     until("the node goes on or stays as it is", async || {
-        let metrics = http.send(Method::GET, &format!("{}/metrics", node.admin()), None).await?;
-        let metrics = String::from_utf8(metrics.body.to_vec())?;
-        let failures = metrics.lines().find_map(|line| line.strip_prefix("counter_commit_failures_total "));
+        let failures = node.metric("counter_commit_failures_total").await?;
         let writable = node.status().await?.storage.writable;
         // Each segment fails once, and more are failures to have another one.
-        anyhow::ensure!(writable || failures.unwrap_or("0").parse::<u64>()? >= 4, "neither is known yet");
+        anyhow::ensure!(writable || failures >= 4, "neither is known yet");
         Ok(writable)
     })
     .await

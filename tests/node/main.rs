@@ -23,4 +23,5 @@ mod redis_store;
 mod replicas;
 mod rotation;
 mod seen;
+mod token_metrics;
 mod virtual_shards;

@@ -1,18 +1,19 @@
 //! What counters take in memory, and what an increment and a read of one cost (on Linux), in a table of N counters with keys of 16 bytes
-//! that A actors have updated:
+//! that A actors have updated; and what T tokens take besides, dealt out to the counters:
 //!
 //! ```text
-//! cargo run --release -p counter-core --example table -- N A
+//! cargo run --release -p counter-core --example table -- N A [T]
 //! ```
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
 use std::hint::black_box;
 
-use counter_core::counter::{KeyRef, Update};
+use counter_core::counter::{Key, KeyRef, Update};
 use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
+use counter_core::token::TokenRecord;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const ROUNDS: u64 = 5;
@@ -23,18 +24,39 @@ const START: Hlc = Hlc(1_700_000_000_000 << 16);
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().ok());
     let (Some(counters), Some(actors)) = (arguments.next().flatten(), arguments.next().flatten()) else {
-        println!("usage: table COUNTERS ACTORS");
+        println!("usage: table COUNTERS ACTORS [TOKENS]");
         return;
     };
+    let tokens = arguments.next().flatten();
     let before = resident_bytes();
     let table = Table::new(7, TableLimits { counters: u64::MAX, memory_bytes: u64::MAX, tokens: 1, token_window_ms: 600_000 });
     fill(&table, counters, actors);
     let resident = resident_bytes().saturating_sub(before);
     println!("{:.1} bytes a counter of resident memory", each(resident, counters));
     println!("{:.1} bytes a counter by the table's own account", each(table.memory_bytes(), counters));
+    if let Some(tokens) = tokens {
+        remember(&table, counters, tokens);
+    }
     for _ in 0..ROUNDS {
         round(&table, counters);
     }
+}
+
+/// Makes the records of tokens, one counter's after the other's, as storage has them at start: no sibling lacks one.
+fn remember(table: &Table, counters: u64, tokens: u64) {
+    let (before, reckoned) = (resident_bytes(), table.memory_bytes());
+    let began_ns = processor_ns();
+    for number in 0..tokens {
+        let Ok(key) = Key::new(&name(number.checked_rem(counters).unwrap_or(0))) else { continue };
+        let id = (u128::from(random(number)) << 64) | u128::from(number);
+        let made_ms = START.wall_ms().saturating_add(number);
+        let actor = ActorId { origin: random(0), incarnation: 1 << 32 };
+        let update = Update::Increment(1);
+        table.restore_token(&TokenRecord { key, id, actor, made_ms, update, settled: false, observed: None });
+    }
+    println!("{:.0} ns a token", each(processor_ns().saturating_sub(began_ns), tokens));
+    println!("{:.1} bytes a token of resident memory", each(resident_bytes().saturating_sub(before), tokens));
+    println!("{:.1} bytes a token by the table's own account", each(table.memory_bytes().saturating_sub(reckoned), tokens));
 }
 
 /// Makes the counters, by one actor after the other.

@@ -1,9 +1,13 @@
 //! All slots of one replica: the compact table that client requests run straight on.
 
+mod token_counts;
+
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use self::token_counts::Outcomes;
+pub use self::token_counts::TokenCounts;
 use crate::counter::{Counter, Key, KeyRef, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
@@ -34,6 +38,7 @@ pub struct Table {
     slots: Box<[Mutex<SlotVector>]>,
     limits: TableLimits,
     held: Held,
+    outcomes: Outcomes,
 }
 
 /// What all slots hold together.
@@ -42,6 +47,8 @@ struct Held {
     counters: AtomicU64,
     tokens: AtomicU64,
     memory_bytes: AtomicU64,
+    /// Updates taken back since the start: see [`TokenCounts`].
+    refunded: AtomicU64,
 }
 
 /// A slot, locked. When it is let go, what has changed of its size is told to the table.
@@ -58,6 +65,7 @@ struct Size {
     counters: u64,
     tokens: u64,
     memory_bytes: u64,
+    refunded: u64,
 }
 
 impl Table {
@@ -69,7 +77,7 @@ impl Table {
             slot.set_token_window_ms(limits.token_window_ms);
             Mutex::new(slot)
         };
-        Self { slots: (0..SLOTS).map(|_| slot()).collect(), limits, held: Held::default() }
+        Self { slots: (0..SLOTS).map(|_| slot()).collect(), limits, held: Held::default(), outcomes: Outcomes::default() }
     }
 
     /// The slot, locked. Take one at a time.
@@ -150,13 +158,17 @@ impl Table {
         now: Hlc,
     ) -> Result<Applied, Refusal> {
         let LockedSlot { vector, counted, .. } = slot;
-        vector.apply(key, update, token, now, |growth| {
+        let applied = vector.apply(key, update, token, now, |growth| {
             self.admit(key, growth)?;
             // The places are taken already, so that two new counters at the limit cannot both have it.
             counted.counters = counted.counters.saturating_add(u64::from(growth.counter));
             counted.tokens = counted.tokens.saturating_add(u64::from(growth.token));
             Ok(())
-        })
+        });
+        if token.is_some() {
+            self.outcomes.note(&applied);
+        }
+        applied
     }
 
     /// What this replica knows of a counter.
@@ -209,10 +221,16 @@ impl Table {
         self.held.tokens.load(Ordering::Relaxed)
     }
 
-    /// Puts a counter back as storage had it, at start.
-    pub fn restore_counter<'k>(&self, key: impl Into<KeyRef<'k>>, counter: &Counter) {
-        let key = key.into();
-        self.slot(key.slot()).restore_counter(key, counter);
+    /// What has become of updates under tokens.
+    #[must_use]
+    pub fn token_counts(&self) -> TokenCounts {
+        self.outcomes.counts(self.held.refunded.load(Ordering::Relaxed))
+    }
+
+    /// Puts a counter back as storage had it, at start. The slot is the key's.
+    pub fn restore_counter(&self, slot: Slot, key: KeyRef<'_>, counter: &Counter) {
+        debug_assert_eq!(slot, key.slot());
+        self.slot(slot).restore_counter(key, counter);
     }
 
     /// Puts a slot's own record back as storage had it, at start.
@@ -292,6 +310,7 @@ impl Drop for LockedSlot<'_> {
             adjust(&self.held.counters, self.counted.counters, size.counters);
             adjust(&self.held.tokens, self.counted.tokens, size.tokens);
             adjust(&self.held.memory_bytes, self.counted.memory_bytes, size.memory_bytes);
+            adjust(&self.held.refunded, self.counted.refunded, size.refunded);
         }
     }
 }
@@ -300,7 +319,7 @@ impl Size {
     fn of(vector: &SlotVector) -> Self {
         let tokens = count(vector.tokens());
         let memory_bytes = count(vector.memory_bytes()).saturating_add(tokens.saturating_mul(TOKEN_BYTES));
-        Self { counters: count(vector.len()), tokens, memory_bytes }
+        Self { counters: count(vector.len()), tokens, memory_bytes, refunded: vector.refunded() }
     }
 }
 

@@ -276,6 +276,12 @@ impl SlotVector {
         self.tokens.as_ref().map_or(0, |tokens| tokens.len())
     }
 
+    /// How many updates the slot's writers have taken back because another replica had counted their tokens, since the start.
+    #[must_use]
+    pub fn refunded(&self) -> u64 {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.refunded())
+    }
+
     /// The slot's keys, in no order.
     pub fn keys(&self) -> impl Iterator<Item = KeyRef<'_>> {
         self.counters.iter().map(|(key, _)| key)
@@ -510,7 +516,7 @@ impl SlotVector {
     /// The actors, not retired, that have anything in the slot. Sorted.
     #[must_use]
     pub fn actors(&self) -> Vec<ActorId> {
-        let mut actors: Vec<ActorId> = self.counters().flat_map(|(_, counter)| counter.actors()).collect();
+        let mut actors: Vec<ActorId> = self.counters.actors().collect();
         actors.sort_unstable();
         actors.dedup();
         actors

@@ -106,6 +106,12 @@ impl PackedCounters {
         packed.chain(whole.map(|(key, counter)| (key.into(), CounterView::whole(counter))))
     }
 
+    /// The actors that any counter names, some more than once: from the list of them, not from the counters.
+    pub(super) fn actors(&self) -> impl Iterator<Item = ActorId> {
+        let whole = self.whole.iter().flat_map(|whole| whole.counters.values());
+        self.actors.in_use().chain(whole.flat_map(Counter::actors))
+    }
+
     /// Applies an update to a counter that exists; None when there is no such counter.
     ///
     /// # Errors

@@ -120,6 +120,8 @@ pub(super) struct Tokens {
     contested: BTreeSet<Group>,
     adjustments: BTreeMap<Key, Adjustment>,
     floor_ms: u64,
+    /// When the oldest record was made, so that asking goes over no records; the greatest number without any.
+    oldest_ms: u64,
     /// Of all records.
     digest: u64,
     /// Records made, changed or dropped since they were last given to storage.
@@ -130,6 +132,8 @@ pub(super) struct Tokens {
     last_fresh: u64,
     /// Own changes up to this one are no longer in `fresh` though a sibling may lack them.
     lost_fresh: u64,
+    /// Own records that lost and were taken back, since the start.
+    refunded: u64,
 }
 
 /// What raising the floor does to the counters.
@@ -149,12 +153,14 @@ impl Default for Tokens {
             contested: BTreeSet::new(),
             adjustments: BTreeMap::new(),
             floor_ms: 0,
+            oldest_ms: u64::MAX,
             digest: 0,
             unsaved: Vec::new(),
             unsaved_floor: false,
             fresh: BTreeMap::new(),
             last_fresh: 0,
             lost_fresh: 0,
+            refunded: 0,
         }
     }
 }
@@ -196,6 +202,11 @@ impl Tokens {
 
     pub(super) fn floor_ms(&self) -> u64 {
         self.floor_ms
+    }
+
+    /// How many own records have been taken back.
+    pub(super) fn refunded(&self) -> u64 {
+        self.refunded
     }
 
     pub(super) fn adjustment(&self, key: KeyRef<'_>) -> Option<&Adjustment> {
@@ -246,6 +257,7 @@ impl Tokens {
         }
         let held = Held::new(record.made_ms, record.update, record.settled);
         self.records.insert(place, held);
+        self.oldest_ms = self.oldest_ms.min(held.made_ms());
         self.digest ^= self.hash_of(place, held);
         let (_, of_key) = self.keys.entry(place.key_hash).or_insert_with(|| (record.key.clone(), 0));
         *of_key = of_key.saturating_add(1);
@@ -350,6 +362,7 @@ impl Tokens {
                 if refund(held.update()) {
                     self.settle_at(place);
                     self.push_fresh(place);
+                    self.refunded = self.refunded.saturating_add(1);
                     changed = true;
                 }
             }
@@ -401,7 +414,7 @@ impl Tokens {
         let is_retired = |place: &&Place| retired.binary_search(&self.actors.id(place.actor)).is_ok();
         let gone: Vec<Place> = self.records.keys().filter(is_retired).copied().collect();
         let mut keys = self.keys_at(&gone);
-        gone.into_iter().for_each(|place| self.remove(place));
+        self.remove_all(gone);
         keys.extend(self.resets.keys().filter_map(|place| Some(self.keys.get(&place.key_hash)?.0.clone())));
         keys
     }
@@ -433,7 +446,12 @@ impl Tokens {
 
     /// When the oldest record was made.
     pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.records.values().map(|held| held.made_ms()).min()
+        (!self.is_empty()).then_some(self.oldest_ms)
+    }
+
+    fn remove_all(&mut self, gone: Vec<Place>) {
+        gone.into_iter().for_each(|place| self.remove(place));
+        self.oldest_ms = self.records.values().map(|held| held.made_ms()).min().unwrap_or(u64::MAX);
     }
 
     /// Forgets all records that were made before. What they leave to be done must be done to the counters.
@@ -455,7 +473,7 @@ impl Tokens {
         }
         let gone: Vec<Place> =
             self.records.iter().filter(|(_, held)| held.made_ms() < floor_ms).map(|(place, _)| *place).collect();
-        gone.into_iter().for_each(|place| self.remove(place));
+        self.remove_all(gone);
         self.set_floor(floor_ms);
         settlement
     }
@@ -587,6 +605,7 @@ impl Tokens {
             actors,
             last_fresh: self.last_fresh,
             lost_fresh: self.last_fresh,
+            refunded: self.refunded,
             ..Self::default()
         };
     }

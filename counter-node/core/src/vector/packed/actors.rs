@@ -31,6 +31,11 @@ impl Actors {
         self.places[usize::from(place)].actor
     }
 
+    /// Every actor that is in use.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = ActorId> {
+        self.places.iter().filter(|place| place.uses > 0).map(|place| place.actor)
+    }
+
     /// Whether all of a counter's actors can be named.
     pub(super) fn have_room_for(&self, counter: &Counter) -> bool {
         let free = self.places.iter().filter(|place| place.uses == 0).count();

@@ -205,7 +205,18 @@ impl World {
             }
             let sum: i128 = self.replicas[replica].keys().map(|key| self.replicas[replica].read(key).tally).sum();
             assert_eq!(self.replicas[replica].tally(), sum);
+            self.check_what_is_kept_beside(&self.replicas[replica]);
         }
+    }
+
+    /// What a slot keeps so that nobody has to go over all of it is what going over it gives.
+    fn check_what_is_kept_beside(&self, replica: &SlotVector) {
+        let records = whole(replica).tokens;
+        assert_eq!(replica.oldest_token_ms(), records.iter().map(|record| record.made_ms).min());
+        let mut actors: Vec<ActorId> = replica.counters().flat_map(|(_, counter)| counter.actors()).collect();
+        actors.sort_unstable();
+        actors.dedup();
+        assert_eq!(replica.actors(), actors);
     }
 }
 
@@ -266,6 +277,24 @@ fn a_token_names_one_update_and_no_other() {
     assert_eq!((again.replayed, again.changed, again.reading.tally), (true, true, 5));
     assert_eq!(once(&mut replica, Update::Increment(6), 1, 3), Err(Refusal::TokenReused));
     assert_eq!(once(&mut replica, Update::Reset, 1, 3), Err(Refusal::TokenReused));
+}
+
+#[test]
+fn what_a_replica_takes_back_is_counted_and_only_there() {
+    let (mut low, mut high) = (replica(1), replica(2));
+    for id in 0..3 {
+        once(&mut low, Update::Increment(5), id, 1).unwrap();
+        once(&mut high, Update::Increment(5), id, 2).unwrap();
+    }
+    assert_eq!((low.refunded(), high.refunded()), (0, 0));
+    for _ in 0..2 {
+        high.merge(&whole(&low));
+        low.merge(&whole(&high));
+    }
+    assert_eq!((low.refunded(), high.refunded()), (0, 3), "the lowest actor's record wins");
+    assert_eq!((low.tally(), high.tally()), (15, 15));
+    high.clear();
+    assert_eq!(high.refunded(), 3, "what has been counted is not taken away");
 }
 
 #[test]
