@@ -7,6 +7,9 @@ use crate::load::wrk::Request;
 use crate::row::{Aim, CONNECTIONS, Row, Setting};
 use crate::server::{Aof, Server, Storage};
 
+/// Tokens in the rows of them.
+const TOKENS: u64 = 400_000;
+
 /// Rows that are measured together, interleaved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Group {
@@ -192,6 +195,10 @@ fn memory(most: u64) -> Vec<Row> {
             let aims = [Aim::Bytes(bytes)];
             rows.push(filled(name, Server::Node(Storage::Memory), counters, actors).against(&peer, &aims));
         }
+    }
+    for (pages, of) in [(1, "one page"), (TOKENS, "a page each")] {
+        let (name, setting) = (format!("{TOKENS} tokens, {of}"), Setting::Tokens { tokens: TOKENS, pages });
+        rows.push(Row { name, setting, peer: None, aims: Vec::new() });
     }
     rows
 }

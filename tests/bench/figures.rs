@@ -23,6 +23,9 @@ pub(crate) struct Figures {
     /// Resident memory for each counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes_per_counter: Option<f64>,
+    /// Resident memory for each token that is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_token: Option<f64>,
     /// From the start of the process to its first right answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_s: Option<f64>,
@@ -32,7 +35,7 @@ pub(crate) struct Figures {
 }
 
 /// The fields, so that medians and tables treat them alike.
-pub(crate) const FIELDS: [(&str, Field); 9] = [
+pub(crate) const FIELDS: [(&str, Field); 10] = [
     ("ops/s", |figures| &mut figures.per_second),
     ("p50 ms", |figures| &mut figures.p50_ms),
     ("p99 ms", |figures| &mut figures.p99_ms),
@@ -40,6 +43,7 @@ pub(crate) const FIELDS: [(&str, Field); 9] = [
     ("max ms", |figures| &mut figures.max_ms),
     ("CPU µs/op", |figures| &mut figures.cpu_us),
     ("bytes/counter", |figures| &mut figures.bytes_per_counter),
+    ("bytes/token", |figures| &mut figures.bytes_per_token),
     ("start s", |figures| &mut figures.start_s),
     ("folds", |figures| &mut figures.folds),
 ];

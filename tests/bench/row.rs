@@ -34,7 +34,9 @@ pub(crate) enum Setting {
     Through { node: usize },
     /// A server that is filled with so many counters; by as many actors, each a replica of its own.
     Filled { server: Server, counters: u64, actors: usize },
-    /// The same on a volume; then the first of them is killed and started again.
+    /// A node that is filled with so many tokens, dealt out to so many pages that have counted before.
+    Tokens { tokens: u64, pages: u64 },
+    /// Filled servers on volumes; then the first of them is killed and started again.
     Started { counters: u64, actors: usize },
     /// One of so many replicas, under load at a fixed rate.
     Steady { storage: Storage, replicas: usize },
@@ -72,6 +74,7 @@ impl Row {
             Setting::One { server, load } => Ok(one(args, *server, load)?),
             Setting::Through { node } => Ok(through(args, *node)?),
             Setting::Filled { server, counters, actors } => Ok(filled(args, *server, *counters, *actors)?),
+            Setting::Tokens { tokens, pages } => Ok(remembering(args, *tokens, *pages)?),
             Setting::Started { counters, actors } => Ok(started(args, *counters, *actors)?),
             Setting::Steady { storage, replicas } => Ok(at_rate(args, *storage, *replicas)?),
             Setting::Lag => Ok(lagging(args)?),
@@ -146,8 +149,16 @@ fn filled(args: &Args, server: Server, counters: u64, actors: usize) -> anyhow::
     Ok(Figures { bytes_per_counter: Some(each(nodes[0].resident()? - before, counters)), ..Figures::default() })
 }
 
-fn each(bytes: f64, counters: u64) -> f64 {
-    bytes / f64::from(u32::try_from(counters).unwrap_or(u32::MAX))
+fn each(bytes: f64, of: u64) -> f64 {
+    bytes / f64::from(u32::try_from(of).unwrap_or(u32::MAX))
+}
+
+fn remembering(args: &Args, tokens: u64, pages: u64) -> anyhow::Result<Figures> {
+    let node = Server::Node(Storage::Memory).start(args)?;
+    fill::run(node.resp, pages)?;
+    let before = node.resident()?;
+    fill::run_tokens(node.resp, tokens, pages)?;
+    Ok(Figures { bytes_per_token: Some(each(node.resident()? - before, tokens)), ..Figures::default() })
 }
 
 /// As often as there are rounds, one after the other.

@@ -18,6 +18,8 @@ use crate::vector::{Applied, Growth, Merged, Reading, Refusal, SlotDelta, SlotRe
 
 /// About what a token's record takes in memory: see `docs/exactly-once.md` for how it was measured.
 const TOKEN_BYTES: u64 = 96;
+/// And what each page takes besides that has records: its key once more, and the slot's lists, which few records fill badly.
+const TOKEN_PAGE_BYTES: u64 = 140;
 
 /// How much a table takes in before it refuses new counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +320,9 @@ impl Drop for LockedSlot<'_> {
 impl Size {
     fn of(vector: &SlotVector) -> Self {
         let tokens = count(vector.tokens());
-        let memory_bytes = count(vector.memory_bytes()).saturating_add(tokens.saturating_mul(TOKEN_BYTES));
+        let of_tokens = tokens.saturating_mul(TOKEN_BYTES);
+        let of_pages = count(vector.token_keys()).saturating_mul(TOKEN_PAGE_BYTES);
+        let memory_bytes = count(vector.memory_bytes()).saturating_add(of_tokens).saturating_add(of_pages);
         Self { counters: count(vector.len()), tokens, memory_bytes, refunded: vector.refunded() }
     }
 }

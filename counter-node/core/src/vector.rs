@@ -276,6 +276,12 @@ impl SlotVector {
         self.tokens.as_ref().map_or(0, |tokens| tokens.len())
     }
 
+    /// How many counters have token records.
+    #[must_use]
+    pub fn token_keys(&self) -> usize {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.keys())
+    }
+
     /// How many updates the slot's writers have taken back because another replica had counted their tokens, since the start.
     #[must_use]
     pub fn refunded(&self) -> u64 {

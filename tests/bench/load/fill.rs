@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::bail;
 
@@ -18,16 +18,33 @@ pub(crate) fn key(number: u64) -> String {
 
 /// Increments the first keys, once each.
 pub(crate) fn run(address: SocketAddr, counters: u64) -> anyhow::Result<()> {
+    send(address, counters, |number, commands| Ok(write!(commands, "*2\r\n$4\r\nINCR\r\n$16\r\n{}\r\n", key(number))?))
+}
+
+/// Increments the first keys in turn, each time under another token, which says that it was made now.
+pub(crate) fn run_tokens(address: SocketAddr, tokens: u64, keys: u64) -> anyhow::Result<()> {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    send(address, tokens, |number, commands| {
+        let key = key(number % keys);
+        let head = "*4\r\n$4\r\nINCR\r\n$16\r\n";
+        Ok(write!(commands, "{head}{key}\r\n$5\r\nTOKEN\r\n$26\r\n{now_ms:013}-{number:012}\r\n")?)
+    })
+}
+
+type Commands = BufWriter<TcpStream>;
+
+/// Sends so many increments, many at a time, and reads their answers.
+fn send(address: SocketAddr, count: u64, command: impl Fn(u64, &mut Commands) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::with_capacity(1 << 16, stream.try_clone()?);
     let mut commands = BufWriter::with_capacity(1 << 16, stream);
     let mut line = String::new();
     let mut sent = 0;
-    while sent < counters {
-        let upto = counters.min(sent + PIPELINE);
+    while sent < count {
+        let upto = count.min(sent + PIPELINE);
         for number in sent..upto {
-            write!(commands, "*2\r\n$4\r\nINCR\r\n$16\r\n{}\r\n", key(number))?;
+            command(number, &mut commands)?;
         }
         commands.flush()?;
         for _ in sent..upto {

@@ -41,7 +41,8 @@ impl Outcomes {
             Err(Refusal::TokenFromFuture { .. }) => &self.from_future,
             Err(Refusal::TooManyTokens { .. }) => &self.full,
             Ok(_)
-            | Err(Refusal::NotOwner | Refusal::OutOfRange(_) | Refusal::TooManyCounters { .. } | Refusal::TooMuchMemory { .. }) => {
+            | Err(Refusal::NotOwner | Refusal::OutOfRange(_) | Refusal::TooManyCounters { .. } | Refusal::TooMuchMemory { .. }) =>
+            {
                 return;
             }
         };

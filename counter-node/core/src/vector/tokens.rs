@@ -204,6 +204,11 @@ impl Tokens {
         self.floor_ms
     }
 
+    /// How many keys have records.
+    pub(super) fn keys(&self) -> usize {
+        self.keys.len()
+    }
+
     /// How many own records have been taken back.
     pub(super) fn refunded(&self) -> u64 {
         self.refunded
