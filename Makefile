@@ -12,7 +12,7 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 IMAGE_PREFIX ?= distributed-counter
 
-.PHONY: help run test test-rust test-redis test-control-plane check fix crds charts bench soak e2e image programs need-cargo need-go
+.PHONY: help run test test-rust test-redis test-browser test-control-plane check fix crds charts bench soak e2e image programs need-cargo need-go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,8 @@ help: ## list the targets
 run: programs ## start examples/page-views.yaml as local processes and print its URLs
 	@exec "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/operator" local examples/page-views.yaml
 
-test: test-rust test-redis test-control-plane ## run every test that needs no root
-	@echo "test: the crates' own tests, the contracts, the simulation, Redis's clients and suite, and the operator on a real control plane all passed"
+test: test-rust test-redis test-browser test-control-plane ## run every test that needs no root
+	@echo "test: the crates' own tests, the contracts, the simulation, Redis's clients and suite, the browser's side, and the operator on a real control plane all passed"
 
 programs: need-cargo
 	$(CARGO) build --locked --package operator --package counter-node --bins
@@ -34,6 +34,9 @@ test-redis: programs ## run the tests of the Redis port by others' clients, and 
 	tests/redis/clients
 	$(CARGO) test --locked --package counter-tests --test redis
 	tests/redis/suite "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/counter-node"
+
+test-browser: programs ## run the tests of dashboard, widget and example site in a real Chromium (needs chromium and a font)
+	$(CARGO) test --locked --package counter-tests --test browser
 
 test-control-plane: programs need-go ## run the operator's tests on a real etcd, API server, controller-manager and scheduler
 	$(CLUSTER) build-control-plane

@@ -9,6 +9,7 @@ export function follow(element, key, changed = () => {}) {
   const plot = new Plot(document.getElementById("plot"), key);
   const state = () => {
     connection.dataset.state = connection.textContent = element.state ?? "connecting";
+    plot.hold(["live", "polling"].includes(element.state));
   };
   const count = () => {
     plot.take(element.count);

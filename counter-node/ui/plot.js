@@ -1,7 +1,7 @@
 // A number over the last minutes, as a line that steps where the number changed.
 
 const MINUTE_MS = 60_000;
-const WINDOWS = [1, 2, 5, 10].map((minutes) => minutes * MINUTE_MS); // the shortest that holds all there is
+const WINDOWS = [0.5, 1, 2, 5, 10].map((minutes) => minutes * MINUTE_MS); // the shortest that holds all there is
 const WINDOW_MS_MAX = WINDOWS.at(-1);
 const APART_MS = 500; // points nearer to each other become one
 const LINES = 3; // across, at most
@@ -46,6 +46,7 @@ export class Plot {
   #svg = draw("svg", { role: "img", "aria-label": "No number has come yet" });
   #summary = document.createElement("span");
   #pointed = null;
+  #until = null; // while the number is not known any more: since when
 
   // Draws into a <figure>; what has been seen outlives a reload of the tab under `key`.
   constructor(figure, key) {
@@ -68,6 +69,11 @@ export class Plot {
     if (last && now - last[0] < APART_MS && this.#points.length > 1) last[1] = Number(value);
     else this.#points.push([now, Number(value)]);
     this.draw();
+  }
+
+  // Whether the number is known: where it is not, the line ends.
+  hold(isKnown) {
+    this.#until = isKnown ? null : (this.#until ?? Date.now());
   }
 
   #recall() {
@@ -131,11 +137,12 @@ export class Plot {
   #line({ x, y, now }) {
     const [first, ...rest] = this.#points;
     const steps = rest.map(([at, value]) => `H${x(at).toFixed(1)}V${y(value).toFixed(1)}`).join("");
-    const line = `M${x(first[0]).toFixed(1)} ${y(first[1]).toFixed(1)}${steps}H${x(now).toFixed(1)}`;
+    const end = x(this.#until ?? now).toFixed(1);
+    const line = `M${x(first[0]).toFixed(1)} ${y(first[1]).toFixed(1)}${steps}H${end}`;
     return [
       draw("path", { class: "area", d: `${line}V${HEIGHT - BELOW}H${x(first[0]).toFixed(1)}Z` }),
       draw("path", { class: "line", d: line }),
-      draw("circle", { cx: x(now), cy: y(this.#points.at(-1)[1]), r: 4 }),
+      draw("circle", { cx: end, cy: y(this.#points.at(-1)[1]), r: 4 }),
     ];
   }
 

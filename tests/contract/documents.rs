@@ -9,7 +9,7 @@ use operator::crd::GROUP;
 
 use crate::flags::{is_variable, of_the_node, of_the_operator};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "docs/consistency.md",
     "docs/exactly-once.md",
@@ -17,6 +17,7 @@ const DOCUMENTS: [&str; 7] = [
     "docs/operations.md",
     "docs/redis.md",
     "docs/security.md",
+    "docs/widget.md",
 ];
 
 fn read(path: &str) -> String {
