@@ -27,6 +27,7 @@ mod reply;
 mod route;
 mod sessions;
 mod site;
+mod top;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -182,6 +183,7 @@ impl<B: Backend> Shared<B> {
             Route::Session(page, id) => sessions::delete(self, (page, id), &head).await,
             Route::SessionEnd(page, id) => sessions::end(self, (page, id), &head, body).await,
             Route::Echo => live::echo(self, peer, &head),
+            Route::TopPages => top::get(self, &head).await,
             Route::Index => Ok(site::index(self)),
             Route::OpenApi => Ok(openapi::document()),
             Route::Docs(file) => openapi::docs(file),

@@ -32,5 +32,6 @@ pub mod status;
 pub mod storage;
 pub mod telemetry;
 pub mod tokens;
+pub mod top;
 pub mod totals;
 mod waiting;

@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::sessions::{self, Sessions, Times};
 
@@ -56,10 +58,32 @@ pub struct LiveConfig {
     pub admission: AdmissionLimits,
 }
 
+/// Who a viewer is, as a hash that is the same on every node: of the user or, where that is not said, of the session's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name(pub u64);
+
+impl Name {
+    /// The name of a user.
+    #[must_use]
+    pub fn of_user(user: &str) -> Self {
+        Self(xxh3_64_with_seed(user.as_bytes(), 1))
+    }
+
+    /// The name of a session that does not say whose it is.
+    #[must_use]
+    pub fn of_session(id: &str) -> Self {
+        Self(xxh3_64_with_seed(id.as_bytes(), 2))
+    }
+}
+
 /// Where a page's attendance is made known to the cluster: the presence protocol.
 pub trait Registrar: Send + Sync + 'static {
     /// What [`Hub::attendance`] says of the page has changed.
     fn refresh(&self, page: &Key);
+    /// One of the page's viewers has this name; said after [`Self::refresh`].
+    fn name_came(&self, page: &Key, name: Name);
+    /// A viewer of this name has left.
+    fn name_left(&self, page: &Key, name: Name);
 }
 
 /// The live part of a node.
@@ -98,6 +122,8 @@ impl Live {
         struct Nobody;
         impl Registrar for Nobody {
             fn refresh(&self, _: &Key) {}
+            fn name_came(&self, _: &Key, _: Name) {}
+            fn name_left(&self, _: &Key, _: Name) {}
         }
         Self::new(config, Arc::new(Hub::new(Arc::default())), Arc::new(Nobody), None, 0)
     }

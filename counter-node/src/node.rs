@@ -44,6 +44,7 @@ use crate::status::StatusSource;
 use crate::storage::{self, Identity, Store, StoreConfig, StoreError, meta};
 use crate::telemetry::{Metrics, PortMetrics, Ports, Source};
 use crate::tokens::{ClusterTokens, TokenError};
+use crate::top::Top;
 use crate::totals::Totals;
 use crate::waiting::Waiting;
 
@@ -292,6 +293,12 @@ impl Node {
             forwarder: Forwarder::new(actor, protocol.me().clone(), ForwardConfig::default()),
             inbox: ForwardInbox::new(actor, InboxConfig::default()),
         });
+        let top = Arc::new(Top {
+            protocol: protocol.clone(),
+            viewers: presence.viewers().clone(),
+            client: client.clone(),
+            tokens: tokens.clone(),
+        });
         let site = Site {
             protocol: protocol.clone(),
             table: table.clone(),
@@ -318,6 +325,7 @@ impl Node {
         let router = Arc::new(Router {
             details: details.clone(),
             overviews: overviews.clone(),
+            top: top.clone(),
             protocol: protocol.clone(),
             owner,
             forwarding: forwarding.clone(),
@@ -376,6 +384,7 @@ impl Node {
                 overviews,
                 presence: presence.clone(),
                 sessions: live.sessions.clone(),
+                top,
                 table,
                 tokens: tokens.clone(),
                 bodies: Bodies::default(),

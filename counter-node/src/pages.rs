@@ -25,6 +25,7 @@ use crate::overview::ClusterOverview;
 use crate::own_writes::OwnWrites;
 use crate::protocol::Protocol;
 use crate::router::{Action, Detailed, Failure, Reading, Router, Write};
+use crate::top::{Asked, Busiest};
 
 /// Under how many keys an update is tried.
 const TRIES: usize = 3;
@@ -273,6 +274,10 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
 
     async fn site(&self) -> Result<Detailed, Failure> {
         self.counters.site().await
+    }
+
+    async fn top(&self, asked: &Asked) -> Result<Busiest, Failure> {
+        self.counters.top(asked).await
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {

@@ -27,6 +27,8 @@ pub const TOTALS_PATH: &str = "/peer/v2/totals";
 pub const OVERVIEW_PATH: &str = "/peer/v2/overview";
 /// Leases, counts of viewers, and what those who watch are fed; one-way messages.
 pub const PRESENCE_PATH: &str = "/peer/v2/presence";
+/// The pages of the receiver's shard that most look at.
+pub const TOP_PATH: &str = "/peer/v2/top";
 /// Claims of sessions with ids, for the receiver to hold.
 pub const SESSIONS_PATH: &str = "/peer/v2/sessions";
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::live::hub::Part;
-use crate::live::{Attendance, Hub, Live, Registrar};
+use crate::live::{Attendance, Hub, Live, Name, Registrar};
 use crate::lock::lock;
 use crate::peers::{Conversation, Outboxes, PRESENCE_PATH};
 use crate::protocol::{Observer, Protocol};
@@ -213,6 +213,20 @@ impl Registrar for PresenceProtocol {
             }
             presence.set_sessions(page, sessions, now);
             keys.iter().for_each(|key| presence.set_watched(key, watched));
+            presence.flush(table, now)
+        }));
+    }
+
+    fn name_came(&self, page: &Key, Name(name): Name) {
+        drop(self.drive(None, |presence, table, now| {
+            presence.name_came(page, name, now);
+            presence.flush(table, now)
+        }));
+    }
+
+    fn name_left(&self, page: &Key, Name(name): Name) {
+        drop(self.drive(None, |presence, table, now| {
+            presence.name_left(page, name, now);
             presence.flush(table, now)
         }));
     }

@@ -24,6 +24,7 @@ use crate::own_writes::{OwnWrites, SEEN_WAITS_MAX, Seen, UNTOLD};
 use crate::owner::Owner;
 use crate::protocol::Protocol;
 use crate::site::Site;
+use crate::top::{Asked, Busiest, Top};
 use crate::totals::SiteTotal;
 
 pub use pipeline::{Here, Pipeline};
@@ -139,6 +140,7 @@ pub struct Router {
     pub details: Arc<Details>,
     pub seen: Seen,
     pub overviews: Arc<Overviews>,
+    pub top: Arc<Top>,
 }
 
 impl Router {
@@ -347,6 +349,15 @@ impl Router {
     /// How the nodes of the cluster are.
     pub async fn overview(&self) -> Arc<ClusterOverview> {
         self.overviews.cluster().await
+    }
+
+    /// The pages that most look at, over the whole cluster.
+    ///
+    /// # Errors
+    /// [`Failure`] when some shard does not answer.
+    pub async fn top(&self, asked: &Asked) -> Result<Busiest, Failure> {
+        let pages = self.top.pages(asked).await;
+        pages.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })
     }
 
     /// Some of the pages that this node holds, at most `limit`. One that only virtual shards of it are here is a page too.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::live::claims::{Claimant, Claims, Full, Session};
-use crate::live::{Hub, Registrar};
+use crate::live::{Hub, Name, Registrar};
 use crate::lock::lock;
 use crate::peers::{PeerClient, SESSIONS_PATH};
 use crate::protocol::Protocol;
@@ -35,6 +35,8 @@ const AT_ONCE: usize = 1_024;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claim {
     session: Session,
+    /// Whose it is, if that is said.
+    user: Option<Name>,
     claimant: Claimant,
     /// For how long it stands, in milliseconds; 0 ends it.
     for_ms: u64,
@@ -68,7 +70,7 @@ pub struct Sessions {
     lease: Duration,
     held: Mutex<Claims>,
     /// What connections of this node claim, renewed until they end.
-    own: Mutex<HashSet<(Session, u64)>>,
+    own: Mutex<HashMap<(Session, u64), Option<Name>>>,
     /// When each start of a node was last heard.
     heard: Mutex<HashMap<u64, Instant>>,
     /// Nodes that did not answer, and until when they are left out.
@@ -104,8 +106,8 @@ impl Sessions {
     ///
     /// # Errors
     /// [`ClaimError`].
-    pub async fn beat(&self, session: Session) -> Result<(), ClaimError> {
-        self.tell(Claim { session, claimant: Claimant::Heartbeats, for_ms: millis(self.heartbeat) }).await
+    pub async fn beat(&self, session: Session, user: Option<Name>) -> Result<(), ClaimError> {
+        self.tell(Claim { session, user, claimant: Claimant::Heartbeats, for_ms: millis(self.heartbeat) }).await
     }
 
     /// Heartbeats will come no more. That there were none is no error.
@@ -113,18 +115,18 @@ impl Sessions {
     /// # Errors
     /// [`ClaimError::Unreachable`]: the session ends by itself.
     pub async fn end(&self, session: Session) -> Result<(), ClaimError> {
-        self.tell(Claim { session, claimant: Claimant::Heartbeats, for_ms: 0 }).await
+        self.tell(Claim { session, user: None, claimant: Claimant::Heartbeats, for_ms: 0 }).await
     }
 
     /// A connection of this node has this session from now on.
-    pub fn connected(self: &Arc<Self>, session: Session, number: u64) {
-        lock(&self.own).insert((session.clone(), number));
+    pub fn connected(self: &Arc<Self>, session: Session, number: u64, user: Option<Name>) {
+        lock(&self.own).insert((session.clone(), number), user);
         let this = self.clone();
         tokio::spawn(async move {
             let claim = this.of_connection(session.clone(), number, this.heartbeat);
-            let _ = this.tell(claim).await;
+            let _ = this.tell(Claim { user, ..claim }).await;
             // It may have ended meanwhile, and its end overtaken its beginning.
-            if !lock(&this.own).contains(&(session.clone(), number)) {
+            if !lock(&this.own).contains_key(&(session.clone(), number)) {
                 let _ = this.tell(this.of_connection(session, number, Duration::ZERO)).await;
             }
         });
@@ -140,7 +142,7 @@ impl Sessions {
     }
 
     fn of_connection(&self, session: Session, number: u64, time: Duration) -> Claim {
-        Claim { session, claimant: Claimant::Connection { gateway: self.start, number }, for_ms: millis(time) }
+        Claim { session, user: None, claimant: Claimant::Connection { gateway: self.start, number }, for_ms: millis(time) }
     }
 
     /// A node's start has said that it lives.
@@ -174,16 +176,17 @@ impl Sessions {
         };
         let mut held = lock(&self.held);
         let ended = held.expire(now, |gateway| gateway == self.start || alive.contains(&gateway));
-        ended.iter().for_each(|session| self.count(session, -1));
+        ended.iter().for_each(|(session, name)| self.left(session, *name));
     }
 
     /// Says again what this node's connections claim: to a holder that has lost it, or has become it.
     async fn renew(&self) {
         let mut by_holder: HashMap<NodeName, Vec<Claim>> = HashMap::new();
-        let own: Vec<_> = lock(&self.own).iter().cloned().collect();
-        for (session, number) in own {
+        let own: Vec<_> = lock(&self.own).iter().map(|(claimed, user)| (claimed.clone(), *user)).collect();
+        for ((session, number), user) in own {
             if let Some(holder) = self.candidates(&session).into_iter().next() {
-                by_holder.entry(holder).or_default().push(self.of_connection(session, number, self.heartbeat));
+                let claim = self.of_connection(session, number, self.heartbeat);
+                by_holder.entry(holder).or_default().push(Claim { user, ..claim });
             }
         }
         let renewals = by_holder.iter().flat_map(|(holder, claims)| claims.chunks(AT_ONCE).map(move |part| (holder, part)));
@@ -239,12 +242,12 @@ impl Sessions {
         claims.iter().map(|claim| self.take_one(claim, now)).collect()
     }
 
-    fn take_one(&self, Claim { session, claimant, for_ms }: &Claim, now: Instant) -> bool {
+    fn take_one(&self, Claim { session, user, claimant, for_ms }: &Claim, now: Instant) -> bool {
         // Under the lock, so that counts are changed in the order of what they follow from.
         let mut held = lock(&self.held);
         if *for_ms == 0 {
-            if held.end(session, *claimant) {
-                self.count(session, -1);
+            if let Some(name) = held.end(session, *claimant) {
+                self.left(session, name);
             }
             return true;
         }
@@ -252,11 +255,17 @@ impl Sessions {
             self.heard(*gateway);
         }
         let until = now + Duration::from_millis(*for_ms).min(self.heartbeat);
-        let claimed = held.claim(session, *claimant, until);
-        if claimed == Ok(true) {
+        let claimed = held.claim(session, *user, *claimant, until);
+        if let Ok(Some(name)) = claimed {
             self.count(session, 1);
+            self.registrar.name_came(&session.page, name);
         }
         claimed.is_ok()
+    }
+
+    fn left(&self, session: &Session, name: Name) {
+        self.count(session, -1);
+        self.registrar.name_left(&session.page, name);
     }
 
     fn count(&self, session: &Session, change: i32) {

@@ -106,6 +106,71 @@ async fn a_count_is_tally_and_viewers_wherever_it_is_read() -> anyhow::Result<()
 }
 
 #[tokio::test]
+async fn people_are_counted_once_however_many_tabs_they_have() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 2, &[]).await?;
+    let (bases, http, page) = (cluster.bases(), Http::default(), cluster.page_of(1)?);
+    let are = async |viewers: u64, people: u64| {
+        for base in &bases {
+            until("viewers and people are counted", async || {
+                let detail = http.get_json(&format!("{base}/{page}/counter?detail=true")).await?;
+                let is = (&detail["viewers"], &detail["unique"], &detail["unique_is_estimate"]);
+                anyhow::ensure!(is == (&json!(viewers), &json!(people), &json!(false)), "{viewers} and {people}: {detail}");
+                Ok(())
+            })
+            .await?;
+        }
+        anyhow::Ok(())
+    };
+    let path = |query: &str| format!("/{page}/live{query}");
+    let ann = [Follower::open(&bases[0], &path("?user=ann")).await?, Follower::open(&bases[3], &path("?user=ann")).await?];
+    let _ben = Follower::open(&bases[1], &path("?user=ben&session=s1")).await?;
+    let nobody = [Follower::open(&bases[2], &path("")).await?, Follower::open(&bases[2], &path("")).await?];
+    are(5, 4).await?;
+    let beat = format!("{}/{page}/sessions/s2", bases[0]);
+    http.send(Method::PUT, &beat, Some(json!({"user": "ann"}))).await?.json_of(StatusCode::OK)?;
+    are(6, 4).await?;
+    drop(ann);
+    are(4, 4).await?;
+    http.send(Method::DELETE, &beat, None).await?.json_of(StatusCode::OK)?;
+    drop(nobody);
+    are(1, 1).await
+}
+
+#[tokio::test]
+async fn the_busiest_pages_are_told_by_every_node_in_their_order() -> anyhow::Result<()> {
+    let cluster = Cluster::start(3, 2, &[]).await?;
+    let (bases, http) = (cluster.bases(), Http::default());
+    let mut sockets = Vec::new();
+    for (number, base) in (1..=6).zip(bases.iter().cycle()) {
+        for _ in 0..number {
+            sockets.push(Follower::open(base, &format!("/shop-{number}/live")).await?);
+        }
+    }
+    sockets.push(Follower::open(&bases[0], "/news/live").await?);
+    http.send(Method::PUT, &format!("{}/shop-6/counter", bases[0]), Some(json!({"by": 100}))).await?.json_of(StatusCode::OK)?;
+    let named = |page: i64, count: i64| json!({"page": format!("shop-{page}"), "viewers": page, "count": count});
+    let expected = json!([named(6, 106), named(5, 5), named(4, 4)]);
+    for base in &bases {
+        until("the list is whole", async || {
+            let top = http.get_json(&format!("{base}/pages?sort=viewers&limit=3&prefix=shop-")).await?;
+            anyhow::ensure!(top["pages"] == expected, "{top}");
+            let all = http.get_json(&format!("{base}/pages?sort=viewers")).await?;
+            anyhow::ensure!(all["pages"].as_array().map(Vec::len) == Some(7), "{all}");
+            Ok(())
+        })
+        .await?;
+    }
+    for (query, field) in
+        [("", "sort"), ("?sort=name", "sort"), ("?sort=viewers&limit=0", "limit"), ("?sort=viewers&limit=101", "limit")]
+    {
+        let problem =
+            http.send(Method::GET, &format!("{}/pages{query}", bases[0]), None).await?.json_of(StatusCode::BAD_REQUEST)?;
+        assert_eq!(problem["field"], field, "{query}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn one_socket_follows_many_pages_and_observes_some() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 1, &[]).await?;
     let (bases, [a, b]) = (cluster.bases(), [cluster.page_of(0)?, cluster.page_of(1)?]);

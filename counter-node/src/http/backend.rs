@@ -9,6 +9,7 @@ use counter_core::id::ClusterId;
 use crate::overview::ClusterOverview;
 use crate::own_writes::{OwnWrites, UNTOLD};
 use crate::router::{Detailed, Failure, Reading, Router, Write};
+use crate::top::{Asked, Busiest};
 
 /// What the API needs of the node: the router's methods, see there. Each for a client whose own writes must show, or, with a shorter
 /// name, for one that does not ask for that.
@@ -34,6 +35,8 @@ pub trait Backend: Send + Sync + 'static {
     fn read_many_after(&self, writes: &OwnWrites, keys: Vec<Key>) -> impl Future<Output = Vec<Result<Reading, Failure>>> + Send;
     /// [`Router::site`]
     fn site(&self) -> impl Future<Output = Result<Detailed, Failure>> + Send;
+    /// [`Router::top`]
+    fn top(&self, asked: &Asked) -> impl Future<Output = Result<Busiest, Failure>> + Send;
     /// [`Router::pages`]
     fn pages(&self, limit: usize) -> Vec<Key>;
     /// [`Router::cluster`]
@@ -86,6 +89,10 @@ impl Backend for Arc<Router> {
 
     async fn site(&self) -> Result<Detailed, Failure> {
         Router::site(self).await
+    }
+
+    async fn top(&self, asked: &Asked) -> Result<Busiest, Failure> {
+        Router::top(self, asked).await
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {

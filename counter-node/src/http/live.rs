@@ -14,7 +14,7 @@ use super::negotiate::accepts_events;
 use super::problem::Problem;
 use super::{Backend, Content, Reply, Shared, page, query};
 use crate::live::stream::Events;
-use crate::live::{Mode, Opening, Subject, echo, socket};
+use crate::live::{Mode, Name, Opening, Subject, echo, socket};
 use crate::server::Peer;
 
 /// The longest id or token that a live connection may bring, in bytes.
@@ -82,7 +82,7 @@ pub(super) fn echo<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) ->
 }
 
 fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Parts) -> Result<Reply, Problem> {
-    let Asked { observe, session } = Asked::read(head.uri.query(), &subject)?;
+    let Asked { observe, session, user } = Asked::read(head.uri.query(), &subject)?;
     let accept = handshake(head)?;
     if accept.is_none() && !accepts_events(&head.headers) {
         return Err(Problem::upgrade_required());
@@ -95,7 +95,7 @@ fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Pa
     let place = live.admission.admit(peer.from.ip(), Instant::now())?;
     let mode = if observe { Mode::Observe } else { Mode::View };
     let last_id = head.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let opening = Opening { live, place, subject, mode, session, last_id };
+    let opening = Opening { live, place, subject, mode, session, user, last_id };
     match accept {
         Some(accept) => {
             peer.take_over(move |connection| socket::serve(connection, opening));
@@ -151,6 +151,7 @@ fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
 struct Asked {
     observe: bool,
     session: Option<String>,
+    user: Option<Name>,
 }
 
 impl Asked {
@@ -162,7 +163,8 @@ impl Asked {
                 ("observe", "false") if *subject != Subject::Site => asked.observe = false,
                 ("observe", _) => return Err(Problem::bad_field("observe", "must be true or false")),
                 ("session", _) => asked.session = Some(id("session", value)?),
-                ("resume" | "user", _) => drop(id(&name, value)?),
+                ("user", _) => asked.user = Some(Name::of_user(&id("user", value)?)),
+                ("resume", _) => drop(id("resume", value)?),
                 _ => return Err(Problem::bad_field(&name, "is not a parameter of this request")),
             }
         }

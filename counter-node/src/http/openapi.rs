@@ -47,6 +47,7 @@ pub(super) enum CounterAnswer {
         super::sessions::put,
         super::sessions::delete,
         super::sessions::end,
+        super::top::get,
     ),
     modifiers(&Token),
 )]

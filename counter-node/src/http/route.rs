@@ -21,6 +21,8 @@ pub(super) enum Route<'a> {
     Session(&'a str, &'a str),
     /// `/{page}/sessions/{id}/end`
     SessionEnd(&'a str, &'a str),
+    /// `/pages`
+    TopPages,
     /// `/websocket/echo`, which is there for tests.
     Echo,
     /// `/`
@@ -54,6 +56,7 @@ pub(super) const ROUTES: &[&str] = &[
     "session",
     "session-end",
     "echo",
+    "pages",
     "none",
 ];
 
@@ -81,6 +84,7 @@ impl<'a> Route<'a> {
                 "" => Some(Self::Index),
                 "counter" => Some(Self::Site),
                 "counters" => Some(Self::Batch),
+                "pages" => Some(Self::TopPages),
                 "cluster" => Some(Self::Cluster),
                 "widget.js" => Some(Self::Widget),
                 "openapi.json" => Some(Self::OpenApi),
@@ -124,6 +128,7 @@ impl<'a> Route<'a> {
             Self::Session(..) => 12,
             Self::SessionEnd(..) => 13,
             Self::Echo => 14,
+            Self::TopPages => 15,
         }
     }
 
@@ -190,6 +195,7 @@ mod tests {
             "/p/sessions/s",
             "/p/sessions/s/end",
             "/websocket/echo",
+            "/pages",
         ];
         for (index, path) in paths.iter().enumerate() {
             assert_eq!(Route::of(path).unwrap().index(), index, "{path}");

@@ -11,6 +11,7 @@ use super::live::id;
 use super::negotiate::Form;
 use super::problem::Problem;
 use super::{Backend, Reply, Shared, body, page, query, reply};
+use crate::live::Name;
 use crate::live::claims::Session;
 
 /// The longest body of a beacon, which says nothing.
@@ -51,12 +52,10 @@ where
 {
     let session = session(page, id, head)?;
     let bytes = body::read(body, shared.limits.body_bytes).await?;
-    if !bytes.is_empty() {
-        let Heartbeat { user } = body::parse(&head.headers, &bytes)?;
-        user.map(|user| super::live::id("user", user)).transpose()?;
-    }
+    let Heartbeat { user } = if bytes.is_empty() { Heartbeat::default() } else { body::parse(&head.headers, &bytes)? };
+    let user = user.map(|user| super::live::id("user", user)).transpose()?;
     let key = session.page.clone();
-    shared.live.sessions.beat(session).await?;
+    shared.live.sessions.beat(session, user.as_deref().map(Name::of_user)).await?;
     count(shared, key).await
 }
 

@@ -8,6 +8,8 @@ use std::time::Instant;
 use counter_core::counter::Key;
 use serde::{Deserialize, Serialize};
 
+use super::Name;
+
 /// Sessions with ids that one node holds.
 const HELD_MAX: usize = 1_000_000;
 /// Claims of one session: tabs that share an id.
@@ -36,49 +38,62 @@ pub struct Full;
 
 /// The sessions held.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(HashMap<Session, Vec<(Claimant, Instant)>>);
+pub(crate) struct Claims(HashMap<Session, Held>);
+
+#[derive(Debug)]
+struct Held {
+    /// Whose it is, by whoever claimed it first.
+    name: Name,
+    claimants: Vec<(Claimant, Instant)>,
+}
 
 impl Claims {
-    /// The session is there until `until`. Returns whether it was not before.
-    pub(crate) fn claim(&mut self, session: &Session, claimant: Claimant, until: Instant) -> Result<bool, Full> {
-        if let Some(claimants) = self.0.get_mut(session) {
+    /// The session is there until `until`. Returns its name if it was not before.
+    pub(crate) fn claim(
+        &mut self,
+        session: &Session,
+        user: Option<Name>,
+        claimant: Claimant,
+        until: Instant,
+    ) -> Result<Option<Name>, Full> {
+        if let Some(Held { claimants, .. }) = self.0.get_mut(session) {
             let room = claimants.len() < CLAIMANTS_MAX;
             match claimants.iter_mut().find(|(other, _)| *other == claimant) {
                 Some((_, deadline)) => *deadline = until,
                 None if room => claimants.push((claimant, until)),
                 None => return Err(Full),
             }
-            return Ok(false);
+            return Ok(None);
         }
         if self.0.len() >= HELD_MAX {
             return Err(Full);
         }
-        self.0.insert(session.clone(), vec![(claimant, until)]);
-        Ok(true)
+        let name = user.unwrap_or_else(|| Name::of_session(&session.id));
+        self.0.insert(session.clone(), Held { name, claimants: vec![(claimant, until)] });
+        Ok(Some(name))
     }
 
-    /// This claim is over. Returns whether the session is.
-    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant) -> bool {
-        let Some(claimants) = self.0.get_mut(session) else { return false };
+    /// This claim is over. Returns the session's name if that is over, too.
+    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant) -> Option<Name> {
+        let Held { claimants, .. } = self.0.get_mut(session)?;
         claimants.retain(|(other, _)| *other != claimant);
-        let ended = claimants.is_empty();
-        if ended {
-            self.0.remove(session);
+        if !claimants.is_empty() {
+            return None;
         }
-        ended
+        self.0.remove(session).map(|held| held.name)
     }
 
     /// Ends claims whose time is over, and those of nodes that are not `alive`. Returns the sessions that are over.
-    pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<Session> {
+    pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
         let stands = |(claimant, until): &(Claimant, Instant)| match claimant {
             Claimant::Heartbeats => now < *until,
             Claimant::Connection { gateway, .. } => now < *until && alive(*gateway),
         };
-        let ended = self.0.extract_if(|_, claimants| {
-            claimants.retain(stands);
-            claimants.is_empty()
+        let ended = self.0.extract_if(|_, held| {
+            held.claimants.retain(stands);
+            held.claimants.is_empty()
         });
-        ended.map(|(session, _)| session).collect()
+        ended.map(|(session, held)| (session, held.name)).collect()
     }
 
     /// How many sessions are held.
@@ -101,12 +116,13 @@ mod tests {
     fn a_session_is_there_once_and_until_its_last_claim_ends() {
         let (mut claims, now) = (Claims::default(), Instant::now());
         let (until, socket) = (now + Duration::from_secs(20), Claimant::Connection { gateway: 1, number: 2 });
-        assert_eq!(claims.claim(&session("a"), Claimant::Heartbeats, until), Ok(true));
-        assert_eq!(claims.claim(&session("a"), Claimant::Heartbeats, until), Ok(false));
-        assert_eq!(claims.claim(&session("a"), socket, until), Ok(false));
-        assert!(!claims.end(&session("a"), Claimant::Heartbeats));
-        assert!(claims.end(&session("a"), socket));
-        assert!(!claims.end(&session("a"), socket), "ended twice");
+        let user = Some(Name::of_user("ann"));
+        assert_eq!(claims.claim(&session("a"), user, Claimant::Heartbeats, until), Ok(user));
+        assert_eq!(claims.claim(&session("a"), user, Claimant::Heartbeats, until), Ok(None));
+        assert_eq!(claims.claim(&session("a"), None, socket, until), Ok(None));
+        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats), None);
+        assert_eq!(claims.end(&session("a"), socket), user, "it leaves under the name under which it came");
+        assert_eq!(claims.end(&session("a"), socket), None, "ended twice");
         assert_eq!(claims.len(), 0);
     }
 
@@ -114,11 +130,12 @@ mod tests {
     fn claims_end_with_their_time_and_with_the_node_that_made_them() {
         let (mut claims, now) = (Claims::default(), Instant::now());
         let until = now + Duration::from_secs(20);
-        claims.claim(&session("a"), Claimant::Heartbeats, until).unwrap();
-        claims.claim(&session("b"), Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
+        let ended = |id: &str| [(session(id), Name::of_session(id))];
+        claims.claim(&session("a"), None, Claimant::Heartbeats, until).unwrap();
+        claims.claim(&session("b"), None, Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
         assert_eq!(claims.expire(now, |_| true), []);
-        assert_eq!(claims.expire(now, |gateway| gateway != 1), [session("b")]);
-        assert_eq!(claims.expire(until, |_| true), [session("a")]);
+        assert_eq!(claims.expire(now, |gateway| gateway != 1), ended("b"));
+        assert_eq!(claims.expire(until, |_| true), ended("a"));
         assert_eq!(claims.len(), 0);
     }
 
@@ -126,8 +143,8 @@ mod tests {
     fn a_session_has_so_many_claims_and_no_more() {
         let (mut claims, until) = (Claims::default(), Instant::now());
         for number in 0..CLAIMANTS_MAX as u64 {
-            claims.claim(&session("a"), Claimant::Connection { gateway: 1, number }, until).unwrap();
+            claims.claim(&session("a"), None, Claimant::Connection { gateway: 1, number }, until).unwrap();
         }
-        assert_eq!(claims.claim(&session("a"), Claimant::Heartbeats, until), Err(Full));
+        assert_eq!(claims.claim(&session("a"), None, Claimant::Heartbeats, until), Err(Full));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Live, Mode, Place, Subject};
+use super::{Live, Mode, Name, Place, Subject};
 
 /// What a live connection begins with.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct Opening {
     pub mode: Mode,
     /// The session's id, if it has one of its own.
     pub session: Option<String>,
+    /// Who it is, if that is said.
+    pub user: Option<Name>,
     /// By [`super::value::Count::id`]: what the client has been sent already.
     pub last_id: Option<String>,
 }

@@ -42,9 +42,9 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
         return;
     }
     let socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config())).await;
-    let Opening { live, place, subject, mode, session, .. } = opening;
+    let Opening { live, place, subject, mode, session, user, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
-    let mut client = Client { socket, subscriptions: Subscriptions::new(live, session), cut: cut.clone() };
+    let mut client = Client { socket, subscriptions: Subscriptions::new(live, session, user), cut: cut.clone() };
     let ended = client.converse(subject, mode, &begin).await;
     if let Err(Ended::Cut) = ended {
         client.subscriptions.live().metrics.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -10,7 +10,7 @@ use super::claims::Session;
 use super::hub::{Address, Topic};
 use super::mailbox::{Mailbox, Marks};
 use super::value::Value;
-use super::{Live, PAGES_MAX, Subject};
+use super::{Live, Name, PAGES_MAX, Subject};
 
 /// Whether whoever looks at a page is one of its viewers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct Subscriptions {
     places: Vec<Option<Looking>>,
     /// The id that the client's session has; none: the connection is the session.
     session: Option<Arc<str>>,
+    user: Option<Name>,
 }
 
 #[derive(Debug)]
@@ -45,9 +46,9 @@ struct Looking {
 impl Subscriptions {
     /// A connection that looks at nothing yet.
     #[must_use]
-    pub fn new(live: Arc<Live>, session: Option<String>) -> Self {
+    pub fn new(live: Arc<Live>, session: Option<String>, user: Option<Name>) -> Self {
         let connection = live.next_connection();
-        Self { live, connection, mailbox: Arc::default(), places: Vec::new(), session: session.map(Arc::from) }
+        Self { live, connection, mailbox: Arc::default(), places: Vec::new(), session: session.map(Arc::from), user }
     }
 
     /// The live part that it belongs to.
@@ -92,7 +93,7 @@ impl Subscriptions {
         let topic = self.live.hub.enter(subject, address, mode == Mode::View && self.session.is_none());
         self.live.refresh(&topic.subject);
         if mode == Mode::View {
-            self.claim(&topic.subject, mode);
+            self.tell(&topic.subject, mode);
         }
         self.places[place] = Some(Looking { topic, mode, sent: None });
     }
@@ -108,7 +109,7 @@ impl Subscriptions {
         self.live.hub.leave(topic, self.connection, *mode == Mode::View && self.session.is_none());
         self.live.refresh(&topic.subject);
         if *mode == Mode::View {
-            self.claim(&topic.subject, Mode::Observe);
+            self.tell(&topic.subject, Mode::Observe);
         }
     }
 
@@ -117,16 +118,19 @@ impl Subscriptions {
         if self.session.is_none() {
             self.live.count_viewer(subject, if mode == Mode::View { 1 } else { -1 });
         }
-        self.claim(subject, mode);
+        self.tell(subject, mode);
     }
 
-    /// The same for a session with an id: it counts where such sessions are held.
-    fn claim(&self, subject: &Subject, mode: Mode) {
-        let (Some(id), Some(page)) = (&self.session, subject.page()) else { return };
-        let session = Session { page: page.clone(), id: id.clone() };
-        match mode {
-            Mode::View => self.live.sessions.connected(session, self.connection),
-            Mode::Observe => self.live.sessions.disconnected(session, self.connection),
+    /// Tells who the viewer is. A session with an id counts where such sessions are held.
+    fn tell(&self, subject: &Subject, mode: Mode) {
+        let Some(page) = subject.page() else { return };
+        let session = self.session.as_ref().map(|id| Session { page: page.clone(), id: id.clone() });
+        match (session, self.user, mode) {
+            (Some(session), user, Mode::View) => self.live.sessions.connected(session, self.connection, user),
+            (Some(session), _, Mode::Observe) => self.live.sessions.disconnected(session, self.connection),
+            (None, Some(user), Mode::View) => self.live.registrar.name_came(page, user),
+            (None, Some(user), Mode::Observe) => self.live.registrar.name_left(page, user),
+            (None, None, _) => {}
         }
     }
 

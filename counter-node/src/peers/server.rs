@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::outbox::fitting;
 use super::{
     Conversation, DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH,
-    TOTALS_PATH, answer_to,
+    TOP_PATH, TOTALS_PATH, answer_to,
 };
 use crate::details::Details;
 use crate::forwarding::Forwarding;
@@ -30,9 +30,11 @@ use crate::presence::PresenceProtocol;
 use crate::protocol::Protocol;
 use crate::sessions::{Claim, Sessions};
 use crate::tokens::ClusterTokens;
+use crate::top::{Asked, Top};
 use crate::totals::SlotTotals;
 
-const PATHS: [&str; 7] = [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH];
+const PATHS: [&str; 8] =
+    [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH, TOP_PATH];
 /// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
@@ -48,6 +50,7 @@ pub struct PeerService {
     pub overviews: Arc<Overviews>,
     pub presence: Arc<PresenceProtocol>,
     pub sessions: Arc<Sessions>,
+    pub top: Arc<Top>,
     pub table: Arc<Table>,
     pub tokens: Arc<ClusterTokens>,
     pub bodies: Bodies,
@@ -132,6 +135,7 @@ impl PeerService {
             MESSAGES_PATH => self.messages(&self.protocol, &body, Strictness::AnyCluster)?,
             PRESENCE_PATH => self.messages(&self.presence, &body, Strictness::SameCluster)?,
             SESSIONS_PATH => self.sessions(&body)?,
+            TOP_PATH => self.top(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
             DETAIL_PATH => self.detail(&body)?,
             OVERVIEW_PATH => self.overview(&body)?,
@@ -192,6 +196,11 @@ impl PeerService {
         let envelope: Envelope<Vec<Claim>> = self.open(body, Strictness::SameCluster)?;
         let stand = self.sessions.take(&envelope.body);
         Ok(self.reply(envelope.header, stand))
+    }
+
+    fn top(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<Asked> = self.open(body, Strictness::SameCluster)?;
+        Ok(self.reply(envelope.header, self.top.here(&envelope.body)))
     }
 
     fn open<Body: DeserializeOwned>(&self, bytes: &[u8], strictness: Strictness) -> Result<Envelope<Body>, Refused> {
