@@ -83,6 +83,25 @@ async fn refusals_are_worded_as_redis_words_them_and_change_nothing() -> anyhow:
 }
 
 #[tokio::test]
+async fn additions_that_come_again_and_again_are_answered_one_by_one() -> anyhow::Result<()> {
+    let (_folder, node) = node(&[]).await?;
+    let mut wire = Wire::to(&node).await?;
+    let request = |words: &[&str]| {
+        let args: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        format!("*{}\r\n{args}", words.len())
+    };
+    let (up, down) = (request(&["INCR", "page"]), request(&["DECRBY", "page", "2"]));
+    let last = request(&["INCRBY", "edge", "9223372036854775806"]);
+    let token = request(&["INCR", "page", "TOKEN", "once"]);
+    wire.send([up.repeat(3), down.repeat(2), token.repeat(2), last.repeat(2)].concat().as_bytes()).await?;
+    wire.expect(":1\r\n:2\r\n:3\r\n:1\r\n:-1\r\n:0\r\n:0\r\n").await?;
+    wire.expect(":9223372036854775806\r\n-ERR increment or decrement would overflow\r\n").await?;
+    let (skip, ping) = (request(&["CLIENT", "REPLY", "SKIP"]), request(&["PING"]));
+    wire.send([skip.as_str(), &up, &up, &ping.repeat(2), &up].concat().as_bytes()).await?;
+    wire.expect(":2\r\n+PONG\r\n+PONG\r\n:3\r\n").await
+}
+
+#[tokio::test]
 async fn a_pipeline_that_comes_in_pieces_is_answered_in_order() -> anyhow::Result<()> {
     let (_folder, node) = node(&[]).await?;
     let mut wire = Wire::to(&node).await?;

@@ -63,10 +63,33 @@ impl Keyed {
     }
 }
 
+/// Several additions in a row as one, and what one of them adds.
+fn all_of(added: Action, times: usize) -> Option<(Action, i128)> {
+    let of_all = |by: u64| by.checked_mul(u64::try_from(times).ok()?);
+    match added {
+        Action::Increment(by) => Some((Action::Increment(of_all(by)?), i128::from(by))),
+        Action::Decrement(by) => Some((Action::Decrement(of_all(by)?), -i128::from(by))),
+        Action::Reset | Action::Set(_) => None,
+    }
+}
+
+/// What the last but `left` of several additions, each of `one`, is answered, when the last has come to `reading`.
+fn count_before(reading: &Reading, one: i128, left: usize) -> i64 {
+    if reading.clamped {
+        // An addition that leaves the sum outside of the range has come from further outside: see `Entry::changed_by`.
+        return reading.count;
+    }
+    let earlier = i128::try_from(left).unwrap_or(0) * one;
+    let count = (i128::from(reading.count) - earlier).clamp(i64::MIN.into(), i64::MAX.into());
+    i64::try_from(count).unwrap_or(reading.count)
+}
+
 pub(super) struct Batch<'r> {
     pages: &'r Arc<NodePages>,
     pipeline: Pipeline<'r>,
     last: Option<Keyed>,
+    /// What the request that is under way has added to the counter of the last key, if that is all that it did.
+    added: Option<Action>,
     /// Where in the output updates are answered that are not durable yet.
     told: Vec<Range<usize>>,
     away: Away,
@@ -75,7 +98,7 @@ pub(super) struct Batch<'r> {
 impl<'r> Batch<'r> {
     pub(super) fn new(router: &'r Router, pages: &'r Arc<NodePages>) -> Self {
         let pipeline = router.pipeline();
-        Self { pages, pipeline, last: None, told: Vec::new(), away: Away::default() }
+        Self { pages, pipeline, last: None, added: None, told: Vec::new(), away: Away::default() }
     }
 
     /// About so many updates will be made until [`Self::finish`].
@@ -88,7 +111,9 @@ impl<'r> Batch<'r> {
         self.pipeline.holds(key.slot(), key.as_bytes())
     }
 
-    pub(super) fn mark(&self, out: &Replies) -> Mark {
+    /// A request begins.
+    pub(super) fn mark(&mut self, out: &Replies) -> Mark {
+        self.added = None;
         Mark { bytes: out.len(), told: self.told.len(), holes: self.away.holes() }
     }
 
@@ -112,11 +137,25 @@ impl<'r> Batch<'r> {
                 let start = out.len();
                 told.write(&reading, out);
                 self.told.push(start..out.len());
+                self.added = Some(write.action).filter(|_| told == Told::Count && write.token.is_none());
             }
             Here::Failed(failure) => return Err(words::failure(&failure)),
             Here::Elsewhere => self.away.push(key.clone(), Ask::from(write), told, out.len()),
         }
         Ok(())
+    }
+
+    /// Has the last request come so many times more, in one update. Returns how often that was done: each time or none.
+    pub(super) fn again(&mut self, times: usize, out: &mut Replies) -> usize {
+        let (Some(added), Some(Keyed { key, slot })) = (self.added, &self.last) else { return 0 };
+        let Some((all, one)) = all_of(added, times) else { return 0 };
+        let Here::Done(reading) = self.pipeline.update(*slot, key, all.into()) else { return 0 };
+        for left in (0..times).rev() {
+            let start = out.len();
+            out.integer(count_before(&reading, one, left));
+            self.told.push(start..out.len());
+        }
+        times
     }
 
     /// Reads a counter and answers, now or at the end.
@@ -192,5 +231,52 @@ impl<'r> Batch<'r> {
         }
         complete.bytes.extend_from_slice(&out.bytes[from..]);
         *out = complete;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use counter_core::counter::Update;
+    use counter_core::hlc::Hlc;
+    use counter_core::id::ActorId;
+    use counter_core::table::{Table, TableLimits};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(start: i64) -> (Table, Key) {
+        let limits = TableLimits { counters: 9, memory_bytes: 1 << 20, tokens: 9, token_window_ms: 600_000 };
+        let (table, key) = (Table::new(1, limits), Key::new(b"page").unwrap());
+        table.set_writer([key.slot()], Some(ActorId { origin: 1, incarnation: 1 }));
+        table.apply(&key, Update::Set(start), None, Hlc(1)).unwrap();
+        (table, key)
+    }
+
+    fn apply(table: &Table, key: &Key, action: Action) -> Option<Reading> {
+        table.apply(key, Update::from(action), None, Hlc(2)).ok().map(|applied| Reading::from(applied.reading))
+    }
+
+    fn numbers() -> impl Strategy<Value = i64> {
+        prop_oneof![-9..9_i64, (0..9_i64).prop_map(|below| i64::MAX - below), (0..9_i64).prop_map(|above| i64::MIN + above)]
+    }
+
+    proptest! {
+        #[test]
+        fn additions_in_a_row_are_answered_as_one_after_the_other(
+            start in numbers(), by in numbers(), up in any::<bool>(), times in 1_usize..6,
+        ) {
+            let by = by.unsigned_abs();
+            let added = if up { Action::Increment(by) } else { Action::Decrement(by) };
+            let (together, key) = table(start);
+            let whole = all_of(added, times).and_then(|(all, one)| Some((apply(&together, &key, all)?, one)));
+            // Where they cannot be applied together each is applied by itself, and the last ones may be refused.
+            if let Some((reading, one)) = whole {
+                let (apart, key) = table(start);
+                for left in (0..times).rev() {
+                    let count = apply(&apart, &key, added).map(|reading| reading.count);
+                    prop_assert_eq!(count, Some(count_before(&reading, one, left)));
+                }
+            }
+        }
     }
 }

@@ -51,12 +51,22 @@ pub(super) enum ProtocolError {
     RequestTooLong,
 }
 
+/// A whole request.
+#[derive(Debug)]
+struct Request {
+    /// Its arguments' places.
+    args: Range<usize>,
+    /// Where its last byte ends.
+    end: usize,
+    /// It is the one before once more, byte for byte.
+    again: bool,
+}
+
 /// The requests that have been read, and how far the one is that has not come whole.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     args: Vec<Range<usize>>,
-    /// Whole requests: how many arguments, and where the last byte ends.
-    requests: Vec<(Range<usize>, usize)>,
+    requests: Vec<Request>,
     /// What was parsed of the buffer.
     at: usize,
     /// Arguments that the request under way still lacks.
@@ -76,7 +86,10 @@ impl Parser {
     /// [`ProtocolError`]; the requests before it stand.
     pub(super) fn parse(&mut self, buffer: &mut [u8], caps: &Caps, max: usize) -> Result<(), ProtocolError> {
         while self.requests.len() < max {
-            let more = if self.lacks > 0 { self.argument(buffer, caps)? } else { self.head(buffer, caps)? };
+            let more = match self.lacks {
+                0 => self.again(buffer) || self.head(buffer, caps)?,
+                _ => self.argument(buffer, caps)?,
+            };
             if !more {
                 // What is there of a request that is not whole must not grow without end.
                 let partial = buffer.len().saturating_sub(self.begins);
@@ -103,13 +116,19 @@ impl Parser {
 
     /// The arguments of a whole request. It has at least one.
     pub(super) fn request(&self, index: usize) -> &[Range<usize>] {
-        self.requests.get(index).map(|(args, _)| &self.args[args.clone()]).unwrap_or_default()
+        self.requests.get(index).map(|request| &self.args[request.args.clone()]).unwrap_or_default()
+    }
+
+    /// How many whole requests in a row, from this one on, are the one before it once more.
+    pub(super) fn again_from(&self, index: usize) -> usize {
+        self.requests.iter().skip(index).take_while(|request| request.again).count()
     }
 
     /// Forgets the first `done` requests, of which there are so many. Returns how many bytes at the front of the buffer are
     /// done with, which the caller removes.
     pub(super) fn forget(&mut self, done: usize) -> usize {
-        let Some((args, end)) = done.checked_sub(1).and_then(|last| self.requests.get(last)).cloned() else { return 0 };
+        let Some(last) = done.checked_sub(1).and_then(|last| self.requests.get(last)) else { return 0 };
+        let (args, end) = (last.args.end, last.end);
         if done == self.requests.len() && self.lacks == 0 {
             // The usual case: nothing is left to be moved.
             self.requests.clear();
@@ -117,19 +136,39 @@ impl Parser {
             self.first = 0;
         } else {
             self.requests.drain(..done);
-            self.args.drain(..args.end);
+            self.args.drain(..args);
             let shifted = |range: &Range<usize>, by: usize| range.start - by..range.end - by;
             self.args.iter_mut().for_each(|arg| *arg = shifted(arg, end));
-            for (of_request, request_end) in &mut self.requests {
-                *of_request = shifted(of_request, args.end);
-                *request_end -= end;
+            for request in &mut self.requests {
+                request.args = shifted(&request.args, args);
+                request.end -= end;
             }
-            self.first = self.first.saturating_sub(args.end);
+            self.first = self.first.saturating_sub(args);
         }
         self.at -= end;
         // Until the next request's head is looked at, this may still be a request that is forgotten now.
         self.begins = self.begins.saturating_sub(end);
         end
+    }
+
+    /// Takes the last request in once more where it comes again, as in a pipeline that counts one counter up. False when
+    /// something else comes, or not all of it has come.
+    fn again(&mut self, buffer: &[u8]) -> bool {
+        let Some(last) = self.requests.last().filter(|last| last.end == self.at) else { return false };
+        // What an inline request was is not to be seen any more, since its quotes are resolved in place.
+        let whole = buffer.get(self.begins..last.end).filter(|whole| whole.first() == Some(&b'*')).unwrap_or_default();
+        let length = whole.len();
+        if length == 0 || buffer.get(self.at..self.at + length) != Some(whole) {
+            return false;
+        }
+        (self.begins, self.first) = (self.at, self.args.len());
+        for arg in last.args.clone() {
+            let Range { start, end } = self.args[arg];
+            self.args.push(start + length..end + length);
+        }
+        self.at += length;
+        self.requests.push(Request { args: self.first..self.args.len(), end: self.at, again: true });
+        true
     }
 
     fn head(&mut self, buffer: &mut [u8], caps: &Caps) -> Result<bool, ProtocolError> {
@@ -182,9 +221,13 @@ impl Parser {
         (self.at, self.bulk) = (end + 2, None);
         self.lacks -= 1;
         if self.lacks == 0 {
-            self.requests.push((self.first..self.args.len(), self.at));
+            self.whole();
         }
         Ok(true)
+    }
+
+    fn whole(&mut self) {
+        self.requests.push(Request { args: self.first..self.args.len(), end: self.at, again: false });
     }
 
     /// The number of a header line, whose marker is at hand; none while the line has not come whole.
@@ -217,7 +260,7 @@ impl Parser {
             return Err(ProtocolError::ArgCountUnauthenticated);
         }
         if self.args.len() > self.first {
-            self.requests.push((self.first..self.args.len(), self.at));
+            self.whole();
         }
         Ok(true)
     }

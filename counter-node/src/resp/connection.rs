@@ -186,6 +186,7 @@ impl Connection<'_> {
             let (step, heard) = self.request(done);
             done += 1;
             match step {
+                Step::Done if heard => done += self.again(done),
                 Step::Done => {}
                 Step::Later(later) => self.later(later, heard).await,
                 Step::Close => {
@@ -223,6 +224,17 @@ impl Connection<'_> {
             batch.mute(mark, out);
         }
         (step, heard)
+    }
+
+    /// Executes together the requests from `next` on that are the last one once more, where that can be. Returns how many.
+    fn again(&mut self, next: usize) -> usize {
+        let times = self.input.parser.again_from(next);
+        if times == 0 {
+            return 0;
+        }
+        let done = self.batch.again(times, &mut self.out);
+        self.figures.requests += u64::try_from(done).unwrap_or(0);
+        done
     }
 
     /// Does what cannot be done within a batch.

@@ -58,10 +58,13 @@ fn refusal(stream: &str) -> String {
 proptest! {
     #[test]
     fn however_a_stream_is_cut_its_requests_are_the_same(
-        requests in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6), 0..12),
+        different in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6), 0..12),
+        times in prop::collection::vec(1_usize..4, 12),
         pieces in prop::collection::vec(1_usize..30, 0..60),
         max in 1_usize..5,
     ) {
+        let in_a_row = different.into_iter().zip(times).flat_map(|(request, times)| vec![request; times]);
+        let requests: Requests = in_a_row.collect();
         let stream = written(&requests);
         prop_assert_eq!(read(&stream, &pieces, &CAPS, max), (requests, None));
     }
@@ -134,4 +137,18 @@ fn a_request_that_comes_byte_by_byte_is_looked_at_once() {
     let requests: Requests = vec![vec![b"x".to_vec(); 20_000]];
     let stream = written(&requests);
     assert_eq!(read(&stream, &vec![1; stream.len()], &CAPS, 9), (requests, None));
+}
+
+#[test]
+fn a_request_that_comes_again_is_known_by_its_bytes_and_an_inline_one_is_not() {
+    let again = |stream: &str| {
+        let (mut parser, mut buffer) = (Parser::default(), stream.as_bytes().to_vec());
+        parser.parse(&mut buffer, &CAPS, 9).unwrap();
+        (0..parser.len()).map(|index| parser.again_from(index)).collect::<Vec<_>>()
+    };
+    let ping = "*1\r\n$4\r\nPING\r\n";
+    assert_eq!(again(&ping.repeat(3)), [0, 2, 1]);
+    assert_eq!(again(&format!("{ping}*1\r\n$4\r\nping\r\n{ping}{ping}*1\r\n$4\r\nPI")), [0, 0, 0, 1]);
+    assert_eq!(again(&format!("{ping}*0\r\n{ping}")), [0, 0]);
+    assert_eq!(again("ping\r\nping\r\n"), [0, 0]);
 }
