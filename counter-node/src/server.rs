@@ -3,6 +3,7 @@
 //!
 //! `axum::serve` has none of these, and leaves Nagle's algorithm on, which costs tens of milliseconds to pipelined clients.
 
+mod head_time;
 mod peer;
 mod refusal;
 
@@ -29,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::head_time::HeadTimer;
 use crate::telemetry::PortMetrics;
 pub use peer::{Peer, TakenOver};
 
@@ -191,7 +193,6 @@ impl Builders {
     fn new(limits: &Limits) -> Self {
         let mut http1 = http1::Builder::new();
         http1
-            .timer(TokioTimer::new())
             .header_read_timeout(limits.head_time)
             .max_buf_size(usize::try_from(limits.head_bytes).unwrap_or(usize::MAX))
             .pipeline_flush(true);
@@ -243,13 +244,18 @@ impl Connection {
         };
         let (ended, early) = match begun {
             Ok(Ok(Version::One)) => {
-                let mut connection = builders.http1.serve_connection(Unclosed(TokioIo::new(&mut stream)), service);
-                let ended = drive(Pin::new(&mut connection), &begin, &cut, http1::Connection::graceful_shutdown).await;
+                let timer = HeadTimer::new();
+                let mut builder = builders.http1.clone();
+                builder.timer(timer.clone());
+                let mut connection = builder.serve_connection(Unclosed(TokioIo::new(&mut stream)), service);
+                let overdue = || timer.overdue(builders.head_time);
+                let ended = drive(Pin::new(&mut connection), overdue, &begin, &cut, http1::Connection::graceful_shutdown).await;
                 (ended, connection.into_parts().read_buf)
             }
             Ok(Ok(Version::Two)) => {
                 let connection = pin!(builders.http2.serve_connection(TokioIo::new(stream), service));
-                let _ = drive(connection, &begin, &cut, http2::Connection::graceful_shutdown).await;
+                // HTTP/2 has timers of its own.
+                let _ = drive(connection, std::future::pending, &begin, &cut, http2::Connection::graceful_shutdown).await;
                 return None;
             }
             Ok(Err(_)) | Err(_) => return None,
@@ -294,21 +300,28 @@ async fn first_bytes(stream: &TcpStream) -> io::Result<Version> {
     }
 }
 
-/// Drives a connection to its end: its own, the one that it is asked for, or being cut.
-async fn drive<C>(
+/// Drives a connection to its end: its own, the one that it is asked for, or being cut. It is polled again whenever `again`
+/// is over.
+async fn drive<C, F>(
     mut connection: Pin<&mut C>,
+    again: impl Fn() -> F,
     begin: &CancellationToken,
     cut: &CancellationToken,
     end: fn(Pin<&mut C>),
 ) -> Result<(), hyper::Error>
 where
     C: Future<Output = Result<(), hyper::Error>>,
+    F: Future<Output = ()>,
 {
-    tokio::select! {
-        biased;
-        ended = connection.as_mut() => return ended,
-        () = begin.cancelled() => end(connection.as_mut()),
+    loop {
+        tokio::select! {
+            biased;
+            ended = connection.as_mut() => return ended,
+            () = begin.cancelled() => break,
+            () = again() => {}
+        }
     }
+    end(connection.as_mut());
     tokio::select! {
         ended = connection => ended,
         () = cut.cancelled() => Ok(()),
