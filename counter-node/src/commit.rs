@@ -4,10 +4,10 @@
 //! however often it changed, writes them all as one batch, and then tells everyone who waits. While it writes, the next batch
 //! gathers. A record is absolute, so the one that is written holds at least every update that was queued before.
 //!
-//! Where a commit only has to reach the kernel, the writer is a task of the runtime, which first lets all requests that are
-//! ready have their turn: a commit takes a few microseconds, less than waking a thread for it would, and a thread
-//! would always find a batch of one. Where a commit waits for the disk (`Always`), and for mending, it is a thread. So is it
-//! for a commit of which the store says that it may take longer.
+//! The writer is a task of the runtime, which first lets all requests that are ready have their turn: a commit to the kernel
+//! takes a few microseconds, less than waking a thread for it would, and a thread would always find a batch of one. Only where
+//! a commit waits, for the disk (`Always`) or for a store that says so, a thread makes it, and the writer tells everyone
+//! when that is done: a thread that woke each of them itself would cost more than the commit.
 //!
 //! A store that keeps nothing has nothing to wait for: tickets are settled as they are given, and the writer has no work.
 //!
@@ -37,9 +37,9 @@ use tokio::sync::watch;
 pub use self::queue::Permit;
 pub use self::ticket::Ticket;
 
-use self::queue::{Queue, Unkept, Waking};
+use self::queue::{Queue, Unkept};
 use self::writer::Writer;
-use crate::storage::{Change, Durability, Fsync, Record, Store, StoreError};
+use crate::storage::{Change, Fsync, Record, Store, StoreError};
 
 /// How often `EverySecond` forces commits to the disk; also how often a broken store is noticed when nobody writes.
 const SYNC_PERIOD: Duration = Duration::from_secs(1);
@@ -146,26 +146,18 @@ impl Committer {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(store: Arc<dyn Store>, source: Arc<dyn RecordSource>, config: CommitConfig) -> io::Result<Self> {
-        let waking = match config.fsync.durability() {
-            Durability::InKernel => Waking::Task,
-            Durability::OnDisk => Waking::Thread,
-        };
         let counts = Arc::new(CommitCounts::default());
         let unkept = (!store.keeps()).then(|| Unkept { source: source.clone(), counts: counts.clone() });
         let shared = Arc::new(Shared {
             store,
             source,
             config,
-            queue: Queue::new(config.changes_max, waking, unkept),
+            queue: Queue::new(config.changes_max, unkept),
             writable: watch::Sender::new(true),
             counts,
             flushed: watch::Sender::new(None),
         });
-        let writer = Writer::new(shared.clone());
-        match waking {
-            Waking::Task => drop(tokio::spawn(writer.run_as_task())),
-            Waking::Thread => drop(thread::Builder::new().name("commit".to_owned()).spawn(move || writer.run_as_thread())?),
-        }
+        drop(tokio::spawn(Writer::new(shared.clone()).run()));
         let syncing = shared.clone();
         let sync = thread::Builder::new().name("sync".to_owned()).spawn(move || sync_by_the_second(&syncing))?;
         Ok(Self { shared, sync_thread: sync.thread().clone() })

@@ -45,7 +45,7 @@ impl Owner {
             Err(refusal) => return ItemResult::from(refusal),
         };
         applied.reading = self.with_viewers(slot, (&key).into(), applied.reading);
-        if applied.changed && !self.acknowledge(permit, vec![(slot, key)]).await {
+        if applied.changed && !self.acknowledge(permit, &mut vec![(slot, key)]).await {
             return ItemResult::Unknown;
         }
         result_of(&applied)
@@ -82,7 +82,7 @@ impl Owner {
                 Err(refusal) => ItemResult::from(refusal),
             });
         }
-        if !changed.is_empty() && !self.acknowledge(permit, changed).await {
+        if !changed.is_empty() && !self.acknowledge(permit, &mut changed).await {
             // Which of them a failed commit held is not told apart.
             for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_) | ItemResult::Replayed(_))) {
                 *result = ItemResult::Unknown;
@@ -122,10 +122,11 @@ impl Owner {
     }
 
     /// Waits until the changes, with the slots that they are in, are as safe as the cluster promises. False: that is not known.
-    pub(crate) async fn acknowledge(&self, permit: Permit<'_>, keys: Vec<(Slot, Key)>) -> bool {
+    /// `keys` is empty afterwards, however that ends.
+    pub(crate) async fn acknowledge(&self, permit: Permit<'_>, keys: &mut Vec<(Slot, Key)>) -> bool {
         let ticket = permit.submit(keys.iter().map(|(slot, key)| Change::Counter { slot: *slot, key: key.clone() }));
         // Should the client go away while we wait, the change must still reach the siblings.
-        let mut pushed = Push { protocol: &self.protocol, keys };
+        let pushed = Push { protocol: &self.protocol, keys };
         if let Err(error) = ticket.await {
             tracing::debug!(%error, "an update was not acknowledged");
             return false;
@@ -133,7 +134,7 @@ impl Owner {
         match self.acks {
             Acks::Local => true,
             Acks::Quorum => {
-                let keys = std::mem::take(&mut pushed.keys).into_iter().map(|(_, key)| key).collect();
+                let keys = pushed.keys.drain(..).map(|(_, key)| key).collect();
                 self.protocol.await_quorum(keys, QUORUM_TIMEOUT).await
             }
         }
@@ -157,7 +158,7 @@ fn result_of(applied: &Applied) -> ItemResult {
 /// table counts here, and must come to count everywhere.
 struct Push<'a> {
     protocol: &'a Protocol,
-    keys: Vec<(Slot, Key)>,
+    keys: &'a mut Vec<(Slot, Key)>,
 }
 
 impl Drop for Push<'_> {

@@ -217,9 +217,9 @@ pub trait Store: Send + Sync {
         true
     }
 
-    /// Whether the next commit may take longer than handing bytes to the kernel does, even [`Durability::InKernel`]. It is
-    /// then made on a thread that may block.
-    fn may_wait(&self) -> bool {
+    /// Whether to commit the records may take longer than handing bytes to the kernel does, even [`Durability::InKernel`].
+    /// It is then made on a thread that may block.
+    fn may_wait(&self, _records: &[Record]) -> bool {
         false
     }
 

@@ -87,7 +87,7 @@ impl Report {
     pub(crate) fn write_markdown(&self, path: &Path) -> anyhow::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut page = format!(
-            "# Benchmarks\n\nMade by `make bench`, which writes this page anew. Ratios are to the peer of the row, measured in turn \
+            "# Benchmarks\n\nMade by `make bench`, which writes this page anew; `docs/performance.md` says where the limits are. Ratios are to the peer of the row, measured in turn \
              with it on the same machine; absolute figures are this machine's.\n\n{}",
             self.tables()
         );

@@ -9,12 +9,13 @@ use operator::crd::GROUP;
 
 use crate::flags::{is_variable, of_the_node, of_the_operator};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "docs/consistency.md",
     "docs/exactly-once.md",
     "docs/live.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/redis.md",
     "docs/security.md",
     "docs/widget.md",

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -23,21 +23,13 @@ struct Gathering {
     writer_ended: bool,
 }
 
-/// How the writer waits for work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waking {
-    Task,
-    Thread,
-}
-
 /// All changes between `admit` and their outcome.
 pub(super) struct Queue {
     gathering: Mutex<Gathering>,
-    waking: Waking,
-    /// Wakes a writer that is a thread, and one that mends.
-    more: Condvar,
-    /// Wakes a writer that is a task.
-    more_for_task: Notify,
+    /// Wakes the writer.
+    more: Notify,
+    /// Wakes a writer that mends, which it does on a thread.
+    ending: Condvar,
     admitted: AtomicUsize,
     changes_max: usize,
     writable: AtomicBool,
@@ -84,12 +76,11 @@ pub(super) enum Work<'a> {
 }
 
 impl Queue {
-    pub(super) fn new(changes_max: usize, waking: Waking, unkept: Option<Unkept>) -> Self {
+    pub(super) fn new(changes_max: usize, unkept: Option<Unkept>) -> Self {
         Self {
             gathering: Mutex::default(),
-            waking,
-            more: Condvar::new(),
-            more_for_task: Notify::new(),
+            more: Notify::new(),
+            ending: Condvar::new(),
             admitted: AtomicUsize::new(0),
             changes_max,
             writable: AtomicBool::new(true),
@@ -147,39 +138,37 @@ impl Queue {
         self.stopped.store(true, Ordering::Release);
         // Under the lock, so that the writer is either before its look at `stopped` or asleep.
         let _gathering = self.lock();
-        self.wake_writer();
-        // It may be mending, which is done on a thread.
-        self.more.notify_all();
+        self.more.notify_one();
+        self.ending.notify_all();
     }
 
     pub(super) fn report_broken(&self, error: StoreError) {
         self.lock().broken = Some(error);
-        self.wake_writer();
+        self.more.notify_one();
     }
 
-    /// Waits for something to do, as a thread.
-    pub(super) fn next(&self) -> Work<'_> {
-        let mut gathering = self.lock();
-        loop {
-            if let Some(work) = self.work(&mut gathering) {
-                return work;
-            }
-            gathering.writer_sleeps = true;
-            gathering = self.more.wait(gathering).unwrap_or_else(PoisonError::into_inner);
-            gathering.writer_sleeps = false;
-        }
-    }
-
-    /// Waits for something to do, as a task; and then until the requests that are ready have had their turn, so that they
-    /// share the batch.
-    pub(super) async fn next_for_task(&self) -> Work<'_> {
+    /// Waits for something to do; and then until the requests that are ready have had their turn, so that they share the
+    /// batch. A commit that takes long is worth some patience: for as long as each turn makes the batch grow.
+    pub(super) async fn next(&self, patience: Duration) -> Work<'_> {
         loop {
             tokio::task::yield_now().await;
+            self.gather(patience).await;
             if let Some(work) = self.work_or_sleep() {
                 return work;
             }
             // Remembers a notification that comes before this is awaited.
-            self.more_for_task.notified().await;
+            self.more.notified().await;
+        }
+    }
+
+    async fn gather(&self, patience: Duration) {
+        let (since, mut gathered) = (Instant::now(), 0);
+        while since.elapsed() < patience {
+            let before = std::mem::replace(&mut gathered, self.lock().changes.len());
+            if gathered == before {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -200,18 +189,11 @@ impl Queue {
         self.is_stopped().then_some(Work::End)
     }
 
-    fn wake_writer(&self) {
-        match self.waking {
-            Waking::Task => self.more_for_task.notify_one(),
-            Waking::Thread => self.more.notify_all(),
-        }
-    }
-
     /// Waits as long as told, on a thread, or until the end has come.
     pub(super) fn pause(&self, limit: Duration) {
         let gathering = self.lock();
         if !self.is_stopped() {
-            drop(self.more.wait_timeout(gathering, limit));
+            drop(self.ending.wait_timeout(gathering, limit));
         }
     }
 
@@ -313,7 +295,7 @@ impl Permit<'_> {
         let wake = std::mem::take(&mut gathering.writer_sleeps);
         drop(gathering);
         if wake {
-            self.queue.wake_writer();
+            self.queue.more.notify_one();
         }
         ticket
     }

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use proptest::prelude::*;
 
 use super::*;
-use crate::storage::MemoryStore;
+use crate::storage::{Durability, MemoryStore};
 
 const BOTH: [Fsync; 2] = [Fsync::EverySecond, Fsync::Always];
 
@@ -85,7 +85,7 @@ impl Store for TestStore {
         self.usable()
     }
 
-    fn may_wait(&self) -> bool {
+    fn may_wait(&self, _: &[Record]) -> bool {
         self.far_away.load(Ordering::SeqCst)
     }
 

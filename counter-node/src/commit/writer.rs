@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::queue::{Batch, Work};
 use super::{CommitCounts, CommitError, Shared};
-use crate::storage::{Change, Record, StoreError};
+use crate::storage::{Change, Durability, Record, StoreError};
+
+/// The longest that updates wait for others to share their commit, however slow the store is.
+const PATIENCE_MAX: Duration = Duration::from_millis(2);
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -14,6 +18,8 @@ pub(super) struct Writer {
     pub(super) records: Vec<Record>,
     /// What is in the table and not known to be durable. Empty but for after a failure.
     pub(super) unsaved: BTreeSet<Change>,
+    /// How long others may let the next batch grow: as long as the last commit took, if others could do something meanwhile.
+    patience: Duration,
 }
 
 /// Why the store has to be mended.
@@ -55,38 +61,16 @@ async fn on_a_thread(mut writer: Writer, work: impl FnOnce(&mut Writer) + Send +
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, records: Vec::new(), unsaved: BTreeSet::new() }
+        Self { shared, records: Vec::new(), unsaved: BTreeSet::new(), patience: Duration::ZERO }
     }
 
     /// Writes until the queue has been stopped and is empty.
-    pub(super) fn run_as_thread(mut self) {
+    pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
         let _end = End(&shared);
         loop {
-            match shared.queue.next() {
-                Work::Write(batch) => {
-                    if let Err(failure) = self.write(batch) {
-                        self.mend(failure);
-                    }
-                }
-                Work::Mend(error) => self.mend(Failure::unasked(error)),
-                Work::End => break,
-            }
-        }
-        self.flush();
-    }
-
-    /// The same, but whatever may wait for the disk is done on a thread of its own.
-    pub(super) async fn run_as_task(mut self) {
-        let shared = self.shared.clone();
-        let _end = End(&shared);
-        loop {
-            let failure = match shared.queue.next_for_task().await {
-                Work::Write(batch) if shared.store.may_wait() => {
-                    // Those who run on this worker would wait with us.
-                    tokio::task::block_in_place(|| self.write(batch)).err()
-                }
-                Work::Write(batch) => self.write(batch).err(),
+            let failure = match shared.queue.next(self.patience).await {
+                Work::Write(batch) => self.write(batch).await.err(),
                 Work::Mend(error) => Some(Failure::unasked(error)),
                 Work::End => break,
             };
@@ -99,10 +83,10 @@ impl Writer {
     }
 
     /// Makes one batch durable.
-    fn write(&mut self, mut batch: Batch<'_>) -> Result<(), Failure> {
+    async fn write(&mut self, mut batch: Batch<'_>) -> Result<(), Failure> {
         self.records.clear();
         self.shared.source.records(batch.changes(), &mut self.records);
-        match self.commit_records() {
+        match self.commit_batch().await {
             Ok(()) => {
                 CommitCounts::add(&self.shared.counts.changes, batch.submitted());
                 batch.resolve(Ok(()));
@@ -118,6 +102,31 @@ impl Writer {
         }
     }
 
+    /// Commits what is in `records`; where the store may make its caller wait, on a thread, so that nobody else on the runtime
+    /// waits with it.
+    async fn commit_batch(&mut self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        if shared.config.fsync.durability() == Durability::InKernel && !shared.store.may_wait(&self.records) {
+            self.patience = Duration::ZERO;
+            return self.commit_records();
+        }
+        let (shared, records, since) = (shared.clone(), std::mem::take(&mut self.records), Instant::now());
+        let committing = tokio::task::spawn_blocking(move || {
+            let committed = shared.store.commit(&records, shared.config.fsync.durability());
+            (records, committed)
+        });
+        match committing.await {
+            Ok((records, committed)) => {
+                (self.records, self.patience) = (records, since.elapsed().min(PATIENCE_MAX));
+                self.note(committed)
+            }
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(ending) => Err(StoreError::Engine(ending.to_string())),
+            },
+        }
+    }
+
     /// The last thing that the writer does.
     fn flush(&mut self) {
         let synced = self.shared.store.sync().map_err(|error| CommitError::Storage(Arc::new(error)));
@@ -126,17 +135,23 @@ impl Writer {
         self.shared.flushed.send_replace(Some(flushed));
     }
 
-    /// Commits what is in `records`.
+    /// Commits what is in `records`, and may wait for it.
     pub(super) fn commit_records(&mut self) -> Result<(), StoreError> {
-        let shared = &self.shared;
-        if let Err(error) = shared.store.commit(&self.records, shared.config.fsync.durability()) {
+        let committed = self.shared.store.commit(&self.records, self.shared.config.fsync.durability());
+        self.note(committed)
+    }
+
+    /// Remembers what came of committing `records`.
+    fn note(&mut self, committed: Result<(), StoreError>) -> Result<(), StoreError> {
+        if let Err(error) = committed {
             // Slots' and tokens' records may have come unasked, and will not come again by themselves.
             let of = self.records.iter().map(|record| &record.of);
             self.unsaved.extend(of.filter(|of| !matches!(of, Change::Counter { .. })).cloned());
             return Err(error);
         }
-        CommitCounts::add(&shared.counts.records, self.records.len());
-        shared.counts.batches.fetch_add(1, Ordering::Release);
+        let counts = &self.shared.counts;
+        CommitCounts::add(&counts.records, self.records.len());
+        counts.batches.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

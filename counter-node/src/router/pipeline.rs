@@ -99,12 +99,12 @@ impl Pipeline<'_> {
     /// # Errors
     /// [`Failure::OutcomeUnknown`], which holds for every update since the last commit.
     pub async fn commit(&mut self) -> Result<(), Failure> {
-        let (permit, keys) = (self.permit.take(), std::mem::take(&mut self.changed));
+        let permit = self.permit.take();
         self.now = None;
         self.view = self.router.protocol.view();
         match permit {
-            Some(Ok(permit)) if !keys.is_empty() => {
-                if self.router.owner.acknowledge(permit, keys).await {
+            Some(Ok(permit)) if !self.changed.is_empty() => {
+                if self.router.owner.acknowledge(permit, &mut self.changed).await {
                     Ok(())
                 } else {
                     Err(unknown())

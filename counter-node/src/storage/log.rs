@@ -328,9 +328,10 @@ impl Log {
         self.health.broken.store(true, Ordering::Release);
     }
 
-    /// Whether the next commit may have to wait for the keeper.
-    pub(super) fn may_wait(&self) -> bool {
-        !self.keeper.has_spare()
+    /// Whether to append the records may have to wait for the keeper.
+    pub(super) fn may_wait(&self, records: &[Record]) -> bool {
+        let fits = |needed| lock(&self.writer).has_room(needed);
+        !self.keeper.has_spare() && !u32::try_from(frame::bytes_max(records)).is_ok_and(fits)
     }
 
     /// Waits until the keeper has nothing left to do.

@@ -169,7 +169,7 @@ impl Store for RedisStore {
         Self::with_open(&mut self.state(), |open| batch::send(&mut open.link, &self.keys, &open.holder, &parts))
     }
 
-    fn may_wait(&self) -> bool {
+    fn may_wait(&self, _records: &[Record]) -> bool {
         true
     }
 

@@ -88,8 +88,8 @@ impl Store for VolumeStore {
         }
     }
 
-    fn may_wait(&self) -> bool {
-        self.log.may_wait()
+    fn may_wait(&self, records: &[Record]) -> bool {
+        self.log.may_wait(records)
     }
 
     fn meta(&self, name: &str) -> Option<Vec<u8>> {

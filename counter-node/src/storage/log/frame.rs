@@ -9,6 +9,7 @@
 //! recycled segment still holds, or a frame that was moved, is never taken for a frame of this place. `forced` is how
 //! far the log was known to be on the disk when the frame was written: damage before that cannot be a torn end.
 
+use counter_core::counter::KEY_BYTES_MAX;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::storage::Record;
@@ -20,6 +21,8 @@ const HEAD_BYTES: usize = 16;
 const HASH_BYTES: usize = 8;
 /// What a frame takes besides its body.
 pub(super) const FRAME_BYTES_MIN: usize = HEAD_BYTES + HASH_BYTES;
+/// What a record takes at most besides its value: its head, a kind, a slot, and a virtual shard's key.
+const RECORD_HEAD_BYTES_MAX: usize = 6 + 3 + 3 + KEY_BYTES_MAX;
 /// The length of a value that is none.
 const REMOVED: u32 = u32::MAX;
 
@@ -41,6 +44,12 @@ impl Position {
         let [a, b, c, d, e, f, g, h] = packed.to_be_bytes();
         Self { segment: u32::from_be_bytes([a, b, c, d]), at: u32::from_be_bytes([e, f, g, h]) }
     }
+}
+
+/// What a frame of these records takes at most, and the least one behind it.
+pub(super) fn bytes_max(records: &[Record]) -> usize {
+    let of = |record: &Record| RECORD_HEAD_BYTES_MAX + record.bytes.as_ref().map_or(0, Vec::len);
+    2 * FRAME_BYTES_MIN + records.iter().map(of).sum::<usize>()
 }
 
 /// Begins a frame in a buffer, whose old content goes.

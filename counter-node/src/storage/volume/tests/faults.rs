@@ -118,11 +118,26 @@ fn commits_wait_for_the_keeper_no_longer_than_it_takes() {
     assert!(error.to_string().starts_with("cannot fold"), "{error}");
     let counts = store.counts();
     assert!(counts.full_segments >= 3 && counts.fold_failures >= 1 && counts.waited_us > 0, "{counts:?}");
-    assert!(store.may_wait(), "there is no spare segment");
+    let next = [record("last", "x")];
+    assert!(store.may_wait(&next), "there is neither room nor a spare segment");
     faults.heal();
     store.reopen().unwrap();
     store.log.settle().unwrap();
-    assert_eq!((store.counts().full_segments, store.may_wait()), (0, false));
+    assert_eq!((store.counts().full_segments, store.may_wait(&next)), (0, false));
     drop(store);
     assert!(last(&open(folder.path()).unwrap().1) >= acknowledged);
+}
+
+#[test]
+fn a_commit_that_has_room_waits_for_no_spare_segment() {
+    let (folder, faults) = (tempfile::tempdir().unwrap(), Faults::default());
+    let (store, _) = open_with(folder.path(), failing(&faults)).unwrap();
+    // No more segments than there are, and none is made free.
+    faults.fail(Step::Make, ErrorKind::StorageFull);
+    faults.fail(Step::Fold, ErrorKind::StorageFull);
+    let (small, large) = ([record("small", "1")], [record("large", &"x".repeat(20 << 10))]);
+    while !store.may_wait(&large) {
+        store.commit(&small, Durability::InKernel).unwrap();
+    }
+    assert!(!store.may_wait(&small), "the last segment has just been begun");
 }
