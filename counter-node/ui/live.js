@@ -477,7 +477,7 @@ class Unread extends Link {
 }
 
 const links = new Set();
-let suspended = false;
+let suspended = document.prerendering === true; // nobody sees it yet
 
 // Calls `listener.reading({count, updated_at})` with each new number of the page, or of the site where `page` is null, and
 // `listener.state(…)` with "connecting", "live", "polling", "reconnecting" or "offline". With `listener.observe` the document does
@@ -514,4 +514,5 @@ const wake = () => document.hidden || suspended || links.forEach((link) => link.
 addEventListener("pagehide", suspend);
 addEventListener("pageshow", (event) => event.persisted && restore());
 addEventListener("online", wake);
+document.addEventListener("prerenderingchange", restore);
 document.addEventListener("visibilitychange", wake);

@@ -11,6 +11,37 @@ use crate::chromium::Chromium;
 use crate::tab::Tab;
 use crate::viewers::node;
 
+const ROWS: &str =
+    "[...document.querySelectorAll('.pages tbody tr')].map(({ cells }) => [cells[0].innerText.trim(), cells[1].innerText])";
+
+#[tokio::test]
+async fn the_dashboard_shows_the_site_the_busiest_pages_and_every_node() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 2, &[]).await?;
+    let browser = Chromium::start()?;
+    let base = cluster.nodes[0].http();
+    let dashboard = Tab::open(&browser, &format!("{base}/")).await?;
+    dashboard.shows("0").await?;
+    dashboard
+        .becomes("document.querySelector('.pages .empty')?.textContent.startsWith('Nobody is on any page')", &json!(true))
+        .await?;
+    let (near, far) = (cluster.page_of(0)?, cluster.page_of(1)?);
+    for (page, viewers) in [(&near, 2), (&far, 1)] {
+        for node in cluster.nodes.iter().take(viewers) {
+            Tab::open(&browser, &format!("{}/{page}/counter", node.http())).await?.shows_something().await?;
+        }
+    }
+    dashboard.becomes(ROWS, &json!([[near, "2"], [far, "1"]])).await?;
+    dashboard.shows("3").await?;
+    dashboard.becomes("document.getElementById('viewers').textContent", &json!("3")).await?;
+    let nodes = "[...document.querySelectorAll('.node')].map((node) => node.dataset.state)";
+    dashboard.becomes(nodes, &json!(["ready", "ready", "ready", "ready"])).await?;
+    dashboard.becomes("document.querySelectorAll('#plot .line').length", &json!(1)).await?;
+    dashboard.value(&format!("(() => {{ const filter = document.querySelector('[name=prefix]'); filter.value = {}; filter.dispatchEvent(new Event('input', {{ bubbles: true }})); }})()", json!(far))).await?;
+    dashboard.becomes(ROWS, &json!([[far, "1"]])).await?;
+    assert_eq!(dashboard.complaints(), Vec::<String>::new());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_node_that_is_gone_is_shown_as_silent() -> anyhow::Result<()> {
     let mut cluster = Cluster::start(1, 2, &[]).await?;
@@ -58,7 +89,7 @@ async fn every_page_has_names_for_what_it_shows_and_no_complaints_in_both_scheme
     let base = node.http();
     Http::default().send(Method::PUT, &format!("{base}/a%22%3E%3Cb/counter"), None).await?;
     let browser = Chromium::start()?;
-    for path in ["/counter", "/a%22%3E%3Cb/counter", "/problems/range"] {
+    for path in ["/", "/counter", "/a%22%3E%3Cb/counter", "/problems/range"] {
         for scheme in ["light", "dark"] {
             let tab = Tab::empty(&browser).await?;
             tab.prefers("prefers-color-scheme", scheme).await?;
