@@ -40,7 +40,7 @@ pub(super) struct Owner {
     pub(super) exchange_at_ms: u64,
     pub(super) exchange_all_at_ms: u64,
     /// Pages that the last viewer has left, and when they may be forgotten.
-    left: VecDeque<(u64, Place)>,
+    pub(super) left: VecDeque<(u64, Place)>,
     ticked_ms: Option<u64>,
 }
 
@@ -268,10 +268,11 @@ impl Owner {
         if fed {
             self.watch(number, &place, now);
         }
-        if self.viewers.adjust(&place, number, before, now) {
+        let adjusted = self.viewers.adjust(&place, number, before, now);
+        if adjusted.changed {
             self.mark(&place);
         }
-        if before.sessions > 0 && now.sessions == 0 {
+        if adjusted.left {
             self.left.push_back((now_ms.saturating_add(self.config.left_ms), place));
         }
     }

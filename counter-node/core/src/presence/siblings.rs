@@ -48,6 +48,10 @@ impl Owner {
         }
         let now_ms = step.now_ms();
         for Heard { gateway, renewal, age_ms, reached, gone } in heard {
+            if gateway.start == self.start && gateway.node == step.me {
+                // What this node has, it knows best.
+                continue;
+            }
             let heard_ms = now_ms.saturating_sub(age_ms);
             let has_ended = age_ms >= self.config.lease_ms;
             if has_ended && !gone {

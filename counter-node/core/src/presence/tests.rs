@@ -1,7 +1,7 @@
 //! Small clusters on a network that loses nothing: what holds when nothing goes wrong. The rest is the simulation's.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::*;
 use crate::counter::Update;
@@ -335,4 +335,99 @@ fn unique_viewers_are_people_and_not_tabs() {
     cluster.set(&name(1, 0), "a", 0);
     cluster.run(100);
     assert_eq!(unique(&cluster), (2, false));
+}
+
+#[test]
+fn nobody_tells_a_node_that_it_is_gone() {
+    let mut cluster = Cluster::new(&layout(1, 1, 2, vec![], 0));
+    cluster.run(200);
+    cluster.set(&name(0, 0), "a", 2);
+    let gateway = cluster.places[&name(0, 0)].presence.id().clone();
+    let gone = Heard { gateway, renewal: 1, age_ms: 0, reached: None, gone: true };
+    let message = PresenceMessage::Heard(vec![gone]);
+    cluster.at(&name(0, 0), |presence, table, now| presence.handle_messages(table, now, &name(0, 1), vec![message]));
+    cluster.run(100);
+    assert_eq!(cluster.seen("a", 0), [Some(2); 2]);
+}
+
+#[test]
+fn a_page_that_everyone_has_left_keeps_that_moment_for_a_while() {
+    let mut cluster = Cluster::new(&layout(1, 1, 1, vec![], 0));
+    cluster.run(100);
+    for sessions in [1, 0, 2, 0] {
+        cluster.run(50);
+        cluster.set(&name(0, 0), "a", sessions);
+    }
+    let left = PageViewers { viewers: 0, changed_at: Some(crate::hlc::Hlc::from_wall_ms(cluster.now_ms)) };
+    let read = |cluster: &Cluster| cluster.places[&name(0, 0)].viewers.read(&key("a")).unwrap();
+    cluster.run(50_000);
+    assert_eq!(read(&cluster), left);
+    assert_eq!(cluster.places[&name(0, 0)].presence.owner.left.len(), 1);
+    cluster.run(11_000);
+    assert_eq!(read(&cluster), PageViewers::default());
+}
+
+/// Messages of each kind, as a busy cluster has sent them to one of its nodes.
+fn messages_to(to: &NodeName) -> Vec<(NodeName, Vec<u8>)> {
+    let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 1));
+    let mut heard = Vec::new();
+    for round in 0..40_u32 {
+        cluster.now_ms += 50;
+        for name in cluster.names() {
+            cluster.at(&name, |presence, table, now| {
+                presence.set_sessions(&key(["a", "b", "c", "d"][round as usize % 4]), round % 5, now);
+                presence.name_came(&key("a"), u64::from(round), now);
+                presence.handle_tick(table, now)
+            });
+        }
+        let sent = cluster.on_way.iter().filter(|(_, receiver, _)| receiver == to);
+        heard.extend(sent.map(|(from, _, message)| (from.clone(), postcard::to_stdvec(message).unwrap())));
+        if round == 20 {
+            // Somebody has missed something, and asks for it.
+            cluster.on_way.clear();
+        }
+        cluster.deliver();
+    }
+    heard
+}
+
+static HEARD: OnceLock<Vec<(NodeName, Vec<u8>)>> = OnceLock::new();
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
+
+    /// Peers prove that they are peers, and may be broken or of another release.
+    #[test]
+    fn garbled_messages_leave_sums_that_are_right(
+        garbles in proptest::collection::vec((proptest::prelude::any::<usize>(), proptest::prelude::any::<usize>(), proptest::prelude::any::<u8>()), 1..200)
+    ) {
+        let me = name(0, 0);
+        let heard = HEARD.get_or_init(|| messages_to(&me));
+        let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 1));
+        cluster.run(100);
+        for (message, place, byte) in garbles {
+            let (from, mut bytes) = heard[message % heard.len()].clone();
+            let place = place % bytes.len();
+            bytes[place] = byte;
+            let Ok(message) = postcard::from_bytes::<PresenceMessage>(&bytes) else { continue };
+            cluster.at(&me, |presence, table, now| presence.handle_messages(table, now, &from, vec![message]));
+            cluster.now_ms += 20;
+            cluster.at(&me, |presence, table, now| presence.handle_tick(table, now));
+        }
+        let place = &cluster.places[&me];
+        let top: u64 = place.viewers.top(1_000, b"").iter().map(|(_, viewers)| viewers).sum();
+        let total: u64 = Slot::all().filter(|slot| place.viewers.is_owned(*slot)).filter_map(|slot| place.viewers.total(slot)).sum();
+        if place.presence.status().complete {
+            proptest::prop_assert_eq!(top, total);
+        }
+        // Nothing of it outlives its lease.
+        cluster.now_ms += 60;
+        cluster.at(&me, |presence, table, now| presence.handle_tick(table, now));
+        for _ in 0..200 {
+            cluster.now_ms += 50;
+            cluster.at(&me, |presence, table, now| presence.handle_tick(table, now));
+        }
+        proptest::prop_assert!(cluster.places[&me].viewers.top(1, b"").is_empty());
+        proptest::prop_assert_eq!(cluster.places[&me].presence.status().gateways, 1);
+    }
 }

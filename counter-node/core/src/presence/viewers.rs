@@ -53,8 +53,19 @@ struct Page {
     /// Of the viewers, those with a name.
     named: u64,
     changed_ms: u64,
+    /// The last viewer has left, and the page is on its way to be forgotten.
+    left: bool,
     /// By the numbers of the gateways.
     names: Vec<(u32, Unique)>,
+}
+
+/// What an adjustment has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Adjusted {
+    /// The page's count is another.
+    pub(super) changed: bool,
+    /// Its last viewer has left: after a while it is to be forgotten.
+    pub(super) left: bool,
 }
 
 /// Whose part of a page it is.
@@ -189,11 +200,11 @@ impl Viewers {
         self.0[slot.index()].watched.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// One gateway's part of a page was `before` and is `now`. Returns whether the page's count has changed.
-    pub(super) fn adjust(&self, place: &Place, gateway: GatewayNumber, before: &PageState, now: &PageState) -> bool {
+    /// One gateway's part of a page was `before` and is `now`.
+    pub(super) fn adjust(&self, place: &Place, gateway: GatewayNumber, before: &PageState, now: &PageState) -> Adjusted {
         let changed = before.sessions != now.sessions;
         if !changed && before.unique == now.unique {
-            return false;
+            return Adjusted { changed, left: false };
         }
         let (slot, key) = place;
         let mut pages = self.lock(*slot);
@@ -210,18 +221,21 @@ impl Viewers {
         if changed {
             page.changed_ms = page.changed_ms.max(now.changed_ms);
         }
+        let left = page.viewers == 0 && !std::mem::replace(&mut page.left, page.viewers == 0);
         let added = by_key.len() > known;
         if added {
             self.0[slot.index()].glance.fetch_add(PAGE, Ordering::Release);
         }
-        changed
+        Adjusted { changed, left }
     }
 
     /// Forgets a page that has no viewers.
     pub(super) fn forget(&self, place: &Place) {
         let (slot, key) = place;
         let mut pages = self.lock(*slot);
-        if pages.by_key.get(key).is_some_and(|page| page.viewers == 0 && page.names.is_empty()) {
+        let Some(page) = pages.by_key.get_mut(key) else { return };
+        page.left = false;
+        if page.viewers == 0 && page.names.is_empty() {
             pages.by_key.remove(key);
             self.0[slot.index()].glance.fetch_sub(PAGE, Ordering::Release);
         }
