@@ -224,7 +224,8 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         // Boxed, so that what takes the connection over does not hold HTTP's buffers and states for as long as it lives.
-        if let Some(taken_over) = Box::pin(self.http(service)).await {
+        let taken_over = Box::pin(self.http(service)).await;
+        if let Some(taken_over) = taken_over {
             taken_over.await;
         }
     }

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use counter_tests::count::{Counting, agreed};
 use counter_tests::http::Http;
+use counter_tests::live::Follower;
 use counter_tests::local::{self, Local, Node};
 use counter_tests::process::signal;
 use counter_tests::wait::until;
@@ -74,6 +75,49 @@ async fn growing_by_shards_and_replicas_while_clients_count_changes_no_sum() -> 
         let page = one.page().to_owned();
         let ledger = one.stop().await;
         agreed(&http, &nodes, &page, &ledger).await.with_context(|| page)?;
+    }
+    running.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn viewers_stay_and_are_told_of_others_while_their_pages_move_to_new_shards() -> anyhow::Result<()> {
+    let mut running = Local::start(&cluster(1, 2))?;
+    let before = bases(&running.ready(2).await?);
+    let pages: Vec<String> = (0..8).map(|page| format!("page-{page}")).collect();
+    let mut following = Vec::new();
+    for (page, base) in pages.iter().zip(before.iter().cycle()) {
+        let mut follower = Follower::open(base, &format!("/{page}/live")).await?;
+        follower.until(page, 1).await?;
+        let page = page.clone();
+        following.push(tokio::spawn(async move {
+            let counts = follower.until(&page, 2).await?;
+            anyhow::Ok((follower, counts))
+        }));
+    }
+    running.edit(&cluster(3, 2))?;
+    running.ready(6).await?;
+    settled(&running, 3).await?;
+    let (http, after) = (Http::default(), bases(&running.nodes()?));
+    for page in &pages {
+        for base in &after {
+            until("the viewer counts at every node", async || {
+                let count = http.count(base, page).await?;
+                anyhow::ensure!(count == 1, "{base} counts {count} on {page}");
+                Ok(())
+            })
+            .await?;
+        }
+    }
+    let newest = after.last().context("no nodes")?;
+    let mut joined = Vec::new();
+    for page in &pages {
+        let mut follower = Follower::open(newest, &format!("/{page}/live")).await?;
+        follower.until(page, 2).await?;
+        joined.push(follower);
+    }
+    for follower in following {
+        let (_follower, counts) = follower.await??;
+        assert!(counts.iter().all(|count| [1, 2].contains(count)), "a viewer was lost on the way: {counts:?}");
     }
     running.stop().await
 }

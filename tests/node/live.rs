@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Context as _;
 use counter_tests::http::Http;
 use counter_tests::live::{Events, Follower, nothing_left};
 use counter_tests::node::{Cluster, TestNode};
 use counter_tests::wait::until;
 use hyper::{Method, StatusCode};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 /// Waits until every node says that the page counts so many.
 async fn all_count(bases: &[String], page: &str, count: i64) -> anyhow::Result<()> {
@@ -21,6 +24,17 @@ async fn all_count(bases: &[String], page: &str, count: i64) -> anyhow::Result<(
         .await?;
     }
     Ok(())
+}
+
+/// What a node's Redis port says that the page counts.
+async fn redis_get(node: &TestNode, page: &str) -> anyhow::Result<i64> {
+    let address = node.entry.resp.as_deref().context("it has no Redis port")?;
+    let mut stream = BufReader::new(TcpStream::connect(address).await?);
+    stream.write_all(format!("GET {page}\r\n").as_bytes()).await?;
+    let (mut length, mut number) = (String::new(), String::new());
+    stream.read_line(&mut length).await?;
+    stream.read_line(&mut number).await?;
+    number.trim().parse().with_context(|| format!("{length:?} {number:?}"))
 }
 
 #[tokio::test]
@@ -98,6 +112,9 @@ async fn a_count_is_tally_and_viewers_wherever_it_is_read() -> anyhow::Result<()
             Ok(())
         })
         .await?;
+    }
+    for node in &cluster.nodes {
+        assert_eq!(redis_get(node, &page).await?, total, "Redis clients see viewers, too");
     }
     let mut site = Follower::open(&bases[3], "/live").await?;
     let count = site.next_of("count").await?;

@@ -42,6 +42,8 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
         return;
     }
     let socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config())).await;
+    // It is a part of HTTP's buffer, all of which it holds.
+    drop(early);
     let Opening { live, place, subject, mode, session, user, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
     let mut client = Client { socket, subscriptions: Subscriptions::new(live, session, user), cut: cut.clone() };
