@@ -305,3 +305,75 @@ fn sum(parts: &[Part]) -> Count {
     let count = i64::try_from(tally).unwrap_or(if tally < 0 { i64::MIN } else { i64::MAX });
     Count { count, updated_at: parts.iter().map(|part| part.updated_at).max().flatten() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn page() -> Key {
+        Key::new(b"p").unwrap()
+    }
+
+    fn part(tally: i128, viewers: u64) -> Part {
+        Part { tally, viewers, updated_at: Some(Hlc(1)) }
+    }
+
+    fn watched(hub: &Hub, connection: u64) -> (Arc<Topic>, Arc<Mailbox>) {
+        let mailbox = Arc::new(Mailbox::default());
+        let address = Address { connection, mailbox: mailbox.clone(), place: 0 };
+        (hub.enter(Subject::Page(page()), address, true), mailbox)
+    }
+
+    fn is_marked(mailbox: &Mailbox) -> bool {
+        matches!(mailbox.poll_take(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
+    }
+
+    #[test]
+    fn the_first_count_is_told_at_once_and_of_those_that_follow_the_last() {
+        let hub = Hub::new(Arc::default());
+        let (topic, mailbox) = watched(&hub, 1);
+        hub.set_parts(&page(), &[page()]);
+        hub.fed([(page(), part(7, 1))]);
+        let began = Instant::now();
+        assert_eq!(hub.tell(began), None);
+        assert!(is_marked(&mailbox));
+        assert_eq!(topic.told().unwrap().count.count, 8);
+        hub.fed([(page(), part(8, 1))]);
+        hub.fed([(page(), part(9, 1))]);
+        let next = hub.tell(began).unwrap();
+        assert!(!is_marked(&mailbox), "told again before its time");
+        assert_eq!(hub.tell(next), None);
+        assert!(is_marked(&mailbox));
+        assert_eq!(topic.told().unwrap().count.count, 10, "the last value is always sent");
+        // The same again is no news.
+        hub.fed([(page(), part(9, 1))]);
+        assert_eq!(hub.tell(next + Duration::from_secs(9)), None);
+        assert!(!is_marked(&mailbox));
+    }
+
+    #[test]
+    fn a_page_that_is_spread_is_told_when_every_part_was_heard_and_forgotten_when_nobody_is_left() {
+        let hub = Hub::new(Arc::default());
+        let (topic, mailbox) = watched(&hub, 1);
+        let keys = [page(), page().virtual_shard(0), page().virtual_shard(1)];
+        hub.set_parts(&page(), &keys);
+        hub.fed([(keys[0].clone(), part(1, 2)), (keys[1].clone(), part(10, 0))]);
+        assert_eq!((hub.tell(Instant::now()), is_marked(&mailbox)), (None, false), "a part is missing");
+        hub.fed([(keys[2].clone(), part(100, 0))]);
+        let began = Instant::now();
+        hub.tell(began);
+        assert_eq!(topic.told().unwrap().count.count, 113);
+        // Another layout, fewer parts; what is known of them stays.
+        hub.set_parts(&page(), &keys[..2]);
+        hub.fed([(keys[0].clone(), part(1, 3))]);
+        let next = hub.tell(began).unwrap();
+        hub.tell(next);
+        assert_eq!(topic.told().unwrap().count.count, 14);
+        assert_eq!(hub.attendance(&page()), Attendance { sessions: 1, watched: true });
+        hub.leave(&topic, 1, true);
+        assert_eq!((hub.attendance(&page()), hub.pages().len()), (Attendance::default(), 0));
+    }
+}
