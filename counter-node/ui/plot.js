@@ -5,7 +5,8 @@ const WINDOWS = [0.5, 1, 2, 5, 10].map((minutes) => minutes * MINUTE_MS); // the
 const WINDOW_MS_MAX = WINDOWS.at(-1);
 const APART_MS = 500; // points nearer to each other become one
 const LINES = 3; // across, at most
-const LEFT = 4;
+const RIGHT = 6;
+const DIGIT = 6.6; // a digit's width, at 11 px
 const ABOVE = 16;
 const BELOW = 18;
 const HEIGHT = 176;
@@ -109,11 +110,14 @@ export class Plot {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     const lines = ticks(low > 0 && low < high / 2 ? 0 : low, high);
     const [bottom, top] = [lines[0], lines.at(-1)];
+    const left = 8 + DIGIT * Math.max(...lines.map((line) => numbers.format(line).length));
+    const wide = width - left - RIGHT;
     const scale = {
-      x: (at) => LEFT + ((at - now) / windowMs + 1) * (width - 2 * LEFT),
-      at: (x) => now + ((x - LEFT) / (width - 2 * LEFT) - 1) * windowMs,
+      x: (at) => left + ((at - now) / windowMs + 1) * wide,
+      at: (x) => now + ((x - left) / wide - 1) * windowMs,
       y: (value) => ABOVE + (1 - (value - bottom) / (top - bottom)) * (HEIGHT - BELOW - ABOVE),
       now,
+      left,
       width,
     };
     this.#svg.replaceChildren(...this.#grid(lines, windowMs, scale), ...this.#line(scale), ...this.#cross(scale));
@@ -123,14 +127,14 @@ export class Plot {
     this.#svg.setAttribute("aria-label", `The number in the last ${minutes === 1 ? "minute" : `${minutes} minutes`}: ${summary}`);
   }
 
-  #grid(lines, windowMs, { y, width }) {
+  #grid(lines, windowMs, { y, left, width }) {
     const across = lines.flatMap((line) => [
-      draw("line", { class: "grid", x1: 0, x2: width, y1: y(line), y2: y(line) }),
-      draw("text", { x: 0, y: y(line) - 3 }, numbers.format(line)),
+      draw("line", { class: "grid", x1: left, x2: width, y1: y(line), y2: y(line) }),
+      draw("text", { x: left - 6, y: y(line) + 4, "text-anchor": "end" }, numbers.format(line)),
     ]);
     const ago = (ms) => (ms < MINUTE_MS ? `−${ms / 1000} s` : `−${ms / MINUTE_MS} min`);
     const marks = [[0, "start", ago(windowMs)], [0.5, "middle", ago(windowMs / 2)], [1, "end", "now"]];
-    const below = marks.map(([share, anchor, text]) => draw("text", { x: share * width, y: HEIGHT - 3, "text-anchor": anchor }, text));
+    const below = marks.map(([share, anchor, text]) => draw("text", { x: left + share * (width - left), y: HEIGHT - 3, "text-anchor": anchor }, text));
     return [...across, ...below];
   }
 

@@ -1,9 +1,8 @@
 //! The pictures in docs/: made only when BROWSER_PICTURES names a folder, since no two machines draw text alike.
 
-use std::path::PathBuf;
-
 use counter_tests::http::Http;
 use counter_tests::node::Cluster;
+use counter_tests::programs::repository;
 use counter_tests::wait::until;
 use hyper::Method;
 use serde_json::json;
@@ -14,8 +13,8 @@ use crate::tab::Tab;
 
 #[tokio::test]
 async fn pictures_are_made_where_they_are_asked_for() -> anyhow::Result<()> {
-    let Some(folder) = std::env::var_os("BROWSER_PICTURES").map(PathBuf::from) else { return Ok(()) };
-    let cluster = Cluster::start(2, 3, &["--cors-origin", "*"]).await?;
+    let Ok(folder) = std::env::var("BROWSER_PICTURES").map(|folder| repository(&folder)) else { return Ok(()) };
+    let cluster = Cluster::start(2, 3, &["--cors-origin", "*", "--presence-heartbeat", "600"]).await?;
     let base = cluster.nodes[0].http();
     let http = Http::default();
     http.send(Method::PUT, &format!("{base}/front-page/counter"), Some(json!({"by": 1_203}))).await?;
