@@ -362,6 +362,10 @@ impl World {
         });
         self.note(|| format!("node {node} starts as process {number}"));
         self.truth.began(number, self.now_ms);
+        if let Some(until_ms) = self.waits(node) {
+            // The machine stands still, and so does whatever starts on it.
+            self.truth.stalled(number, self.now_ms, until_ms - self.now_ms);
+        }
         let layout = self.nodes[node].layout.clone();
         self.adopt(node, &layout);
         self.at(self.now_ms + 20, Event::Tick { node, process: number });
