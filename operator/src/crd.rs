@@ -98,6 +98,12 @@ pub struct DistributedCounterSpec {
     /// The Redis protocol, beside HTTP.
     #[serde(default)]
     pub resp: RespSpec,
+    /// How long viewers count who have fallen silent.
+    #[serde(default)]
+    pub presence: PresenceSpec,
+    /// Which sites' pages may use the public API from a browser.
+    #[serde(default)]
+    pub cors: CorsSpec,
     /// While true the operator changes nothing; nodes go on counting, and status is kept up to date.
     #[serde(default)]
     pub paused: bool,
@@ -178,6 +184,36 @@ pub struct RespSpec {
     pub enabled: bool,
 }
 
+/// How long viewers count who have fallen silent. A change replaces the Pods, one at a time.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PresenceSpec {
+    /// A node that is silent for so many seconds, 3 to 60, has no viewers any more.
+    #[serde(default = "five")]
+    #[x_kube(validation = Rule::new(rule::LEASE.cel).message(rule::LEASE.message))]
+    pub lease_seconds: i32,
+    /// A viewer who is silent for so many seconds, 1 to 600, is gone.
+    #[serde(default = "twenty")]
+    #[x_kube(validation = Rule::new(rule::HEARTBEAT.cel).message(rule::HEARTBEAT.message))]
+    pub heartbeat_seconds: i32,
+}
+
+impl Default for PresenceSpec {
+    fn default() -> Self {
+        Self { lease_seconds: five(), heartbeat_seconds: twenty() }
+    }
+}
+
+/// Which sites' pages may use the public API from a browser. A change replaces the Pods, one at a time.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorsSpec {
+    /// Origins as browsers send them, such as https://www.example.org; `*` is any. None: only pages that nodes serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(validation = Rule::new(rule::ORIGINS.cel).message(rule::ORIGINS.message))]
+    #[schemars(length(max = 64), inner(length(max = 256)))]
+    pub origins: Vec<String>,
+}
+
 /// The kinds of Services that make sense for clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 
@@ -206,6 +242,14 @@ fn one() -> i32 {
 
 fn three() -> i32 {
     3
+}
+
+fn five() -> i32 {
+    5
+}
+
+fn twenty() -> i32 {
+    20
 }
 
 #[cfg(test)]

@@ -107,6 +107,17 @@ fn a_pods_argv_means_to_the_node_what_the_spec_says() {
 }
 
 #[test]
+fn a_node_counts_silent_viewers_for_as_long_as_the_spec_says_and_serves_the_sites_that_it_names() {
+    let default = config(container(&pod(json!({}))));
+    let seconds = |config: &Config| (config.live.lease.as_secs(), config.live.heartbeat.as_secs());
+    assert_eq!((seconds(&default), default.cors_origins), ((5, 20), vec![]));
+    let origins = ["https://a.example", "http://b.example:8080"];
+    let presence = json!({"leaseSeconds": 3, "heartbeatSeconds": 600});
+    let config = config(container(&pod(json!({"presence": presence, "cors": {"origins": origins}}))));
+    assert_eq!((seconds(&config), config.cors_origins), ((3, 600), origins.map(str::to_owned).to_vec()));
+}
+
+#[test]
 fn a_pods_seeds_are_the_addresses_that_the_layout_has_for_the_first_nodes() {
     let config = config(container(&pod(json!({}))));
     let first = (0..3).map(|replica| NodeName::of("page-views", ShardId(0), replica));

@@ -74,6 +74,12 @@ fn bad_specs() -> Vec<Value> {
     let spread = |pages: &str, count: i32| json!({"virtualShards": [{"pages": pages, "count": count}]});
     specs.extend([spread("", 1), spread(&"é".repeat(300), 1), spread("a", 0), spread("a", 257)]);
     specs.push(json!({"virtualShards": [{"pages": "a", "count": 1}, {"pages": "a", "count": 2}]}));
+    specs.extend([2, 61].map(|seconds| json!({"presence": {"leaseSeconds": seconds}})));
+    specs.extend([0, 601].map(|seconds| json!({"presence": {"heartbeatSeconds": seconds}})));
+    specs.extend(
+        ["", "example.org", "https://", "https://A.example", "https://a.example/", "**"]
+            .map(|origin| json!({"cors": {"origins": ["*", origin]}})),
+    );
     let reference = |name: &str, key: &str| json!({"apiTokenSecretRef": {"name": name, "key": key}});
     specs.extend(
         [("", "token"), ("Api", "token"), ("-api", "token"), ("api", ""), ("api", "a/b"), ("a b", "ä")]
@@ -101,6 +107,7 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         json!({"shards": 256, "replicas": 7}),
         json!({"storage": {"memory": {}}}),
         json!({"resp": {"enabled": true}}),
+        json!({"presence": {"leaseSeconds": 3, "heartbeatSeconds": 600}, "cors": {"origins": ["*", "http://a-1.example:8080"]}}),
         json!({"virtualShards": [{"pages": "front*", "count": 256}, {"pages": "é?", "count": 1}]}),
         json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}, "replicas": 1}),
         volume(&json!({"size": "0.001k"})),
@@ -150,7 +157,7 @@ pub(crate) async fn a_misspelt_field_and_one_of_a_later_release_are_refused_by_n
     let spellings = [
         ("spec.shard", json!({"shard": 2})),
         ("spec.storage.volume.Size", volume(&json!({"Size": "1Gi"}))),
-        ("spec.presence", json!({"presence": {"leaseSeconds": 5}})),
+        ("spec.presence.lease", json!({"presence": {"lease": 5}})),
     ];
     for (field, spec) in spellings {
         std::fs::write(&file, object("views", &spec).to_string())?;

@@ -49,6 +49,16 @@ pub const SPREAD_COUNT: RuleText =
 pub const SPREAD_ONCE: RuleText =
     rule("self.all(own, self.exists_one(other, other.pages == own.pages))", "virtual shards must not name the same pages twice");
 
+/// Of `spec.presence`.
+pub const LEASE: RuleText = rule("self >= 3 && self <= 60", "leaseSeconds must be between 3 and 60");
+pub const HEARTBEAT: RuleText = rule("self >= 1 && self <= 600", "heartbeatSeconds must be between 1 and 600");
+
+/// Of `spec.cors`.
+pub const ORIGINS: RuleText = rule(
+    "self.all(origin, origin == '*' || origin.matches('^https?://[-a-z0-9.:]+$'))",
+    "an origin must be http:// or https:// with a host in lower case and at most a port, or '*'",
+);
+
 /// Of references to Secrets.
 pub const SECRET_NAME: RuleText = rule(
     "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",

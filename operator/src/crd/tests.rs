@@ -115,7 +115,6 @@ fn conditions_are_a_map_by_type_and_scaling_has_its_selector() {
 #[test]
 fn fields_of_later_releases_are_unknown() {
     let spec = &schema()["properties"]["spec"]["properties"];
-    assert!(spec.get("presence").is_none());
     assert_eq!(spec["consistency"]["enum"], json!(["Eventual"]));
 }
 

@@ -1,6 +1,7 @@
 //! The mirror of the schema's rules.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use crate::crd::rule::{self, RuleText};
 use crate::crd::{DistributedCounter, StorageSpec, VolumeStorage};
@@ -15,6 +16,8 @@ use super::spec::{ACCEPT_LOSS_ANNOTATION, node_names};
 const SHARDS_MAX: i32 = 256;
 const REPLICAS_MAX: i32 = 7;
 const VIRTUAL_SHARDS_MAX: i32 = 256;
+const LEASE_SECONDS: RangeInclusive<i32> = 3..=60;
+const HEARTBEAT_SECONDS: RangeInclusive<i32> = 1..=600;
 const SPREAD: &str = "spec.virtualShards";
 const NAME_CHARS_MAX: usize = 40;
 
@@ -37,6 +40,9 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless(pages.iter().all(|pages| is_pattern(pages)), SPREAD, rule::SPREAD_PAGES);
     broken.unless(spread.iter().all(|own| (1..=VIRTUAL_SHARDS_MAX).contains(&own.count)), SPREAD, rule::SPREAD_COUNT);
     broken.unless(pages.len() == spread.len(), SPREAD, rule::SPREAD_ONCE);
+    broken.unless(LEASE_SECONDS.contains(&spec.presence.lease_seconds), "spec.presence.leaseSeconds", rule::LEASE);
+    broken.unless(HEARTBEAT_SECONDS.contains(&spec.presence.heartbeat_seconds), "spec.presence.heartbeatSeconds", rule::HEARTBEAT);
+    broken.unless(spec.cors.origins.iter().all(|origin| is_origin(origin)), "spec.cors.origins", rule::ORIGINS);
     broken.unless(kinds(&spec.storage).into_iter().filter(|named| *named).count() == 1, "spec.storage", rule::STORAGE_KIND);
     if let Some(reference) = &spec.api_token_secret_ref {
         broken.unless(is_secret_name(&reference.name), "spec.apiTokenSecretRef.name", rule::SECRET_NAME);
@@ -90,6 +96,13 @@ fn names_own_nodes(object: &DistributedCounter, cluster: &str) -> bool {
         place.is_some_and(|(shard, replica)| is_number(shard) && is_number(replica))
     };
     list.is_none_or(|list| node_names(list).iter().all(is_own))
+}
+
+fn is_origin(origin: &str) -> bool {
+    let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let is_host =
+        |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:".contains(c));
+    origin == "*" || host.is_some_and(is_host)
 }
 
 fn is_secret_name(name: &str) -> bool {

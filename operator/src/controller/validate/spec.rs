@@ -33,8 +33,20 @@ pub struct ClusterSpec {
     pub api_token: Option<SecretKeyRef>,
     /// Whether nodes speak the Redis protocol.
     pub resp: bool,
+    pub presence: Presence,
+    /// The sites whose pages may use the public API from a browser.
+    pub origins: Vec<String>,
     pub paused: bool,
     pub pod: PodSettings,
+}
+
+/// How long viewers count who have fallen silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// With their node: 3 to 60.
+    pub lease_seconds: u16,
+    /// By themselves: 1 to 600.
+    pub heartbeat_seconds: u16,
 }
 
 /// Which object describes the cluster, and which state of it.
@@ -80,6 +92,21 @@ pub struct Volume {
     pub class: Option<String>,
     pub fsync: Fsync,
     pub retention: Retention,
+}
+
+impl ClusterSpec {
+    /// A node's flags for viewers and browsers, each with its value.
+    #[must_use]
+    pub fn live_flags(&self) -> Vec<(&'static str, String)> {
+        let mut flags = vec![
+            ("--presence-lease", self.presence.lease_seconds.to_string()),
+            ("--presence-heartbeat", self.presence.heartbeat_seconds.to_string()),
+        ];
+        if !self.origins.is_empty() {
+            flags.push(("--cors-origin", self.origins.join(",")));
+        }
+        flags
+    }
 }
 
 impl Identity {
@@ -138,6 +165,11 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
         service: spec.service.clone(),
         api_token: spec.api_token_secret_ref.clone(),
         resp: spec.resp.enabled,
+        presence: Presence {
+            lease_seconds: within(spec.presence.lease_seconds, 60).max(3),
+            heartbeat_seconds: within(spec.presence.heartbeat_seconds, 600),
+        },
+        origins: spec.cors.origins.clone(),
         paused: spec.paused,
         pod: spec.pod.clone(),
     }

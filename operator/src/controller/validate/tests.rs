@@ -111,6 +111,33 @@ fn virtual_shards_are_patterns_with_counts() {
 }
 
 #[test]
+fn viewers_are_given_up_after_seconds_within_bounds() {
+    let presence = |lease: i32, heartbeat: i32| json!({"presence": {"leaseSeconds": lease, "heartbeatSeconds": heartbeat}});
+    assert_eq!(spec_of(json!({"presence": {}})).presence, Presence { lease_seconds: 5, heartbeat_seconds: 20 });
+    for (lease, heartbeat) in [(3, 1), (60, 600)] {
+        let expected = Presence { lease_seconds: lease, heartbeat_seconds: heartbeat };
+        assert_eq!(spec_of(presence(lease.into(), heartbeat.into())).presence, expected);
+    }
+    for lease in [-1, 2, 61] {
+        assert_eq!(refusals(presence(lease, 20)), says("spec.presence.leaseSeconds", rule::LEASE), "{lease}");
+    }
+    for heartbeat in [-1, 0, 601] {
+        assert_eq!(refusals(presence(5, heartbeat)), says("spec.presence.heartbeatSeconds", rule::HEARTBEAT), "{heartbeat}");
+    }
+}
+
+#[test]
+fn origins_are_as_browsers_send_them() {
+    let origins = |origin: &str| json!({"cors": {"origins": ["https://a.example", origin]}});
+    for origin in ["*", "http://localhost:8080", "https://xn--bcher-kva.example"] {
+        assert_eq!(spec_of(origins(origin)).origins, ["https://a.example", origin]);
+    }
+    for origin in ["", "a.example", "https://", "https://a.example/", "https://A.example", "ftp://a.example", "https://*.example"] {
+        assert_eq!(refusals(origins(origin)), says("spec.cors.origins", rule::ORIGINS), "{origin}");
+    }
+}
+
+#[test]
 fn an_image_is_a_name_or_absent() {
     assert_eq!(spec_of(json!({"image": "a/b:1"})).image.as_deref(), Some("a/b:1"));
     assert_eq!(refusals(json!({"image": ""})), says("spec.image", rule::IMAGE));
@@ -222,6 +249,9 @@ fn the_schema_carries_every_rule_with_the_words_of_its_mirror() {
         rule::SPREAD_PAGES,
         rule::SPREAD_COUNT,
         rule::SPREAD_ONCE,
+        rule::LEASE,
+        rule::HEARTBEAT,
+        rule::ORIGINS,
         rule::STORAGE_KIND,
         rule::STORAGE_KIND_FIXED,
         rule::CLASS_FIXED,
