@@ -13,6 +13,8 @@ mod connection;
 mod glob;
 mod inline;
 mod number;
+#[cfg(test)]
+mod oracle;
 mod reply;
 mod session;
 mod words;
