@@ -26,9 +26,9 @@ async fn asked(base: &str, words: &[&str]) -> anyhow::Result<String> {
 }
 
 pub(crate) async fn a_cluster_in_redis_begins_with_its_secret_and_goes_on_from_its_record(site: &Site) -> anyhow::Result<()> {
-    let Some(program) = counter_tests::redis::servers().first().copied() else { return Ok(()) };
+    let Some(program) = counter_tests::redis::servers().into_iter().next() else { return Ok(()) };
     let folder = tempfile::tempdir()?;
-    let redis = TestRedis::start(program, folder.path(), &APPEND_ONLY).await?;
+    let redis = TestRedis::start(&program, folder.path(), &APPEND_ONLY).await?;
     let operator = site.operator(&Launch::default())?;
     let cluster = site.cluster("views");
     let spec = json!({"replicas": 2, "storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}});

@@ -1,6 +1,7 @@
 //! Real counter-node processes without Kubernetes, each on a loopback address of its own, and the operator's own client
 //! to hand them layouts.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -42,6 +43,7 @@ pub struct TestNode {
     pub entry: Entry,
     folder: PathBuf,
     flags: Vec<String>,
+    envs: BTreeMap<String, String>,
     token: String,
     process: Option<Process>,
 }
@@ -57,7 +59,7 @@ impl TestNode {
         let [http, admin, peer, resp] = addresses()?;
         let entry = Entry { name: name.into(), http, admin, peer, resp: Some(resp) };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut node = Self { entry, folder, flags, token: TOKEN.to_owned(), process: None };
+        let mut node = Self { entry, folder, flags, envs: BTreeMap::new(), token: TOKEN.to_owned(), process: None };
         node.set_token(TOKEN)?;
         Ok(node)
     }
@@ -73,6 +75,11 @@ impl TestNode {
     /// Gives it further flags, for the processes that are started from now on.
     pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
         self.flags.extend(flags);
+    }
+
+    /// Gives it a variable of its environment, for the processes that are started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.envs.insert(name.to_owned(), value.to_owned());
     }
 
     /// Gives it another cluster token, which its process reads by itself.
@@ -155,7 +162,7 @@ impl TestNode {
         if self.entry.name.0 != ALONE {
             command.args(["--name", &self.entry.name.0, "--cluster-token-file"]).arg(self.folder.join("token"));
         }
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.envs.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 

@@ -16,19 +16,24 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Every acknowledged write is on the disk.
 pub const APPEND_ONLY: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-/// The servers that are installed here; one that is not is named on standard output, and left out.
+/// The servers that there are here, by path or by name: those that are installed, and the Valkey that `tests/redis/clients`
+/// fetches. One that is missing is named on standard output, and left out.
 #[must_use]
 #[expect(clippy::print_stdout, reason = "what was not tested is said where tests say it")]
-pub fn servers() -> Vec<&'static str> {
+pub fn servers() -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = |name: &&'static str| {
-        let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-        if !found {
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let cache = std::env::var_os("DC_CACHE").map_or_else(|| Path::new(&home).join(".cache/distributed-counter"), PathBuf::from);
+    folders.push(cache.join("redis/valkey/bin"));
+    let find = |name: &str| {
+        let found = folders.iter().map(|folder| folder.join(name)).find(|program| program.is_file());
+        if found.is_none() {
             println!("{name} is not installed: its tests are left out");
         }
-        found
+        found.map(|program| program.display().to_string())
     };
-    ["redis-server", "valkey-server"].into_iter().filter(installed).collect()
+    ["redis-server", "valkey-server"].into_iter().filter_map(find).collect()
 }
 
 /// One server: its address and folder, which outlive its processes, and its process while there is one.
@@ -125,6 +130,12 @@ impl TestRedis {
 
     fn pid(&self) -> anyhow::Result<u32> {
         self.process.as_ref().and_then(Process::pid).context("the server does not run")
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL without a password.

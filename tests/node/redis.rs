@@ -66,7 +66,7 @@ async fn is_writable(node: &TestNode, writable: bool) -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_node_without_a_volume_keeps_its_numbers_and_its_name_for_them() -> anyhow::Result<()> {
     for server in servers() {
-        let (kept, folder) = (Kept::start(server, &[]).await?, tempfile::tempdir()?);
+        let (kept, folder) = (Kept::start(&server, &[]).await?, tempfile::tempdir()?);
         let mut node = kept.alone(folder.path())?;
         node.start_ready().await?;
         assert_eq!(node.status().await?.storage.kind, "redis");
@@ -182,7 +182,7 @@ async fn survives(server: &str, accident: Accident) -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_node_whose_redis_is_killed_goes_on_reading_and_then_writing() -> anyhow::Result<()> {
     for server in servers() {
-        survives(server, Accident::Killed).await?;
+        survives(&server, Accident::Killed).await?;
     }
     Ok(())
 }
@@ -190,8 +190,8 @@ async fn a_node_whose_redis_is_killed_goes_on_reading_and_then_writing() -> anyh
 #[tokio::test]
 async fn a_node_whose_redis_came_back_empty_writes_everything_again() -> anyhow::Result<()> {
     for server in servers() {
-        survives(server, Accident::KilledAndEmptied).await?;
-        survives(server, Accident::Flushed).await?;
+        survives(&server, Accident::KilledAndEmptied).await?;
+        survives(&server, Accident::Flushed).await?;
     }
     Ok(())
 }
@@ -199,8 +199,8 @@ async fn a_node_whose_redis_came_back_empty_writes_everything_again() -> anyhow:
 #[tokio::test]
 async fn a_node_whose_redis_stands_still_or_is_demoted_waits_for_it() -> anyhow::Result<()> {
     for server in servers() {
-        survives(server, Accident::Paused).await?;
-        survives(server, Accident::Demoted).await?;
+        survives(&server, Accident::Paused).await?;
+        survives(&server, Accident::Demoted).await?;
     }
     Ok(())
 }
@@ -208,7 +208,7 @@ async fn a_node_whose_redis_stands_still_or_is_demoted_waits_for_it() -> anyhow:
 #[tokio::test]
 async fn a_node_that_starts_without_its_redis_waits_and_says_so() -> anyhow::Result<()> {
     for server in servers() {
-        let (mut kept, folder) = (Kept::start(server, &APPEND_ONLY).await?, tempfile::tempdir()?);
+        let (mut kept, folder) = (Kept::start(&server, &APPEND_ONLY).await?, tempfile::tempdir()?);
         let mut node = kept.alone(folder.path())?;
         node.start_ready().await?;
         counted(&node, 1).await?;
@@ -243,7 +243,7 @@ async fn a_node_that_starts_without_its_redis_waits_and_says_so() -> anyhow::Res
 #[tokio::test]
 async fn the_password_is_read_again_and_never_shown() -> anyhow::Result<()> {
     for server in servers() {
-        let (kept, folder) = (Kept::start(server, &["--requirepass", "sesame-1"]).await?, tempfile::tempdir()?);
+        let (kept, folder) = (Kept::start(&server, &["--requirepass", "sesame-1"]).await?, tempfile::tempdir()?);
         kept.write_url(&kept.redis.url_with("sesame-0"))?;
         let mut node = kept.alone(folder.path())?;
         node.start()?;
@@ -282,7 +282,7 @@ async fn the_password_is_read_again_and_never_shown() -> anyhow::Result<()> {
 #[tokio::test]
 async fn two_clusters_whose_nodes_have_the_same_names_share_a_redis() -> anyhow::Result<()> {
     for server in servers() {
-        let kept = Kept::start(server, &[]).await?;
+        let kept = Kept::start(&server, &[]).await?;
         let http = Http::default();
         let mut clusters = Vec::new();
         for prefix in ["one", "other"] {
@@ -312,7 +312,7 @@ async fn two_clusters_whose_nodes_have_the_same_names_share_a_redis() -> anyhow:
 #[tokio::test]
 async fn updates_at_a_node_whose_redis_is_away_go_to_its_sibling() -> anyhow::Result<()> {
     for server in servers() {
-        let mut kept = [Kept::start(server, &APPEND_ONLY).await?, Kept::start(server, &APPEND_ONLY).await?];
+        let mut kept = [Kept::start(&server, &APPEND_ONLY).await?, Kept::start(&server, &APPEND_ONLY).await?];
         let mut cluster = Cluster::prepare(1, 2, &[])?;
         for (node, kept) in cluster.nodes.iter_mut().zip(&kept) {
             node.add_flags(kept.flags("test"));
@@ -343,7 +343,7 @@ async fn updates_at_a_node_whose_redis_is_away_go_to_its_sibling() -> anyhow::Re
 #[tokio::test]
 async fn kill_minus_nine_of_node_and_redis_under_load_loses_nothing_acknowledged() -> anyhow::Result<()> {
     for server in servers() {
-        let (mut kept, folder) = (Kept::start(server, &APPEND_ONLY).await?, tempfile::tempdir()?);
+        let (mut kept, folder) = (Kept::start(&server, &APPEND_ONLY).await?, tempfile::tempdir()?);
         let mut node = kept.alone(folder.path())?;
         let mut told = Ledger::default();
         for round in 0..6 {
@@ -372,6 +372,66 @@ async fn kill_minus_nine_of_node_and_redis_under_load_loses_nothing_acknowledged
         told.check(Http::default().count(&node.http(), PAGE).await?)?;
         // Eight clients, at most two accidents in each of six rounds.
         assert!(told.unknown <= 96, "{told:?}");
+    }
+    Ok(())
+}
+
+/// A certificate for `127.0.0.1` and the authority that it rests on, as files; the latter's comes first.
+fn certificates(folder: &Path) -> anyhow::Result<[String; 3]> {
+    let authority_key = rcgen::KeyPair::generate()?;
+    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new())?;
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_pem = authority.self_signed(&authority_key)?.pem();
+    let server_key = rcgen::KeyPair::generate()?;
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let server = rcgen::CertificateParams::new(["127.0.0.1".to_owned()])?.signed_by(&server_key, &issuer)?;
+    let files = [("authority.pem", authority_pem), ("server.pem", server.pem()), ("server.key", server_key.serialize_pem())];
+    let written = files.map(|(name, text)| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map(|()| path.display().to_string())
+    });
+    let [authority, server, key] = written;
+    Ok([authority?, server?, key?])
+}
+
+/// Of Debian's Redis, which has TLS; a Valkey need not.
+#[tokio::test]
+async fn with_tls_a_server_is_trusted_by_its_certificate_only() -> anyhow::Result<()> {
+    for server in servers().iter().filter(|server| server.ends_with("redis-server")) {
+        let folder = tempfile::tempdir()?;
+        let [authority, certificate, key] = certificates(folder.path())?;
+        let port = counter_tests::ports::free()?;
+        let flags = ["--tls-port", &port.to_string(), "--tls-cert-file", &certificate, "--tls-key-file", &key];
+        let flags = [&flags[..], &["--tls-ca-cert-file", &authority, "--tls-auth-clients", "no"]].concat();
+        let kept = Kept::start(server, &flags).await?;
+        kept.write_url(&format!("rediss://127.0.0.1:{port}"))?;
+        let mut node = kept.alone(folder.path())?;
+        // By the system's certificates alone it is nobody.
+        let strangers = rcgen::generate_simple_self_signed(["elsewhere".to_owned()])?.cert.pem();
+        std::fs::write(folder.path().join("strangers.pem"), strangers)?;
+        node.set_env("SSL_CERT_FILE", &folder.path().join("strangers.pem").display().to_string());
+        node.start()?;
+        until("the node says why", async || {
+            let log = node.log_tail();
+            anyhow::ensure!(log.contains("cannot connect to Redis") && log.to_lowercase().contains("certificate"), "{log}");
+            Ok(())
+        })
+        .await?;
+        assert!(kept.redis.keys("*")?.is_empty());
+        node.kill().await?;
+        node.set_env("SSL_CERT_FILE", &authority);
+        node.start_ready().await?;
+        counted(&node, 1).await?;
+        node.kill().await?;
+        node.start_ready().await?;
+        counted(&node, 2).await?;
+        assert!(!kept.redis.keys("{alone:*")?.is_empty());
+        // The certificate is for an address, and this is another name for it.
+        kept.write_url(&format!("rediss://localhost:{port}"))?;
+        is_writable(&node, false).await?;
+        kept.write_url(&format!("rediss://127.0.0.1:{port}"))?;
+        is_writable(&node, true).await?;
+        counted(&node, 3).await?;
     }
     Ok(())
 }

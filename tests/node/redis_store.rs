@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use anyhow::Context as _;
 use counter_core::counter::{Key, Update};
 use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
@@ -15,6 +16,7 @@ use counter_node::storage::{
     Change, Durability, Identity, Record, RedisConfig, RedisFailure, RedisStore, Store, StoreError, meta,
 };
 use counter_tests::redis::{APPEND_ONLY, TestRedis, servers};
+use counter_tests::wait::until;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tempfile::TempDir;
@@ -84,7 +86,7 @@ fn refused(result: Result<impl Sized, StoreError>) -> RedisFailure {
 async fn a_record_that_is_written_never_lowers_what_is_there() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let place = place(&redis.url(), "test")?;
         let (store, table) = open(&place.config)?;
         // Beyond what a double of Lua's keeps apart.
@@ -109,7 +111,7 @@ async fn a_record_that_is_written_never_lowers_what_is_there() -> anyhow::Result
 async fn a_generation_comes_with_its_counters_and_what_is_forgotten_leaves_nothing() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let place = place(&redis.url(), "test")?;
         let (store, table) = open(&place.config)?;
         let slot = page("{a}").slot();
@@ -148,7 +150,7 @@ async fn whatever_befalls_slots_redis_gives_back_what_the_table_holds() -> anyho
     let mut random = StdRng::seed_from_u64(seed);
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let place = place(&redis.url(), "test")?;
         let (mut store, mut table) = open(&place.config)?;
         let names = ["{a}1", "{a}2", "{b}1", "c"];
@@ -192,7 +194,7 @@ async fn whatever_befalls_slots_redis_gives_back_what_the_table_holds() -> anyho
 async fn the_later_process_takes_the_records_and_the_earlier_writes_no_more() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let place = place(&redis.url(), "test")?;
         let (earlier, table) = open(&place.config)?;
         let change = add(&table, ACTORS[0], "a", 1);
@@ -216,7 +218,7 @@ async fn the_later_process_takes_the_records_and_the_earlier_writes_no_more() ->
 async fn clusters_of_one_name_do_not_meet() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let places = [place(&redis.url(), "one")?, place(&redis.url(), "other")?];
         let opened = [open(&places[0].config)?, open(&places[1].config)?];
         for ((store, table), by) in opened.iter().zip([1, 2]) {
@@ -233,7 +235,7 @@ async fn clusters_of_one_name_do_not_meet() -> anyhow::Result<()> {
 async fn an_emptied_redis_is_noticed_and_given_back_who_the_node_is() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let place = place(&redis.url(), "test")?;
         let (store, table) = open(&place.config)?;
         let (identity, first) = Identity::open(store.clone())?;
@@ -278,7 +280,7 @@ fn no_redis() -> anyhow::Result<String> {
 async fn what_is_wrong_is_said_in_words_and_without_the_password() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &["--requirepass", "sesame"]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &["--requirepass", "sesame"]).await?;
         let closed = format!("redis://:hidden@127.0.0.1:{}", counter_tests::ports::free()?);
         for (url, expected) in [
             (redis.url_with("hidden"), "user and password"),
@@ -304,10 +306,55 @@ async fn what_is_wrong_is_said_in_words_and_without_the_password() -> anyhow::Re
 }
 
 #[tokio::test]
+async fn a_redis_cluster_that_lacks_the_keys_is_refused_in_words() -> anyhow::Result<()> {
+    for server in servers() {
+        let folder = tempfile::tempdir()?;
+        let start = async |name: &str| {
+            let (home, port) = (folder.path().join(name), counter_tests::ports::free()?.to_string());
+            let flags = ["--cluster-enabled", "yes", "--cluster-port", &port];
+            let redis = TestRedis::start(&server, &home, &flags).await?;
+            anyhow::Ok((redis, port))
+        };
+        let ((without, _), (with, bus)) = (start("without").await?, start("with").await?);
+        let (place, other) = (place(&without.url(), "test")?, place(&with.url(), "test")?);
+        let is_refused = |result: Result<(), StoreError>| {
+            let failure = refused(result);
+            assert!(matches!(failure, RedisFailure::Elsewhere) && !failure.is_data_error(), "{failure}");
+            assert!(failure.to_string().contains("storage wants a single Redis"), "{failure}");
+        };
+        // Nobody has the slots; then somebody else has.
+        is_refused(open(&place.config).map(drop));
+        with.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])?;
+        without.ask(&["CLUSTER", "MEET", "127.0.0.1", &with.port().to_string(), &bus])?;
+        until("they know each other", async || {
+            let answer = format!("{:?}", without.ask(&["GET", "a"]).err().context("it answers")?);
+            anyhow::ensure!(answer.to_lowercase().contains("moved"), "{answer}");
+            Ok(())
+        })
+        .await?;
+        is_refused(open(&place.config).map(drop));
+        // Whoever has them all takes records, until the slot moves away.
+        until("the slots are served", async || with.ask(&["GET", "a"]).map(drop)).await?;
+        let (store, table) = open(&other.config)?;
+        let change = add(&table, ACTORS[0], "a", 1);
+        let written = records(&store, &table, &[change])?;
+        store.commit(&written, Durability::OnDisk)?;
+        let text = |value| redis::from_redis_value::<String>(value).map_err(anyhow::Error::from);
+        let number: u16 = redis::from_redis_value(with.ask(&["CLUSTER", "KEYSLOT", "{test:test-0-0}"])?)?;
+        let its_id = text(without.ask(&["CLUSTER", "MYID"])?)?;
+        with.ask(&["FLUSHALL"])?;
+        with.ask(&["CLUSTER", "SETSLOT", &number.to_string(), "NODE", &its_id])?;
+        is_refused(store.commit(&written, Durability::OnDisk));
+        is_refused(store.reopen());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn records_that_no_node_has_written_are_refused_and_left() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &[]).await?;
+        let redis = TestRedis::start(&server, folder.path(), &[]).await?;
         let place = place(&redis.url(), "test")?;
         let name = |rest: &str| format!("{{test:test-0-0}}:{rest}");
         for (words, expected) in [
@@ -338,7 +385,7 @@ async fn records_that_no_node_has_written_are_refused_and_left() -> anyhow::Resu
 async fn a_full_redis_and_a_replica_refuse_without_harm() -> anyhow::Result<()> {
     for server in servers() {
         let folder = tempfile::tempdir()?;
-        let redis = TestRedis::start(server, folder.path(), &APPEND_ONLY).await?;
+        let redis = TestRedis::start(&server, folder.path(), &APPEND_ONLY).await?;
         let place = place(&redis.url(), "test")?;
         let (store, table) = open(&place.config)?;
         let change = add(&table, ACTORS[0], "a", 1);
@@ -371,7 +418,7 @@ async fn another_url_is_noticed_and_one_that_cannot_be_used_is_not() -> anyhow::
     for server in servers() {
         let folder = tempfile::tempdir()?;
         let (one, other) = (folder.path().join("one"), folder.path().join("other"));
-        let redis = [TestRedis::start(server, &one, &[]).await?, TestRedis::start(server, &other, &[]).await?];
+        let redis = [TestRedis::start(&server, &one, &[]).await?, TestRedis::start(&server, &other, &[]).await?];
         let place = place(&redis[0].url(), "test")?;
         let (store, _) = open(&place.config)?;
         let write = |text: &str| std::fs::write(&place.config.url_file as &Path, text);

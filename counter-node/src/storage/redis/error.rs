@@ -49,8 +49,10 @@ pub enum RedisFailure {
     /// It has become a replica, as after a fail-over. Nothing was changed.
     #[error("this Redis is a read-only replica")]
     ReadOnly,
-    /// The keys are on another node of a Redis Cluster. Nothing was changed.
-    #[error("this node of the Redis Cluster does not have our keys: the URL must name the one that does")]
+    /// It is a node of a Redis Cluster, and does not have the keys. Nothing was changed.
+    #[error(
+        "what answers there is a node of a Redis Cluster that does not have our keys: storage wants a single Redis, or the address that its fail-over keeps, and no Redis Cluster"
+    )]
     Elsewhere,
     /// What had been written is gone: Redis was emptied, or has come back with less. Nothing was changed.
     #[error("Redis has lost what had been written")]
@@ -114,7 +116,7 @@ impl RedisFailure {
         match (error.kind(), code) {
             (ErrorKind::Server(ServerErrorKind::ReadOnly), _) => Self::ReadOnly,
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::Forbidden,
-            (ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask), _) => Self::Elsewhere,
+            (ErrorKind::Server(kind), _) if is_of_a_cluster(kind) => Self::Elsewhere,
             (_, "WRONGPASS" | "NOAUTH") => Self::Password,
             (_, "OOM") => Self::Full,
             (_, "LOST") => Self::Lost,
@@ -137,4 +139,10 @@ impl RedisFailure {
     pub fn is_data_error(&self) -> bool {
         matches!(self, Self::NewerFormat { .. } | Self::Damaged { .. })
     }
+}
+
+/// Whether only a Redis Cluster answers so.
+fn is_of_a_cluster(kind: ServerErrorKind) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, CrossSlot, Moved, TryAgain};
+    matches!(kind, Moved | Ask | ClusterDown | CrossSlot | TryAgain)
 }
