@@ -142,7 +142,7 @@ impl Written {
         log.states.push(now.clone());
         for _ in 0..1 + choices.byte() % FRAMES_MAX {
             let (key, size) = (vec![2, 0, choices.byte() % 4], choices.below(SEGMENT_BYTES / 3));
-            let value = (choices.byte() % 8 != 0).then(|| vec![choices.byte(); size]);
+            let value = (!choices.byte().is_multiple_of(8)).then(|| vec![choices.byte(); size]);
             let body = body(&key, value.as_deref());
             if at.1 + body.len() + 24 > SEGMENT_BYTES || choices.byte() % 16 == 1 {
                 if at.0 + 1 == SEGMENTS {
@@ -176,7 +176,7 @@ impl Written {
         }
         assert_eq!(read.latest, latest.into_iter().collect::<Vec<_>>(), "of the first {kept} frames");
         for (segment, end) in read.ends.iter().enumerate() {
-            let last = self.frames[..kept].iter().filter(|frame| frame.start.0 == segment).next_back();
+            let last = self.frames[..kept].iter().rfind(|frame| frame.start.0 == segment);
             assert_eq!(*end, last.map_or(HEAD_BYTES, |frame| frame.end.1), "segment {segment} ends elsewhere");
         }
         kept
