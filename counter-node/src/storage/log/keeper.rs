@@ -45,8 +45,10 @@ struct Segments {
     bytes_next: u32,
     /// Whether the checkpoint may have something to compact.
     compact: bool,
-    /// How often something failed, and the last reason that nobody has been told yet.
-    failures: u64,
+    /// How many jobs were begun.
+    jobs: u64,
+    /// Which of them was the last that failed, and the reason, if nobody has been told it yet.
+    failed_job: u64,
     failure: Option<StoreError>,
     /// Set while failed work waits to be tried again.
     pausing: bool,
@@ -97,7 +99,8 @@ impl Keeper {
             full: full.into_iter().map(|(segment, end)| Full { segment, end, distrusted: false }).collect(),
             spares: spares.into(),
             compact: true,
-            failures: 0,
+            jobs: 0,
+            failed_job: 0,
             failure: None,
             pausing: false,
             stopping: false,
@@ -157,15 +160,14 @@ impl Keeper {
         self.until(segments, |segments| segments.full.is_empty()).map(drop)
     }
 
-    /// Wakes the thread, even from waiting after a failure, and waits until it got there or failed.
+    /// Wakes the thread, even from waiting after a failure, and waits until it got there or failed. What it was at
+    /// already may have nothing to do with it, so only a job that it begins from now on counts as failed.
     fn until<'a>(
         &self,
         mut segments: std::sync::MutexGuard<'a, Segments>,
         reached: impl Fn(&Segments) -> bool,
     ) -> Result<std::sync::MutexGuard<'a, Segments>, StoreError> {
-        let failures = segments.failures;
-        segments.pausing = false;
-        self.work.notify_one();
+        let begun = segments.jobs;
         loop {
             if reached(&segments) {
                 return Ok(segments);
@@ -173,9 +175,11 @@ impl Keeper {
             if segments.stopping {
                 return Err(StoreError::Closed);
             }
-            if segments.failures > failures {
+            if segments.failed_job > begun {
                 return Err(segments.failure.take().unwrap_or(StoreError::Broken));
             }
+            segments.pausing = false;
+            self.work.notify_one();
             segments = self.done.wait(segments).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -249,6 +253,7 @@ impl Keeper {
                 continue;
             }
             if let Some(job) = segments.job(checkpoint) {
+                segments.jobs += 1;
                 return Some(job);
             }
             segments = self.work.wait(segments).unwrap_or_else(PoisonError::into_inner);
@@ -328,11 +333,11 @@ impl Keeper {
     fn failed(&self, error: StoreError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut segments = lock(&self.segments);
-        if segments.failures == 0 || segments.failure.is_none() {
+        if segments.failed_job == 0 || segments.failure.is_none() {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%error, cause, "the log cannot be folded into the checkpoint, or has no segment more; trying again");
         }
-        segments.failures += 1;
+        segments.failed_job = segments.jobs;
         segments.failure = Some(error);
         segments.pausing = true;
     }
