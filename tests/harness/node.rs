@@ -162,7 +162,7 @@ impl TestNode {
         if self.entry.name.0 != ALONE {
             command.args(["--name", &self.entry.name.0, "--cluster-token-file"]).arg(self.folder.join("token"));
         }
-        command.args(&self.flags).envs(self.envs.iter().cloned());
+        command.args(&self.flags).envs(&self.envs);
         Ok(command)
     }
 
