@@ -41,7 +41,11 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless(spread.iter().all(|own| (1..=VIRTUAL_SHARDS_MAX).contains(&own.count)), SPREAD, rule::SPREAD_COUNT);
     broken.unless(pages.len() == spread.len(), SPREAD, rule::SPREAD_ONCE);
     broken.unless(LEASE_SECONDS.contains(&spec.presence.lease_seconds), "spec.presence.leaseSeconds", rule::LEASE);
-    broken.unless(HEARTBEAT_SECONDS.contains(&spec.presence.heartbeat_seconds), "spec.presence.heartbeatSeconds", rule::HEARTBEAT);
+    broken.unless(
+        HEARTBEAT_SECONDS.contains(&spec.presence.heartbeat_seconds),
+        "spec.presence.heartbeatSeconds",
+        rule::HEARTBEAT,
+    );
     broken.unless(spec.cors.origins.iter().all(|origin| is_origin(origin)), "spec.cors.origins", rule::ORIGINS);
     broken.unless(kinds(&spec.storage).into_iter().filter(|named| *named).count() == 1, "spec.storage", rule::STORAGE_KIND);
     if let Some(reference) = &spec.api_token_secret_ref {

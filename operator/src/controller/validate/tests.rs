@@ -132,7 +132,8 @@ fn origins_are_as_browsers_send_them() {
     for origin in ["*", "http://localhost:8080", "https://xn--bcher-kva.example"] {
         assert_eq!(spec_of(origins(origin)).origins, ["https://a.example", origin]);
     }
-    for origin in ["", "a.example", "https://", "https://a.example/", "https://A.example", "ftp://a.example", "https://*.example"] {
+    for origin in ["", "a.example", "https://", "https://a.example/", "https://A.example", "ftp://a.example", "https://*.example"]
+    {
         assert_eq!(refusals(origins(origin)), says("spec.cors.origins", rule::ORIGINS), "{origin}");
     }
 }
