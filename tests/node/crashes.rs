@@ -40,8 +40,9 @@ async fn kill_minus_nine_loses_nothing_acknowledged_in_any_fsync_mode() -> anyho
         }
         node.start_ready().await?;
         told.check(Http::default().count(&node.http(), PAGE).await?)?;
-        // Eight clients had at most one request each under way at each of the two kills.
-        assert!(told.unknown <= 16, "{fsync}: {told:?}");
+        // At each of the two kills eight clients had at most one request each under way, and the kernel closes a dead process's
+        // sockets one after another: who is cut off first may still be queued at a port that nobody serves any more.
+        assert!(told.unknown <= 2 * 2 * 8, "{fsync}: {told:?}");
     }
     Ok(())
 }
