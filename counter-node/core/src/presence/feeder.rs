@@ -40,8 +40,15 @@ impl Feeder {
         newer
     }
 
-    /// A replica that should be asked instead, if any: one that answers, before one that does not; one that knows all of its
-    /// viewers, before one that does not; this node itself; the one that is asked now; then each node has an order of its own.
+    /// The replica that is asked has left the shard. Should it come back, it may be another start of it.
+    pub(super) fn keep(&mut self, is_there: impl FnOnce(&NodeName) -> bool) {
+        self.node = self.node.take().filter(is_there);
+    }
+
+    /// A replica that should be asked instead, if any. None is asked before its first answer has told which start of it that is:
+    /// what a later start sends under the same number would be taken for old. Of the others: one that answers, before one that
+    /// does not; one that knows all of its viewers, before one that does not; this node itself; the one that is asked now; then
+    /// each node has an order of its own.
     pub(super) fn better(
         &self,
         me: &NodeName,
@@ -53,7 +60,7 @@ impl Feeder {
             let answers = link.answers(now_ms, silence_ms);
             (answers, answers && link.complete, *name == me, self.is(name), weight(me, name))
         };
-        let (best, _) = links.iter().max_by_key(rank)?;
+        let (best, _) = links.iter().filter(|(_, link)| link.has_answered()).max_by_key(rank)?;
         (!self.is(best)).then(|| best.clone())
     }
 }

@@ -129,6 +129,7 @@ impl Gateway {
             let fresh = || Outgoing { ledger: Ledger::new(self.sequence), links: BTreeMap::new(), feeder: Feeder::default() };
             let outgoing = self.shards.entry(shard.shard).or_insert_with(fresh);
             outgoing.links.retain(|name, _| shard.nodes.iter().any(|node| node.name == *name));
+            outgoing.feeder.keep(|name| outgoing.links.contains_key(name));
             for node in &shard.nodes {
                 let link = || Link::new(now_ms, self.config.renew_ms, &self.id.node, &node.name);
                 outgoing.links.entry(node.name.clone()).or_insert_with(link);

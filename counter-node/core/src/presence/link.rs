@@ -65,6 +65,11 @@ impl Link {
         self.resigned = Some(start);
     }
 
+    /// Whether it is known which start of the replica this is.
+    pub(super) fn has_answered(&self) -> bool {
+        self.start.is_some()
+    }
+
     /// Whether it has answered lately, and is to stay.
     pub(super) fn answers(&self, now_ms: u64, silence_ms: u64) -> bool {
         let leaves = self.resigned.is_some_and(|resigned| self.start.is_none_or(|start| start == resigned));

@@ -1,5 +1,7 @@
 //! Small clusters on a network that loses nothing: what holds when nothing goes wrong. The rest is the simulation's.
 
+mod feeds;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
