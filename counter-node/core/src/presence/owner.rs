@@ -48,9 +48,11 @@ pub(super) struct Owner {
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) id: GatewayId,
-    /// The highest renewal, when it was sent or first heard of by any replica, and when it last came from the gateway itself.
+    /// The highest renewal, and when it was sent or first heard of by any replica.
     pub(super) renewal: u64,
     pub(super) heard_ms: u64,
+    /// The highest one that came from the gateway itself, and when.
+    direct: u64,
     pub(super) direct_ms: Option<u64>,
     /// When the lease ends, or, once it has, when that may be forgotten.
     pub(super) until_ms: u64,
@@ -72,6 +74,15 @@ pub(super) enum Lease {
 impl Gateway {
     pub(super) fn is_alive(&self) -> bool {
         self.lease == Lease::Running
+    }
+
+    /// The gateway itself renews a lease that runs. Returns whether it has said nothing later before.
+    fn speaks(&mut self, renewal: u64, now_ms: u64) -> bool {
+        let newer = self.is_alive() && renewal > self.direct;
+        if newer {
+            (self.direct, self.direct_ms) = (renewal, Some(now_ms));
+        }
+        newer
     }
 }
 
@@ -186,6 +197,7 @@ impl Owner {
             id: id.clone(),
             renewal: 0,
             heard_ms: now_ms,
+            direct: 0,
             direct_ms: None,
             until_ms: now_ms.saturating_add(self.config.grave_ms()),
             lease: Lease::Ended,
@@ -204,11 +216,10 @@ impl Owner {
         }
         let Some(number) = self.number_of(&renewal.gateway, step.now_ms()) else { return };
         let Renewal { gateway: id, shard, renewal, layout, delta, digest, feed, farewell } = renewal;
-        let newer = self.renew(number, renewal, step.now_ms(), step.now_ms());
+        self.renew(number, renewal, step.now_ms(), step.now_ms());
+        // A sibling may have told of the renewal before, but not what is in it.
+        let newer = self.gateways.get_mut(&number).is_some_and(|gateway| gateway.speaks(renewal, step.now_ms()));
         if newer {
-            if let Some(gateway) = self.gateways.get_mut(&number) {
-                gateway.direct_ms = Some(step.now_ms());
-            }
             self.set_feed(number, feed);
         }
         let mut differs = false;
@@ -225,23 +236,22 @@ impl Owner {
         step.send(from, PresenceMessage::RenewalAck(ack));
     }
 
-    /// Restarts the lease's timer, if the renewal is higher than any before. Returns whether it is.
-    pub(super) fn renew(&mut self, number: GatewayNumber, renewal: u64, heard_ms: u64, now_ms: u64) -> bool {
-        let Some(gateway) = self.gateways.get_mut(&number) else { return false };
+    /// Restarts the lease's timer, if the renewal is higher than any before.
+    pub(super) fn renew(&mut self, number: GatewayNumber, renewal: u64, heard_ms: u64, now_ms: u64) {
+        let Some(gateway) = self.gateways.get_mut(&number) else { return };
         let until_ms = heard_ms.saturating_add(self.config.lease_ms);
         if renewal <= gateway.renewal || gateway.lease == Lease::Gone {
-            return false;
+            return;
         }
         gateway.renewal = renewal;
         if until_ms <= now_ms {
             // It has taken longer to get here than the lease lasts.
-            return false;
+            return;
         }
         gateway.heard_ms = heard_ms;
         gateway.until_ms = if gateway.is_alive() { gateway.until_ms.max(until_ms) } else { until_ms };
         gateway.lease = Lease::Running;
         self.news.insert(number);
-        true
     }
 
     pub(super) fn take_delta(&mut self, step: &mut Step<'_>, number: GatewayNumber, delta: Delta, layout: LayoutVersion) {

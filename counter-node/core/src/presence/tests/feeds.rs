@@ -25,6 +25,12 @@ fn watched_for_a_while(layout: &Layout, answers: bool) -> (Cluster, NodeName, &'
     (cluster, watcher, page)
 }
 
+fn feeds(cluster: &Cluster, replica: &NodeName, watcher: &NodeName) -> bool {
+    let owner = &cluster.places[replica].presence.owner;
+    let number = owner.known(cluster.places[watcher].presence.id());
+    number.and_then(|number| owner.gateways.get(&number)).is_some_and(|gateway| gateway.feed.is_some())
+}
+
 #[test]
 fn a_replica_that_starts_anew_before_any_answer_has_come_feeds_all_the_same() {
     let layout = layout(1, 2, 2, vec![], 1);
@@ -51,4 +57,30 @@ fn a_replica_that_starts_anew_while_it_is_in_no_layout_feeds_all_the_same() {
     cluster.set(&name(0, 0), page, 100);
     cluster.run(200);
     assert_eq!(cluster.places[&watcher].fed[&key(page)].viewers, 119);
+}
+
+#[test]
+fn a_renewal_that_a_sibling_has_told_of_names_the_feed_all_the_same() {
+    let (mut cluster, watcher, _) = watched_for_a_while(&layout(1, 2, 2, vec![], 1), true);
+    let replicas = [name(0, 0), name(0, 1)];
+    let before = replicas.iter().position(|replica| feeds(&cluster, replica, &watcher)).unwrap();
+    let (leaving, other) = (&replicas[before], &replicas[1 - before]);
+    cluster.at(leaving, |presence, table, now| presence.farewell(table, now));
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        while let Some((from, to, message)) = cluster.on_way.pop_front() {
+            if from == watcher && to == *other {
+                late.push(message);
+            } else {
+                cluster.at(&to, |presence, table, now| presence.handle_messages(table, now, &from, vec![message]));
+            }
+        }
+        cluster.now_ms += 50;
+        for name in [&watcher, leaving] {
+            cluster.at(name, |presence, table, now| presence.handle_tick(table, now));
+        }
+    }
+    assert!(!feeds(&cluster, other, &watcher) && !late.is_empty());
+    cluster.at(other, |presence, table, now| presence.handle_messages(table, now, &watcher, late));
+    assert!(feeds(&cluster, other, &watcher));
 }
