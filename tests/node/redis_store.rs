@@ -171,7 +171,8 @@ async fn whatever_befalls_slots_redis_gives_back_what_the_table_holds() -> anyho
                     }
                     2 => changes.push(Change::Slot(slot)),
                     3 => drop(table.apply(&page(name), Update::Reset, None, Hlc(5))),
-                    _ if alive => drop(add(&table, actor, name, random.random_range(1..1 << 60))),
+                    // So that all of them together stay within the range.
+                    _ if alive => drop(add(&table, actor, name, random.random_range(1..1 << 54))),
                     _ => {}
                 }
                 // A generation is told as a change of the slot, as the protocol does.
