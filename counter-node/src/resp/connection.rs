@@ -211,15 +211,15 @@ impl Connection<'_> {
         let Self { resp, session, input, out, batch, figures } = self;
         let args = Args::new(&input.buffer, input.parser.request(index));
         let mark = batch.mark(out);
-        let before = session.wanted;
         figures.requests += 1;
         let step = commands::execute(&mut Turn { resp, session, out, batch, figures }, args);
+        // Whoever turns answers on is told so, even where this one was to be skipped.
+        let heard = session.wanted == Wanted::All;
         match session.wanted {
             Wanted::SkipThis => session.wanted = Wanted::All,
             Wanted::SkipNext => session.wanted = Wanted::SkipThis,
             Wanted::All | Wanted::None => {}
         }
-        let heard = before != Wanted::SkipThis && session.wanted == Wanted::All;
         if !heard {
             batch.mute(mark, out);
         }
