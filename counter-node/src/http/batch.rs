@@ -16,7 +16,6 @@ use super::counter::{By, Direction};
 use super::problem::Problem;
 use super::reply::{Counter, to_json};
 use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, reply};
-use crate::own_writes::UNTOLD;
 use crate::router::{Failure, Reading, Write};
 
 /// The most counters of one request.
@@ -99,8 +98,8 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<
     check_count("page", parameters.len())?;
     let pages: Vec<String> = parameters.into_iter().map(|(_, page)| page).collect();
     let keys = pages.iter().map(|page| page::named(page)).collect::<Result<Vec<Key>, _>>()?;
-    let told = own_writes::told(&head.headers, &shared.backend)?;
-    let readings = shared.backend.read_many_after(told.as_ref().unwrap_or(&UNTOLD), keys).await;
+    let writes = own_writes::told(&head.headers, &shared.backend)?;
+    let readings = shared.backend.read_many_after(&writes, keys).await;
     answer(pages, readings)
 }
 
@@ -130,7 +129,7 @@ where
 {
     query::none(head.uri.query())?;
     idempotency::refuse_one_for_many(&head.headers)?;
-    let told = own_writes::told(&head.headers, &shared.backend)?;
+    let writes = own_writes::told(&head.headers, &shared.backend)?;
     let bytes = body::read(body, shared.limits.body_bytes).await?;
     let Updates { updates } = body::parse(&head.headers, &bytes)?;
     check_count("updates", updates.len())?;
@@ -144,10 +143,9 @@ where
         actions.push((key, Write { action: update.action.action(update.by), token }));
         pages.push(update.page);
     }
-    let writes = told.as_ref().unwrap_or(&UNTOLD);
-    own_writes::check_batch(writes, &actions)?;
-    let readings = shared.backend.update_many_after(writes, actions).await;
-    answer(pages, readings).map(|answer| own_writes::tell(answer, writes, &shared.backend))
+    own_writes::check_batch(&writes, &actions)?;
+    let readings = shared.backend.update_many_after(&writes, actions).await;
+    answer(pages, readings).map(|answer| own_writes::tell(answer, &writes, &shared.backend))
 }
 
 fn check_count(field: &str, count: usize) -> Result<(), Problem> {

@@ -11,9 +11,10 @@ use super::Reply;
 
 /// Headers that pages may send.
 const REQUEST_HEADERS: HeaderValue =
-    HeaderValue::from_static("content-type, authorization, idempotency-key, if-none-match, last-event-id");
+    HeaderValue::from_static("content-type, authorization, idempotency-key, if-none-match, counter-session, last-event-id");
 /// Headers of answers that pages may read.
-const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static("etag, retry-after, idempotency-replayed, counter-clamped");
+const ANSWER_HEADERS: HeaderValue =
+    HeaderValue::from_static("etag, retry-after, idempotency-replayed, counter-session, counter-clamped");
 /// For how long a browser may remember what it was told, in seconds.
 const MAX_AGE_S: HeaderValue = HeaderValue::from_static("7200");
 
@@ -87,7 +88,10 @@ impl Cors {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::http::openapi;
 
     fn headers(origin: Option<&str>, host: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -113,5 +117,33 @@ mod tests {
             let cors = Cors::new(allowed.iter().map(|origin| (*origin).to_owned()).collect());
             assert_eq!(cors.admits(&headers(origin, "counter:8080")), admitted, "{allowed:?} {origin:?}");
         }
+    }
+    /// The names in a list of headers.
+    fn names(list: &HeaderValue) -> Vec<&str> {
+        list.to_str().unwrap().split(", ").collect()
+    }
+
+    #[test]
+    fn pages_may_send_and_read_every_header_of_the_documented_api() {
+        let document: serde_json::Value = serde_json::from_str(openapi::text()).unwrap();
+        let (mut sent, mut read) = (BTreeSet::from(["content-type".to_owned(), "authorization".to_owned()]), BTreeSet::new());
+        for operation in document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values()) {
+            let parameters = operation["parameters"].as_array().into_iter().flatten();
+            let headers = parameters.filter(|parameter| parameter["in"] == "header");
+            sent.extend(headers.map(|header| header["name"].as_str().unwrap().to_lowercase()));
+            let answers = operation["responses"].as_object().unwrap().values();
+            let headers = answers.filter_map(|answer| answer["headers"].as_object()).flat_map(|headers| headers.keys());
+            read.extend(headers.map(|name| name.to_lowercase()));
+        }
+        for name in ["idempotency-key", "if-none-match", "counter-session", "last-event-id"] {
+            assert!(sent.contains(name), "{name} is not documented");
+        }
+        for name in ["etag", "idempotency-replayed", "counter-session"] {
+            assert!(read.contains(name), "{name} is not documented");
+        }
+        assert_eq!(sent, names(&REQUEST_HEADERS).into_iter().map(str::to_owned).collect());
+        // Headers that any answer may have are not in the document's lists.
+        read.extend(["retry-after", "counter-clamped"].map(str::to_owned));
+        assert_eq!(read, names(&ANSWER_HEADERS).into_iter().map(str::to_owned).collect());
     }
 }

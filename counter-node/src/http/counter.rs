@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::negotiate::{Form, form};
 use super::problem::Problem;
 use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, reply};
-use crate::own_writes::{OwnWrites, UNTOLD};
+use crate::own_writes::OwnWrites;
 use crate::router::{Action, Reading, Write};
 
 /// An update. Without a body it counts one up.
@@ -108,12 +108,11 @@ impl Direction {
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
     let key = page::key(segment)?;
     let detail = query::detail(head.uri.query())?;
-    let told = own_writes::told(&head.headers, &shared.backend)?;
-    let writes = told.as_ref().unwrap_or(&UNTOLD);
+    let writes = own_writes::told(&head.headers, &shared.backend)?;
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
-        Form::Json if detail => reply::detailed(&shared.backend.read_detailed_after(writes, key).await?),
+        Form::Json if detail => reply::detailed(&shared.backend.read_detailed_after(&writes, key).await?),
         form => {
-            let reading = shared.backend.read_after(writes, key.clone()).await?;
+            let reading = shared.backend.read_after(&writes, key.clone()).await?;
             Ok(reply::read(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())), &head.headers))
         }
     }
@@ -155,13 +154,12 @@ where
     let key = page::key(segment)?;
     query::none(head.uri.query())?;
     let token = idempotency::token(&head.headers)?;
-    let told = own_writes::told(&head.headers, &shared.backend)?;
-    let writes = told.as_ref().unwrap_or(&UNTOLD);
+    let writes = own_writes::told(&head.headers, &shared.backend)?;
     let bytes = body::read(body, shared.limits.body_bytes).await?;
     let update = if bytes.is_empty() { Update::default() } else { body::parse(&head.headers, &bytes)? };
     let write = Write { action: update.action.action(update.by), token };
-    let reading = shared.backend.update_after(writes, key, write).await?;
-    Ok(updated(shared, writes, head, &reading))
+    let reading = shared.backend.update_after(&writes, key, write).await?;
+    Ok(updated(shared, &writes, head, &reading))
 }
 
 /// Reset a page's counter: what has been counted so far is cleared, what others count at the same time survives.
@@ -191,10 +189,9 @@ pub(super) async fn delete<B: Backend>(shared: &Shared<B>, segment: &str, head: 
     let key = page::key(segment)?;
     query::none(head.uri.query())?;
     let token = idempotency::token(&head.headers)?;
-    let told = own_writes::told(&head.headers, &shared.backend)?;
-    let writes = told.as_ref().unwrap_or(&UNTOLD);
-    let reading = shared.backend.update_after(writes, key, Write { action: Action::Reset, token }).await?;
-    Ok(updated(shared, writes, head, &reading))
+    let writes = own_writes::told(&head.headers, &shared.backend)?;
+    let reading = shared.backend.update_after(&writes, key, Write { action: Action::Reset, token }).await?;
+    Ok(updated(shared, &writes, head, &reading))
 }
 
 /// The answer to an update.

@@ -1,5 +1,7 @@
 //! The header `Counter-Session`: what a client has written, in words that only nodes understand. See `docs/consistency.md`.
 
+use std::ops::Deref;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use counter_core::counter::Key;
@@ -9,7 +11,7 @@ use hyper::header::{HeaderName, HeaderValue};
 
 use super::problem::Problem;
 use super::{Backend, Reply};
-use crate::own_writes::OwnWrites;
+use crate::own_writes::{OwnWrites, UNTOLD};
 use crate::router::{Failure, Write};
 
 const SESSION: HeaderName = HeaderName::from_static("counter-session");
@@ -20,16 +22,33 @@ const NEW: &str = "new";
 /// The longest header that a node gives out.
 const TEXT_BYTES_MAX: usize = MARKS_BYTES_MAX.div_ceil(3) * 4;
 
+/// What a request says of what its client has written; of most requests nothing, which takes no room here.
+pub(super) struct Told(Option<Box<OwnWrites>>);
+
+impl Deref for Told {
+    type Target = OwnWrites;
+
+    fn deref(&self) -> &OwnWrites {
+        self.0.as_deref().unwrap_or(&UNTOLD)
+    }
+}
+
+impl Told {
+    fn after(marks: Marks) -> Self {
+        Self(Some(Box::new(OwnWrites::after(marks))))
+    }
+}
+
 /// What the client has written, if it says so.
-pub(super) fn told<B: Backend>(headers: &HeaderMap, backend: &B) -> Result<Option<OwnWrites>, Problem> {
+pub(super) fn told<B: Backend>(headers: &HeaderMap, backend: &B) -> Result<Told, Problem> {
     let mut values = headers.get_all(SESSION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else { return Ok(Told(None)) };
     if values.next().is_some() {
         return Err(Problem::bad_field(FIELD, "must be sent once"));
     }
     let text = value.to_str().map_err(|_| Problem::bad_field(FIELD, "must consist of visible ASCII characters"))?.trim();
     if text.is_empty() || text == NEW {
-        return Ok(Some(OwnWrites::after(Marks::new())));
+        return Ok(Told::after(Marks::new()));
     }
     if text.len() > TEXT_BYTES_MAX {
         return Err(Problem::bad_field(FIELD, format_args!("must have at most {TEXT_BYTES_MAX} characters")));
@@ -38,7 +57,7 @@ pub(super) fn told<B: Backend>(headers: &HeaderMap, backend: &B) -> Result<Optio
     let malformed = |_| Problem::bad_field(FIELD, MarksError::Malformed);
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(malformed)?;
     let marks = Marks::decode(&bytes, cluster).map_err(|error| Problem::bad_field(FIELD, error))?;
-    Ok(Some(OwnWrites::after(marks)))
+    Ok(Told::after(marks))
 }
 
 /// Gives the client what it has written by now, if it wants to know.
