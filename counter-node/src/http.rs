@@ -35,6 +35,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, HeaderValue};
+use hyper::http::request::Parts as Head;
 use hyper::service::{Service, service_fn};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -120,44 +121,44 @@ impl<B: Backend> Api<B> {
         peer: Peer,
     ) -> impl Service<Request<Incoming>, Response = Reply, Error = Infallible, Future: Send + 'static> + Send + 'static {
         let parts = Arc::new((self, peer));
-        service_fn(move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let parts = Arc::clone(&parts);
+            // The future is moved as it is made, and holds the head once.
+            let (head, body) = request.into_parts();
             async move {
                 let (api, peer) = &*parts;
-                Ok(api.handle(peer, request).await)
+                Ok(api.handle(peer, &head, body).await)
             }
         })
     }
 
     /// Answers one request.
-    pub async fn handle<R>(&self, peer: &Peer, request: Request<R>) -> Reply
+    pub async fn handle<R>(&self, peer: &Peer, head: &Head, body: R) -> Reply
     where
         R: Body<Data = Bytes> + Send,
         R::Error: std::fmt::Display,
     {
         let shared = &*self.0;
-        let method = method_index(request.method());
-        let route = Route::of(request.uri().path()).map_or(ROUTES.len() - 1, Route::index);
-        let origin = shared.cors.origin(request.headers());
+        let route = Route::of(head.uri.path());
         let mut reply = match shared.metrics.begin(shared.limits.in_flight) {
-            Some(_under_way) => shared.answer(peer, request).await.unwrap_or_else(Problem::into_reply),
+            Some(_under_way) => shared.answer(peer, route, head, body).await.unwrap_or_else(Problem::into_reply),
             None => Problem::overloaded("requests at once", shared.limits.in_flight).into_reply(),
         };
-        shared.cors.finish(origin.as_ref(), &mut reply);
-        shared.metrics.answered(route, method, reply.status().as_u16());
+        shared.cors.finish(&head.headers, &mut reply);
+        let route = route.map_or(ROUTES.len() - 1, Route::index);
+        shared.metrics.answered(route, method_index(&head.method), reply.status().as_u16());
         reply
     }
 }
 
 impl<B: Backend> Shared<B> {
-    async fn answer<R>(&self, peer: &Peer, request: Request<R>) -> Result<Reply, Problem>
+    async fn answer<R>(&self, peer: &Peer, route: Option<Route<'_>>, head: &Head, body: R) -> Result<Reply, Problem>
     where
         R: Body<Data = Bytes> + Send,
         R::Error: std::fmt::Display,
     {
-        let (head, body) = request.into_parts();
-        let route = Route::of(head.uri.path()).ok_or_else(|| Problem::not_found(head.uri.path()))?;
-        if let Some(reply) = self.cors.preflight(&head) {
+        let route = route.ok_or_else(|| Problem::not_found(head.uri.path()))?;
+        if let Some(reply) = self.cors.preflight(head) {
             return Ok(reply);
         }
         let allowed = route.allowed();
@@ -165,25 +166,26 @@ impl<B: Backend> Shared<B> {
             return Ok(not_allowed(&head.method, allowed));
         }
         if !matches!(head.method, Method::GET | Method::HEAD) && route.is_update() {
-            self.admit(&head)?;
+            self.admit(head)?;
         }
         match route {
             Route::Counter(page) => match head.method {
-                Method::PUT => counter::put(self, page, &head, body).await,
-                Method::DELETE => counter::delete(self, page, &head).await,
-                _ => counter::get(self, page, &head).await,
+                Method::PUT => counter::put(self, page, head, body).await,
+                Method::DELETE => Box::pin(counter::delete(self, page, head)).await,
+                _ => counter::get(self, page, head).await,
             },
-            Route::Site => site::get(self, &head).await,
-            Route::Batch if head.method == Method::POST => batch::post(self, &head, body).await,
-            Route::Batch => batch::get(self, &head).await,
-            Route::Cluster => cluster::get(self).await,
-            Route::Live(page) => live::page(self, peer, page, &head).await,
-            Route::SiteLive => live::site(self, peer, &head).await,
-            Route::Session(page, id) if head.method == Method::PUT => sessions::put(self, (page, id), &head, body).await,
-            Route::Session(page, id) => sessions::delete(self, (page, id), &head).await,
-            Route::SessionEnd(page, id) => sessions::end(self, (page, id), &head, body).await,
-            Route::Echo => live::echo(self, peer, &head),
-            Route::TopPages => top::get(self, &head).await,
+            // The futures of these are boxed, so that no read or update of a counter has room for what they hold.
+            Route::Site => Box::pin(site::get(self, head)).await,
+            Route::Batch if head.method == Method::POST => Box::pin(batch::post(self, head, body)).await,
+            Route::Batch => Box::pin(batch::get(self, head)).await,
+            Route::Cluster => Box::pin(cluster::get(self)).await,
+            Route::Live(page) => Box::pin(live::page(self, peer, page, head)).await,
+            Route::SiteLive => Box::pin(live::site(self, peer, head)).await,
+            Route::Session(page, id) if head.method == Method::PUT => Box::pin(sessions::put(self, (page, id), head, body)).await,
+            Route::Session(page, id) => Box::pin(sessions::delete(self, (page, id), head)).await,
+            Route::SessionEnd(page, id) => Box::pin(sessions::end(self, (page, id), head, body)).await,
+            Route::TopPages => Box::pin(top::get(self, head)).await,
+            Route::Echo => live::echo(self, peer, head),
             Route::Index => Ok(site::index(self)),
             Route::OpenApi => Ok(openapi::document()),
             Route::Docs(file) => openapi::docs(file),
@@ -194,7 +196,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// What holds for every request that changes something.
-    fn admit(&self, head: &hyper::http::request::Parts) -> Result<(), Problem> {
+    fn admit(&self, head: &Head) -> Result<(), Problem> {
         if let Some(tokens) = &self.tokens {
             tokens.admit(&head.headers)?;
         }

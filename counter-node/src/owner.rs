@@ -15,7 +15,7 @@ use counter_core::token::Token;
 use counter_core::vector::{Applied, Reading};
 
 use crate::clock::Clock;
-use crate::commit::{CommitError, Committer, Permit};
+use crate::commit::{CommitError, Committer, Permit, Ticket};
 use crate::protocol::Protocol;
 use crate::storage::Change;
 
@@ -33,20 +33,22 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Applies one update.
-    pub async fn update(&self, key: Key, update: Update, token: Option<Token>) -> ItemResult {
+    /// Applies one update. `slot` is the key's.
+    pub async fn update(&self, slot: Slot, key: Key, update: Update, token: Option<Token>) -> ItemResult {
         let permit = match self.admit(1) {
             Ok(permit) => permit,
             Err(refused) => return ItemResult::NotApplied(refused),
         };
-        let slot = key.slot();
         let mut applied = match self.table.apply_in(slot, (&key).into(), update, token.as_ref(), self.clock.tick()) {
             Ok(applied) => applied,
             Err(refusal) => return ItemResult::from(refusal),
         };
         applied.reading = self.with_viewers(slot, (&key).into(), applied.reading);
-        if applied.changed && !self.acknowledge(permit, &mut vec![(slot, key)]).await {
-            return ItemResult::Unknown;
+        if applied.changed {
+            let ticket = permit.submit([Change::Counter { slot, key: key.clone() }]);
+            if !self.acknowledge(ticket, std::iter::once((slot, key))).await {
+                return ItemResult::Unknown;
+            }
         }
         result_of(&applied)
     }
@@ -82,7 +84,7 @@ impl Owner {
                 Err(refusal) => ItemResult::from(refusal),
             });
         }
-        if !changed.is_empty() && !self.acknowledge(permit, &mut changed).await {
+        if !changed.is_empty() && !self.acknowledge_all(permit, &mut changed).await {
             // Which of them a failed commit held is not told apart.
             for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_) | ItemResult::Replayed(_))) {
                 *result = ItemResult::Unknown;
@@ -123,10 +125,15 @@ impl Owner {
 
     /// Waits until the changes, with the slots that they are in, are as safe as the cluster promises. False: that is not known.
     /// `keys` is empty afterwards, however that ends.
-    pub(crate) async fn acknowledge(&self, permit: Permit<'_>, keys: &mut Vec<(Slot, Key)>) -> bool {
+    pub(crate) async fn acknowledge_all(&self, permit: Permit<'_>, keys: &mut Vec<(Slot, Key)>) -> bool {
         let ticket = permit.submit(keys.iter().map(|(slot, key)| Change::Counter { slot: *slot, key: key.clone() }));
+        self.acknowledge(ticket, keys.drain(..)).await
+    }
+
+    /// The same for what has been submitted.
+    async fn acknowledge(&self, ticket: Ticket, keys: impl Iterator<Item = (Slot, Key)>) -> bool {
         // Should the client go away while we wait, the change must still reach the siblings.
-        let pushed = Push { protocol: &self.protocol, keys };
+        let mut pushed = Push { protocol: &self.protocol, keys };
         if let Err(error) = ticket.await {
             tracing::debug!(%error, "an update was not acknowledged");
             return false;
@@ -134,8 +141,8 @@ impl Owner {
         match self.acks {
             Acks::Local => true,
             Acks::Quorum => {
-                let keys = pushed.keys.drain(..).map(|(_, key)| key).collect();
-                self.protocol.await_quorum(keys, QUORUM_TIMEOUT).await
+                let keys = pushed.keys.by_ref().map(|(_, key)| key).collect();
+                Box::pin(self.protocol.await_quorum(keys, QUORUM_TIMEOUT)).await
             }
         }
     }
@@ -156,15 +163,16 @@ fn result_of(applied: &Applied) -> ItemResult {
 
 /// Hands own changes to the replication when it goes out of scope, however that comes: an update that stands in the
 /// table counts here, and must come to count everywhere.
-struct Push<'a> {
+struct Push<'a, K: Iterator<Item = (Slot, Key)>> {
     protocol: &'a Protocol,
-    keys: &'a mut Vec<(Slot, Key)>,
+    keys: K,
 }
 
-impl Drop for Push<'_> {
+impl<K: Iterator<Item = (Slot, Key)>> Drop for Push<'_, K> {
     fn drop(&mut self) {
-        if !self.keys.is_empty() {
-            self.protocol.own_changes(self.keys.drain(..).map(|(_, key)| key));
+        let mut keys = self.keys.by_ref().peekable();
+        if keys.peek().is_some() {
+            self.protocol.own_changes(keys);
         }
     }
 }

@@ -33,6 +33,8 @@ const TICK: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(1);
 /// Changes of one commit: a write that has waited for storage to be mended can have more than the committer ever admits.
 const COMMIT_AT_ONCE: usize = 4_096;
+/// Own changes between two ticks that room is kept for: what a million updates a second make.
+const OWN_KEPT: usize = 1 << 16;
 
 /// What requests are routed by. Replaced as a whole.
 #[derive(Debug)]
@@ -119,7 +121,7 @@ pub struct Protocol {
     myself: Weak<Self>,
     view: ArcSwap<View>,
     /// Own changes that are durable and not handed to the replica yet.
-    own: Mutex<Vec<Key>>,
+    own: Mutex<Vec<(Slot, Key)>>,
     acknowledged: watch::Sender<CommitMark>,
     /// The newest layout that storage has not taken yet.
     unsaved_layout: Mutex<Option<Arc<Layout>>>,
@@ -188,13 +190,16 @@ impl Protocol {
     pub async fn run(self: Arc<Self>, stopped: CancellationToken) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Reused from tick to tick.
+        let mut own = Vec::new();
         while stopped.run_until_cancelled(interval.tick()).await.is_some() {
             drop(self.drive(None, |replica, table, now| {
                 // Under the replica's lock, so that changes are always seen here or there.
-                let own = std::mem::take(&mut *lock(&self.own));
+                std::mem::swap(&mut own, &mut *lock(&self.own));
                 if !own.is_empty() {
-                    replica.committed(own);
+                    replica.committed(own.drain(..));
                 }
+                own.shrink_to(OWN_KEPT);
                 replica.handle_tick(table, now)
             }));
         }
@@ -293,17 +298,17 @@ impl Protocol {
         drop(self.drive(None, |replica, table, _| replica.actor_renewed(table, actor)));
     }
 
-    /// These own changes are durable: the next tick pushes them.
-    pub fn own_changes(&self, keys: impl IntoIterator<Item = Key>) {
+    /// These own changes, with the slots that they are in, are durable: the next tick pushes them.
+    pub fn own_changes(&self, keys: impl IntoIterator<Item = (Slot, Key)>) {
         let observer = self.observer.get();
         let mut own = lock(&self.own);
-        for key in keys {
-            if let Some(observer) = observer.filter(|observer| observer.watches(key.slot())) {
+        for (slot, key) in keys {
+            if let Some(observer) = observer.filter(|observer| observer.watches(slot)) {
                 observer.changed(&mut std::iter::once(key.clone()), &mut std::iter::empty());
             }
             // A hot counter's changes come in a row.
-            if own.last() != Some(&key) {
-                own.push(key);
+            if own.last().is_none_or(|(_, last)| *last != key) {
+                own.push((slot, key));
             }
         }
     }
@@ -314,7 +319,7 @@ impl Protocol {
         let mut acknowledged = self.acknowledged.subscribe();
         let mut mark = CommitMark::default();
         drop(self.drive(None, |replica, table, now| {
-            mark = replica.committed(keys);
+            mark = replica.committed(keys.into_iter().map(|key| (key.slot(), key)));
             replica.flush(table, now)
         }));
         let reached = acknowledged.wait_for(|held| *held >= mark);

@@ -150,15 +150,26 @@ impl Router {
     /// [`Failure`], which says whether anything changed.
     pub async fn update_after(&self, writes: &OwnWrites, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
         let Write { action, token } = write.into();
-        self.attempt(writes, key, Attempt::new(action.into(), token)).await
+        let (update, slot) = (Update::from(action), key.slot());
+        // What nearly every update is: of a client that keeps no marks, to a counter of this node's.
+        if !writes.are_told() && self.protocol.serves(slot) {
+            match self.owner.update(slot, key.clone(), update, token).await {
+                ItemResult::NotApplied(NotApplied::ReadOnly | NotApplied::NotOwner) => {}
+                result => return answer(result),
+            }
+        }
+        // Boxed, so that those have no room for what this may have to wait for.
+        Box::pin(self.attempt(writes, key, Attempt::new(update, token))).await
     }
+
+    /// Tries an update wherever it can be.
 
     async fn attempt(&self, writes: &OwnWrites, key: Key, mut attempt: Attempt) -> Result<Reading, Failure> {
         let marks = writes.of(&key);
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {
                 let result = match &marks {
-                    None => self.owner.update(key.clone(), attempt.update, attempt.token).await,
+                    None => self.owner.update(key.slot(), key.clone(), attempt.update, attempt.token).await,
                     Some(marks) => match self.seen.wait(&key, marks, writes).await {
                         Ok(()) => self.update_marked(&key, attempt, marks).await,
                         Err(reason) if reason == NotApplied::NotOwner || attempt.maybe_applied => ItemResult::NotApplied(reason),
@@ -223,7 +234,7 @@ impl Router {
     /// Reads a counter of this node's, which has seen the marks.
     async fn read_here(&self, key: &Key, marks: Vec<Mark>) -> Result<Reading, Failure> {
         match self.owner.read(key) {
-            ItemResult::NotApplied(NotApplied::NotReady) => self.read_unknown(key, marks).await,
+            ItemResult::NotApplied(NotApplied::NotReady) => Box::pin(self.read_unknown(key, marks)).await,
             result => answer(result),
         }
     }

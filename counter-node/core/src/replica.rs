@@ -98,8 +98,8 @@ pub struct Replica {
     sweep: Turns,
     hello: Turns,
     reported: BTreeMap<(NodeName, &'static str), u64>,
-    /// Slots with own changes that nobody else is to hear of.
-    alone: BTreeSet<Slot>,
+    /// Slots with own changes that nobody else is to hear of; sorted, each once.
+    alone: Vec<Slot>,
 }
 
 /// Something that is done again and again.
@@ -174,7 +174,7 @@ impl Replica {
             sweep: Turns::default(),
             hello: Turns::default(),
             reported: BTreeMap::new(),
-            alone: BTreeSet::new(),
+            alone: Vec::new(),
         };
         let mut step = Step::on(table);
         if let Some(layout) = layout {
@@ -311,7 +311,7 @@ impl Replica {
         step.effects.0.extend(self.saves.save(Unsaved { keys, generations, floors }));
         if !settled.is_empty() {
             // Should it be lost before it is durable, others are none the worse for knowing it.
-            self.committed(settled);
+            self.committed(settled.into_iter().map(|key| (key.slot(), key)));
         }
         changed
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::body::Body;
 use hyper::http::request::Parts;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, Unexpected};
+use serde::de::{Deserializer, Error as _, IgnoredAny, Unexpected, Visitor};
 use utoipa::ToSchema;
 
 use super::negotiate::{Form, form};
@@ -62,10 +62,25 @@ impl<'de> Deserialize<'de> for By {
 // By hand, since serde_json reports what is no text here as a mistake in the document, not in the field.
 impl<'de> Deserialize<'de> for Direction {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match &*String::deserialize(deserializer)? {
-            "increment" => Ok(Self::Increment),
-            "decrement" => Ok(Self::Decrement),
-            other => Err(D::Error::unknown_variant(other, &["increment", "decrement"])),
+        deserializer.deserialize_str(Named)
+    }
+}
+
+/// Of a direction's name nothing is kept.
+struct Named;
+
+impl Visitor<'_> for Named {
+    type Value = Direction;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Direction, E> {
+        match name {
+            "increment" => Ok(Direction::Increment),
+            "decrement" => Ok(Direction::Decrement),
+            other => Err(E::unknown_variant(other, &["increment", "decrement"])),
         }
     }
 }

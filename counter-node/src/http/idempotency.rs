@@ -8,14 +8,17 @@ use super::problem::Problem;
 use super::{Reply, batch};
 use crate::router::Reading;
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+static KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The header as problems name it.
 const FIELD: &str = "Idempotency-Key";
 
 /// The token that a request's header names.
 pub(super) fn token(headers: &HeaderMap) -> Result<Option<Token>, Problem> {
-    let mut values = headers.get_all(KEY).iter();
+    if !headers.contains_key(&KEY) {
+        return Ok(None);
+    }
+    let mut values = headers.get_all(&KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Problem::bad_field(FIELD, "must be sent once"));
@@ -33,7 +36,7 @@ pub(super) fn named(text: &str, field: &str) -> Result<Token, Problem> {
 
 /// A request of many updates has a key for each, not one for all.
 pub(super) fn refuse_one_for_many(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key(KEY) {
+    if headers.contains_key(&KEY) {
         return Err(Problem::bad_field(FIELD, format_args!("is for one update: here each has a field `{}`", batch::KEY_FIELD)));
     }
     Ok(())

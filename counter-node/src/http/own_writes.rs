@@ -14,7 +14,7 @@ use super::{Backend, Reply};
 use crate::own_writes::{OwnWrites, UNTOLD};
 use crate::router::{Failure, Write};
 
-const SESSION: HeaderName = HeaderName::from_static("counter-session");
+static SESSION: HeaderName = HeaderName::from_static("counter-session");
 /// The header as problems name it.
 const FIELD: &str = "Counter-Session";
 /// What begins a session; so does an empty header.
@@ -41,7 +41,10 @@ impl Told {
 
 /// What the client has written, if it says so.
 pub(super) fn told<B: Backend>(headers: &HeaderMap, backend: &B) -> Result<Told, Problem> {
-    let mut values = headers.get_all(SESSION).iter();
+    if !headers.contains_key(&SESSION) {
+        return Ok(Told(None));
+    }
+    let mut values = headers.get_all(&SESSION).iter();
     let Some(value) = values.next() else { return Ok(Told(None)) };
     if values.next().is_some() {
         return Err(Problem::bad_field(FIELD, "must be sent once"));
@@ -65,7 +68,7 @@ pub(super) fn tell<B: Backend>(mut answer: Reply, writes: &OwnWrites, backend: &
     if let Some((marks, cluster)) = writes.all().zip(backend.cluster())
         && let Ok(value) = HeaderValue::from_str(&BASE64_URL_SAFE_NO_PAD.encode(marks.encode(cluster)))
     {
-        answer.headers_mut().insert(SESSION, value);
+        answer.headers_mut().insert(&SESSION, value);
     }
     answer
 }
@@ -77,7 +80,7 @@ fn no_cluster() -> Problem {
 
 /// For requests that no session is offered for: one that is not heeded would be a promise that is not kept.
 pub(super) fn refuse(headers: &HeaderMap) -> Result<(), Problem> {
-    if headers.contains_key(SESSION) {
+    if headers.contains_key(&SESSION) {
         return Err(Problem::bad_field(FIELD, "is not offered here: the site's total says how old it is with `?detail=true`"));
     }
     Ok(())

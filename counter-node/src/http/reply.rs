@@ -1,5 +1,8 @@
 //! The words of an answer: the two fields of every counter, written by hand because nearly all requests end here.
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use counter_core::hlc::Hlc;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, VARY};
 use hyper::{HeaderMap, StatusCode};
@@ -8,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::negotiate::Form;
 use super::problem::Problem;
-use super::{Reply, etag, html, reply};
+use super::{Content, Reply, etag, html, reply};
 use crate::router::{Detailed, Reading};
 
 /// Set where concurrent updates have taken the sum past the range of `count`.
@@ -76,20 +79,37 @@ impl From<&Reading> for Counter {
 
 /// A counter's answer in the wanted form. `page` is for the title of HTML, none for the whole site.
 pub(super) fn counter(reading: &Reading, form: Form, page: Option<&str>) -> Reply {
-    told(reading, form, page, NO_STORE)
+    told(reading, form, page, Cached::Never)
 }
 
-fn told(reading: &Reading, form: Form, page: Option<&str>, cache_control: HeaderValue) -> Reply {
+fn told(reading: &Reading, form: Form, page: Option<&str>, cached: Cached) -> Reply {
     let mut answer = match form {
-        Form::Json => {
-            let mut room = [0; JSON_BYTES_MAX];
-            let length = write_json(reading, &mut room);
-            reply(StatusCode::OK, "application/json", bytes::Bytes::copy_from_slice(&room[..length]))
-        }
+        Form::Json => return json(reading, cached),
         Form::Text => reply(StatusCode::OK, "text/plain; charset=utf-8", format!("{}\n", reading.count)),
         Form::Html => html::counter(page, &Counter::from(reading).updated_at.unwrap_or_default(), reading.count),
     };
-    finish(&mut answer, reading, cache_control);
+    finish(&mut answer, reading, cached);
+    answer
+}
+
+/// What nearly all requests are answered. Its headers are there already: to copy them takes less than to insert them.
+fn json(reading: &Reading, cached: Cached) -> Reply {
+    static HEADERS: LazyLock<[HeaderMap; 2]> = LazyLock::new(|| {
+        [Cached::Never, Cached::Asked].map(|cached| {
+            let mut answer = reply(StatusCode::OK, "application/json", Bytes::new());
+            mark_cached(answer.headers_mut(), cached);
+            std::mem::take(answer.headers_mut())
+        })
+    });
+    let mut room = [0; JSON_BYTES_MAX];
+    let length = write_json(reading, &mut room);
+    let mut answer = Reply::new(Content::from(Bytes::copy_from_slice(&room[..length])));
+    let [never, asked] = &*HEADERS;
+    answer.headers_mut().clone_from(match cached {
+        Cached::Never => never,
+        Cached::Asked => asked,
+    });
+    mark_clamped(&mut answer, reading);
     answer
 }
 
@@ -99,10 +119,10 @@ pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &
     let mut answer = if etag::matches(headers, &tag) {
         let mut answer = Reply::default();
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        finish(&mut answer, reading, NO_CACHE);
+        finish(&mut answer, reading, Cached::Asked);
         answer
     } else {
-        told(reading, form, page, NO_CACHE)
+        told(reading, form, page, Cached::Asked)
     };
     answer.headers_mut().insert(ETAG, tag);
     answer
@@ -126,7 +146,7 @@ pub(super) fn detailed(detailed: &Detailed) -> Result<Reply, Problem> {
         clamped: reading.clamped,
     };
     let mut answer = reply(StatusCode::OK, "application/json", to_json(&document)?);
-    finish(&mut answer, reading, NO_STORE);
+    finish(&mut answer, reading, Cached::Never);
     Ok(answer)
 }
 
@@ -135,16 +155,35 @@ pub(super) fn to_json<T: Serialize>(document: &T) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(document).map_err(|error| Problem::internal(&error))
 }
 
-/// May be kept, and asked about with its tag; never used without asking.
-const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// What others may keep of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cached {
+    /// Nothing.
+    Never,
+    /// All of it, to be asked about with its tag; never used without asking.
+    Asked,
+}
 
-fn finish(answer: &mut Reply, reading: &Reading, cache_control: HeaderValue) {
-    let headers = answer.headers_mut();
-    headers.insert(VARY, HeaderValue::from_static("accept, counter-session"));
-    headers.insert(CACHE_CONTROL, cache_control);
+fn finish(answer: &mut Reply, reading: &Reading, cached: Cached) {
+    mark_cached(answer.headers_mut(), cached);
+    mark_clamped(answer, reading);
+}
+
+fn mark_cached(headers: &mut HeaderMap, cached: Cached) {
+    match cached {
+        Cached::Never => drop(headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"))),
+        Cached::Asked => {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            headers.insert(VARY, HeaderValue::from_static("accept, counter-session"));
+            // Each answer has its own in its place.
+            headers.insert(ETAG, HeaderValue::from_static("\"\""));
+        }
+    }
+}
+
+fn mark_clamped(answer: &mut Reply, reading: &Reading) {
     if reading.clamped {
-        headers.insert(CLAMPED, HeaderValue::from_static("true"));
+        answer.headers_mut().insert(CLAMPED, HeaderValue::from_static("true"));
     }
 }
 

@@ -170,8 +170,8 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let reply = self.api.handle(&self.peer, request).await;
-        let (head, body) = reply.into_parts();
+        let (head, body) = request.into_parts();
+        let (head, body) = self.api.handle(&self.peer, &head, body).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer { status: head.status.as_u16(), headers: head.headers, body }
     }

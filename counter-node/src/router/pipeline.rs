@@ -104,11 +104,7 @@ impl Pipeline<'_> {
         self.view = self.router.protocol.view();
         match permit {
             Some(Ok(permit)) if !self.changed.is_empty() => {
-                if self.router.owner.acknowledge(permit, &mut self.changed).await {
-                    Ok(())
-                } else {
-                    Err(unknown())
-                }
+                if self.router.owner.acknowledge_all(permit, &mut self.changed).await { Ok(()) } else { Err(unknown()) }
             }
             _ => Ok(()),
         }

@@ -6,6 +6,7 @@ use super::saves::Then;
 use super::{Acks, CommitMark, Effect, Now, Replica};
 use crate::counter::{Key, KeyRef};
 use crate::id::NodeName;
+use crate::slot::Slot;
 use crate::table::Table;
 use crate::vector::{CounterView, SlotDelta};
 
@@ -57,19 +58,22 @@ impl Replica {
         }
     }
 
-    /// These counters have own changes that are durable now: they are to be pushed.
-    pub fn committed(&mut self, keys: Vec<Key>) -> CommitMark {
+    /// These counters, with the slots that they are in, have own changes that are durable now: they are to be pushed.
+    pub fn committed(&mut self, keys: impl IntoIterator<Item = (Slot, Key)>) -> CommitMark {
         self.mark = CommitMark(self.mark.0.saturating_add(1));
-        for key in &keys {
-            if self.parts.targets(key.slot()).next().is_none() {
-                self.alone.insert(key.slot());
+        for (slot, key) in keys {
+            let mut targets = self.parts.targets(slot).peekable();
+            if targets.peek().is_none() {
+                self.alone.push(slot);
             }
-            for target in self.parts.targets(key.slot()) {
+            for target in targets {
                 if let Some(link) = self.peers.get_mut(target).and_then(|peer| peer.link.as_mut()) {
-                    link.add(self.mark, key, &self.config);
+                    link.add(self.mark, &key, &self.config);
                 }
             }
         }
+        self.alone.sort_unstable();
+        self.alone.dedup();
         self.mark
     }
 
