@@ -216,17 +216,21 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<S, B>(self, service: S)
+    /// Speaks HTTP, then whatever has taken the connection over. What is polled for as long as the connection lives is two pointers:
+    /// HTTP's buffers and states are gone when it ends.
+    fn run<S, B>(self, service: S) -> impl Future<Output = ()> + Send + 'static
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        // Boxed, so that what takes the connection over does not hold HTTP's buffers and states for as long as it lives.
-        let taken_over = Box::pin(self.http(service)).await;
-        if let Some(taken_over) = taken_over {
-            taken_over.await;
+        let http = Box::pin(self.http(service));
+        async move {
+            let taken_over = http.await;
+            if let Some(taken_over) = taken_over {
+                taken_over.await;
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PAGES_MAX, RETRY_MS, TooManyPages};
-use crate::http::Problem;
+use super::{Mode, PAGES_MAX, RETRY_MS, Subject, Subscriptions, TooManyPages};
+use crate::http::{Problem, page_named};
 
 /// The protocol's version, which `hello` names.
 const VERSION: u32 = 1;
@@ -53,7 +53,35 @@ pub(super) enum Reply<'a> {
     },
 }
 
+/// Does what a client says, whatever that is, and returns what it is told.
+#[must_use]
+pub fn answer(subscriptions: &mut Subscriptions, text: &str) -> String {
+    let done = Request::read(text).and_then(|request| request.perform(subscriptions));
+    done.unwrap_or_else(|problem| Reply::Error { problem: &problem }.to_text())
+}
+
+/// The pages of a message, all of them or none.
+fn subjects(pages: &[String]) -> Result<Vec<Subject>, Problem> {
+    pages.iter().map(|page| page_named(page).map(Subject::Page)).collect()
+}
+
 impl Request {
+    fn perform(&self, subscriptions: &mut Subscriptions) -> Result<String, Problem> {
+        let reply = match self {
+            Self::Ping {} => Reply::Pong {},
+            Self::Subscribe { pages, observe } => {
+                let mode = if *observe { Mode::Observe } else { Mode::View };
+                subscriptions.add(subjects(pages)?, mode)?;
+                Reply::Subscribed { pages }
+            }
+            Self::Unsubscribe { pages } => {
+                subjects(pages)?.iter().for_each(|subject| subscriptions.remove(subject));
+                Reply::Unsubscribed { pages }
+            }
+        };
+        Ok(reply.to_text())
+    }
+
     /// Reads a message.
     pub(super) fn read(text: &str) -> Result<Self, Problem> {
         serde_json::from_str(text).map_err(|error| Problem::bad_message(&error))

@@ -1,12 +1,12 @@
 //! One client on a WebSocket. A task, a socket and some marks each: what an idle one takes is what `make bench` measures.
 
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::poll_fn;
-use futures::{SinkExt as _, Stream as _};
+use futures::{Sink as _, Stream as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -18,14 +18,14 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::mailbox::Marks;
-use super::messages::{MESSAGE_BYTES_MAX, Reply, Request};
+use super::messages::{self, MESSAGE_BYTES_MAX, Reply};
 use super::metrics::Counted;
 use super::{Opening, Subject, Subscriptions};
-use crate::http::{Problem, page_named};
 use crate::server::TakenOver;
 
-/// What is read at once. Clients say little, and the buffer stays for as long as they do.
-const READ_BYTES: usize = 512;
+/// What is read at once. Clients say little, and the buffer stays for as long as they do; a longer message gets a buffer of its
+/// own for as long as it is looked at.
+const READ_BYTES: usize = 128;
 /// What is gathered before it is written.
 const WRITE_BYTES: usize = 4 << 10;
 /// How long a client may take to answer a closing frame.
@@ -34,10 +34,12 @@ const CLOSE_TIME: Duration = Duration::from_secs(1);
 pub(super) type Socket = WebSocketStream<TcpStream>;
 
 /// Speaks with one client until it or the node ends.
+///
+/// What lives as long as the connection is held here once; what is rare, such as a goodbye, is boxed, since a future is as large
+/// as whatever it may ever wait for.
 pub async fn serve(connection: TakenOver, opening: Opening) {
     let TakenOver { stream, early, begin, cut } = connection;
-    let heartbeat = opening.live.config.heartbeat;
-    if let Err(error) = give_up_after(&stream, heartbeat) {
+    if let Err(error) = give_up_after(&stream, opening.live.config.heartbeat) {
         tracing::debug!(%error, "a connection ended before it was served");
         return;
     }
@@ -46,16 +48,16 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
     drop(early);
     let Opening { live, place, subject, mode, session, user, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
-    let mut client = Client { socket, subscriptions: Subscriptions::new(live, session, user), cut: cut.clone() };
+    let mut client = Client { socket, subscriptions: Subscriptions::new(live, session, user), cut };
     let ended = client.converse(subject, mode, &begin).await;
     if let Err(Ended::Cut) = ended {
         client.subscriptions.live().metrics.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
     // Its viewers are gone at once, not when the client has said goodbye.
-    let Client { socket, subscriptions, .. } = client;
+    let Client { socket, subscriptions, cut } = client;
     drop((subscriptions, place));
     if let Err(Ended::Close(code, reason)) = ended {
-        cut.run_until_cancelled(close(socket, code, reason)).await;
+        Box::pin(async move { cut.run_until_cancelled(close(socket, code, reason)).await }).await;
     }
 }
 
@@ -135,16 +137,22 @@ impl Client {
         let now = Instant::now();
         let mut pulse = Pulse { heard: now, pinged: now };
         let mut timer = pin!(tokio::time::sleep_until(now + live.ping_interval()));
+        let mut last = None::<Message>;
         loop {
             let event = poll_fn(|cx| {
                 if stopped.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Ended(Ended::Stopped));
                 }
-                self.poll(cx, stopping.as_mut(), timer.as_mut())
+                let event = self.poll(cx, stopping.as_mut(), timer.as_mut());
+                // It holds the buffer that it came in, so that the next has been read into another, a small one: what a long message
+                // took is given back.
+                last = None;
+                event
             });
             match event.await {
                 Event::Said(message) => {
                     pulse.heard = Instant::now();
+                    last = (message.len() > READ_BYTES).then(|| message.clone());
                     self.answer(message).await?;
                 }
                 Event::Ended(Ended::Close(CloseCode::Restart, reason)) => {
@@ -174,7 +182,7 @@ impl Client {
 
     fn poll(
         &mut self,
-        cx: &mut std::task::Context<'_>,
+        cx: &mut Context<'_>,
         stopping: Pin<&mut WaitForCancellationFuture<'_>>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<Event> {
@@ -200,39 +208,23 @@ impl Client {
             Message::Binary(_) => return Err(Ended::Close(CloseCode::Unsupported, "only text is understood")),
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => return Ok(()),
         };
-        let reply = match Request::read(&text) {
-            Ok(request) => self.perform(&request),
-            Err(problem) => Reply::Error { problem: &problem }.to_text(),
-        };
+        let reply = messages::answer(&mut self.subscriptions, &text);
         self.send([Message::text(reply)]).await
-    }
-
-    fn perform(&mut self, request: &Request) -> String {
-        let done = match request {
-            Request::Ping {} => Ok(Reply::Pong {}),
-            Request::Subscribe { pages, observe } => subjects(pages).and_then(|subjects| {
-                let mode = if *observe { super::Mode::Observe } else { super::Mode::View };
-                self.subscriptions.add(subjects, mode)?;
-                Ok(Reply::Subscribed { pages })
-            }),
-            Request::Unsubscribe { pages } => subjects(pages).map(|subjects| {
-                subjects.iter().for_each(|subject| self.subscriptions.remove(subject));
-                Reply::Unsubscribed { pages }
-            }),
-        };
-        done.map_or_else(|problem| Reply::Error { problem: &problem }.to_text(), |reply| reply.to_text())
     }
 
     /// Sends these. Whoever takes nothing for a heartbeat is cut off.
     async fn send(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<(), Ended> {
+        let mut messages = messages.into_iter();
+        // Nearly always the kernel takes all of it at once. What waiting takes is held by those who wait.
+        match poll_fn(|cx| Poll::Ready(poll_send(&mut self.socket, &mut messages, cx))).await {
+            Poll::Ready(sent) => sent.map_err(|_| Ended::Gone),
+            Poll::Pending => Box::pin(self.send_slowly(messages)).await,
+        }
+    }
+
+    async fn send_slowly(&mut self, mut messages: impl Iterator<Item = Message>) -> Result<(), Ended> {
         let heartbeat = self.subscriptions.live().config.heartbeat;
-        let socket = &mut self.socket;
-        let sending = async {
-            for message in messages {
-                socket.feed(message).await?;
-            }
-            socket.flush().await
-        };
+        let sending = poll_fn(|cx| poll_send(&mut self.socket, &mut messages, cx));
         tokio::select! {
             biased;
             () = self.cut.cancelled() => Err(Ended::Stopped),
@@ -244,9 +236,15 @@ impl Client {
     }
 }
 
-/// The pages of a message, all of them or none.
-fn subjects(pages: &[String]) -> Result<Vec<Subject>, Problem> {
-    pages.iter().map(|page| page_named(page).map(Subject::Page)).collect()
+fn poll_send(socket: &mut Socket, messages: &mut impl Iterator<Item = Message>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    let mut socket = Pin::new(socket);
+    loop {
+        ready!(socket.as_mut().poll_ready(cx))?;
+        match messages.next() {
+            Some(message) => socket.as_mut().start_send(message)?,
+            None => return socket.poll_flush(cx),
+        }
+    }
 }
 
 /// What becomes of a connection on which this has been read (RFC 6455 §7.4.1).
@@ -257,5 +255,20 @@ pub(super) fn ended(error: &Error) -> Ended {
         Error::Protocol(_) => Ended::Close(CloseCode::Protocol, "the frame is not valid"),
         Error::Utf8(_) => Ended::Close(CloseCode::Invalid, "the text is not UTF-8"),
         _ => Ended::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of<F: Future<Output = ()>>(_: fn(TakenOver, Opening) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn what_an_idle_connection_holds_is_small() {
+        let bytes = bytes_of(serve);
+        assert!(bytes <= 2_048, "{bytes} bytes: is something in it that is seldom needed? Box it where it is");
     }
 }
