@@ -28,6 +28,7 @@ mod route;
 mod sessions;
 mod site;
 mod top;
+mod unread;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::live::Live;
 use crate::server::Peer;
 use crate::telemetry::HttpMetrics;
+use crate::unread::Keeper;
 use auth::ApiTokens;
 pub use backend::Backend;
 pub use content::Content;
@@ -84,6 +86,7 @@ struct Shared<B> {
     live: Arc<Live>,
     stopping: CancellationToken,
     echo: bool,
+    keeper: Arc<dyn Keeper>,
 }
 
 /// What an API has beside its backend.
@@ -99,6 +102,8 @@ pub struct Parts {
     pub stopping: CancellationToken,
     /// Whether the conformance tests' echo is there.
     pub echo: bool,
+    /// Where subscriptions and modifications are kept.
+    pub keeper: Arc<dyn Keeper>,
 }
 
 /// The metrics of the public API, for [`Api::new`] and the scrape.
@@ -111,8 +116,8 @@ impl<B: Backend> Api<B> {
     /// The API over `backend`.
     #[must_use]
     pub fn new(backend: B, parts: Parts) -> Self {
-        let Parts { tokens, cors, limits, metrics, live, stopping, echo } = parts;
-        Self(Arc::new(Shared { backend, tokens, cors, limits, metrics, live, stopping, echo }))
+        let Parts { tokens, cors, limits, metrics, live, stopping, echo, keeper } = parts;
+        Self(Arc::new(Shared { backend, tokens, cors, limits, metrics, live, stopping, echo, keeper }))
     }
 
     /// The API as [`crate::server::serve`] serves it to one client.
@@ -186,6 +191,16 @@ impl<B: Backend> Shared<B> {
             Route::SessionEnd(page, id) => Box::pin(sessions::end(self, (page, id), head, body)).await,
             Route::TopPages => Box::pin(top::get(self, head)).await,
             Route::Echo => live::echo(self, peer, head),
+            Route::Modifications(page) => Box::pin(unread::modify(self, page, head, body)).await,
+            Route::Subscriptions(user) => Box::pin(unread::list(self, user, head)).await,
+            Route::Subscription(user, page) => match head.method {
+                Method::PUT => Box::pin(unread::subscribe(self, (user, page), head, body)).await,
+                Method::DELETE => Box::pin(unread::unsubscribe(self, (user, page), head)).await,
+                _ => Box::pin(unread::show(self, (user, page), head)).await,
+            },
+            Route::Unread(user) => Box::pin(unread::get(self, user, head)).await,
+            Route::UnreadPage(user, page) => Box::pin(unread::read(self, (user, page), head, body)).await,
+            Route::UnreadLive(user) => Box::pin(live::unread(self, peer, user, head)).await,
             Route::Index => Ok(site::index(self)),
             Route::OpenApi => Ok(openapi::document()),
             Route::Docs(file) => openapi::docs(file),

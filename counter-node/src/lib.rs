@@ -34,4 +34,5 @@ pub mod telemetry;
 pub mod tokens;
 pub mod top;
 pub mod totals;
+pub mod unread;
 mod waiting;

@@ -20,6 +20,7 @@ pub mod site;
 pub mod socket;
 pub mod stream;
 pub mod subscriptions;
+pub mod unread;
 mod value;
 
 use std::fmt;
@@ -80,6 +81,8 @@ impl Name {
 pub trait Registrar: Send + Sync + 'static {
     /// What [`Hub::attendance`] says of the page has changed.
     fn refresh(&self, page: &Key);
+    /// Whether anyone here follows what a user has not read, as [`Hub::follows`] says, has changed.
+    fn refresh_user(&self, user: &Key);
     /// One of the page's viewers has this name; said after [`Self::refresh`].
     fn name_came(&self, page: &Key, name: Name);
     /// A viewer of this name has left.
@@ -122,6 +125,7 @@ impl Live {
         struct Nobody;
         impl Registrar for Nobody {
             fn refresh(&self, _: &Key) {}
+            fn refresh_user(&self, _: &Key) {}
             fn name_came(&self, _: &Key, _: Name) {}
             fn name_left(&self, _: &Key, _: Name) {}
         }
@@ -137,8 +141,10 @@ impl Live {
     }
 
     fn refresh(&self, subject: &Subject) {
-        if let Subject::Page(page) = subject {
-            self.registrar.refresh(page);
+        match subject {
+            Subject::Page(page) => self.registrar.refresh(page),
+            Subject::User(user) => self.registrar.refresh_user(user),
+            Subject::Site => {}
         }
     }
 

@@ -26,6 +26,7 @@ use crate::hosts::Hosts;
 use crate::http::auth::ApiTokens;
 use crate::http::cors::Cors;
 use crate::http::{self, Api, RequestLimits};
+use crate::live::unread::Followed;
 use crate::live::{self, Hub, Live};
 use crate::overview::{Gathered, Overviews};
 use crate::own_writes::Seen;
@@ -46,6 +47,7 @@ use crate::telemetry::{Metrics, PortMetrics, Ports, Source};
 use crate::tokens::{ClusterTokens, TokenError};
 use crate::top::Top;
 use crate::totals::Totals;
+use crate::unread::shards::Shards;
 use crate::waiting::Waiting;
 
 /// What a stopping process may need beyond its grace.
@@ -261,6 +263,7 @@ impl Node {
         let (outboxes, presence_announced) = Outboxes::new();
         let start = rand::random();
         let hub = Arc::new(Hub::new(Arc::default()));
+        let followed = Arc::new(Followed::new(hub.clone()));
         let presence = PresenceProtocol::new(presence::Parts {
             me: protocol.me().clone(),
             start,
@@ -269,6 +272,7 @@ impl Node {
             clock: clock.clone(),
             viewers: Arc::new(Viewers::new(rand::random())),
             hub: hub.clone(),
+            followed,
             outboxes,
             protocol: Arc::downgrade(&protocol),
         });
@@ -299,6 +303,8 @@ impl Node {
             client: client.clone(),
             tokens: tokens.clone(),
         });
+        let unread =
+            Arc::new(Shards { protocol: protocol.clone(), table: table.clone(), client: client.clone(), tokens: tokens.clone() });
         let site = Site {
             protocol: protocol.clone(),
             table: table.clone(),
@@ -372,6 +378,7 @@ impl Node {
             live: live.clone(),
             stopping: admin.drain.clone(),
             echo: config.websocket_echo,
+            keeper: unread.clone(),
         };
         Self {
             api: Api::new(pages.clone(), api),
@@ -385,6 +392,7 @@ impl Node {
                 presence: presence.clone(),
                 sessions: live.sessions.clone(),
                 top,
+                unread,
                 table,
                 tokens: tokens.clone(),
                 bodies: Bodies::default(),
@@ -421,6 +429,7 @@ impl Node {
         background.spawn(self.presence.clone().run(stopped.clone()));
         background.spawn(self.live.hub.clone().run(stopped.clone()));
         background.spawn(self.live.sessions.clone().run(stopped.clone()));
+        background.spawn(live::unread::run(self.presence.clone(), self.peers.unread.clone(), stopped.clone()));
         background.spawn(live::site::follow(self.live.hub.clone(), self.pages, stopped.clone()));
         background.spawn(deliver(self.sending.clone(), self.announced, stopped.clone()));
         background.spawn(ask_seeds(self.sending, self.config.seeds, stopped.clone()));

@@ -34,7 +34,7 @@ const REMEMBERED_MAX: usize = 16_384;
 
 /// Which pages are spread, and what of them is here.
 pub trait Placement: Send + Sync + 'static {
-    /// Over how many virtual shards the page is spread.
+    /// Over how many virtual shards the page is spread. What is no page, as modifications, never is.
     fn spread(&self, page: &Key) -> Spread;
     /// Whether this node serves the key itself.
     fn is_here(&self, key: &Key) -> bool;
@@ -72,6 +72,8 @@ impl<B: Backend, P: Placement> Pages<B, P> {
     async fn update_spread(&self, writes: &OwnWrites, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
         match write.action {
             Action::Increment(_) | Action::Decrement(_) => self.update_one(writes, page, write, spread).await,
+            // No page is spread that this is done to, see `Placement`.
+            Action::Raise { .. } => self.counters.update_after(writes, page.clone(), write).await,
             Action::Reset => self.update_all(writes, parts(page, spread), |_| write).await,
             // Each part is set, and answers with what that replaced; so the sum is exact.
             Action::Set(_) => {

@@ -31,6 +31,8 @@ pub const PRESENCE_PATH: &str = "/peer/v2/presence";
 pub const TOP_PATH: &str = "/peer/v2/top";
 /// Claims of sessions with ids, for the receiver to hold.
 pub const SESSIONS_PATH: &str = "/peer/v2/sessions";
+/// Where a node is asked for what unread counts are made of.
+pub const UNREAD_PATH: &str = "/peer/v2/unread";
 
 /// Whom the proof of an answer names: the request, by its proof. So an answer is none to another request, and no request.
 fn answer_to(request_proof: &str) -> String {

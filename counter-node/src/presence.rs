@@ -15,15 +15,18 @@ use counter_core::presence::{FeedReading, Presence, PresenceConfig, PresenceEffe
 use counter_core::replica::Now;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
+use counter_core::unread::Modifications;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::live::hub::Part;
+use crate::live::unread::{Followed, Rewatch};
 use crate::live::{Attendance, Hub, Live, Name, Registrar};
 use crate::lock::lock;
 use crate::peers::{Conversation, Outboxes, PRESENCE_PATH};
 use crate::protocol::{Observer, Protocol};
+use crate::unread::Subscribed;
 
 /// How often the protocol is told the time.
 const TICK: Duration = Duration::from_millis(50);
@@ -42,6 +45,7 @@ pub struct Parts {
     pub clock: Arc<Clock>,
     pub viewers: Arc<Viewers>,
     pub hub: Arc<Hub>,
+    pub followed: Arc<Followed>,
     pub outboxes: Outboxes<PresenceMessage>,
     pub protocol: Weak<Protocol>,
 }
@@ -53,6 +57,7 @@ pub struct PresenceProtocol {
     clock: Arc<Clock>,
     viewers: Arc<Viewers>,
     hub: Arc<Hub>,
+    followed: Arc<Followed>,
     outboxes: Outboxes<PresenceMessage>,
     protocol: Weak<Protocol>,
     live: OnceLock<Weak<Live>>,
@@ -78,7 +83,7 @@ impl PresenceProtocol {
     /// Presence at its start: nobody is here, and of nobody is known.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { me, start, config, table, clock, viewers, hub, outboxes, protocol } = parts;
+        let Parts { me, start, config, table, clock, viewers, hub, followed, outboxes, protocol } = parts;
         let presence = Presence::new(me, start, config, viewers.clone());
         Arc::new(Self {
             presence: Mutex::new(Driven { presence, layout: None }),
@@ -86,6 +91,7 @@ impl PresenceProtocol {
             clock,
             viewers,
             hub,
+            followed,
             outboxes,
             protocol,
             live: OnceLock::new(),
@@ -185,10 +191,37 @@ impl PresenceProtocol {
             match effect {
                 PresenceEffect::Send { to, message } if Some(&to) == direct => replies.push(message),
                 PresenceEffect::Send { to, message } => self.outboxes.push(&to, message),
-                PresenceEffect::Fed { readings } => self.hub.fed(readings.into_iter().map(|(key, reading)| (key, part(reading)))),
+                PresenceEffect::Fed { readings } => self.fed(readings),
             }
         }
         replies
+    }
+
+    fn fed(&self, readings: Vec<(Key, FeedReading)>) {
+        let (counts, unread): (Vec<_>, Vec<_>) = readings.into_iter().partition(|(key, _)| key.kind().is_counted());
+        self.hub.fed(counts.into_iter().map(|(key, reading)| (key, part(reading))));
+        unread.into_iter().for_each(|(key, reading)| self.followed.fed(&key, part(reading)));
+    }
+
+    /// The users that are followed here.
+    #[must_use]
+    pub fn followed(&self) -> &Followed {
+        &self.followed
+    }
+
+    /// Takes in the subscriptions of a user that is followed, with what is known of their pages.
+    pub fn fetched(&self, user: &Key, subscribed: Vec<(Subscribed, Modifications)>) {
+        self.rewatch(|followed| followed.fetched(user, subscribed));
+    }
+
+    /// Watches what is to be watched for users' sake. Decided under presence's lock, so that the last word is the latest.
+    fn rewatch(&self, change: impl FnOnce(&Followed) -> Rewatch) {
+        drop(self.drive(None, |presence, table, now| {
+            let Rewatch { begin, end } = change(&self.followed);
+            begin.iter().for_each(|key| presence.set_watched(key, true));
+            end.iter().for_each(|key| presence.set_watched(key, false));
+            presence.flush(table, now)
+        }));
     }
 
     /// The keys that a page is counted under.
@@ -215,6 +248,10 @@ impl Registrar for PresenceProtocol {
             keys.iter().for_each(|key| presence.set_watched(key, watched));
             presence.flush(table, now)
         }));
+    }
+
+    fn refresh_user(&self, user: &Key) {
+        self.rewatch(|followed| followed.refresh(user));
     }
 
     fn name_came(&self, page: &Key, Name(name): Name) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
+use counter_core::key::KeyKind;
 use counter_core::layout::{Adoption, Layout, LayoutRefused, Owners, Spread};
 use counter_core::message::{Envelope, Header, LayoutId, Message};
 use counter_core::replica::{CommitMark, Effect, Freshness, Now, PersistId, Replica, ReplicaStatus, Report};
@@ -182,6 +183,9 @@ impl Protocol {
     /// Over how many virtual shards the layout spreads a page.
     #[must_use]
     pub fn spread(&self, page: &Key) -> Spread {
+        if page.kind() != KeyKind::Page {
+            return Spread::default();
+        }
         let view = self.view.load();
         view.routes.as_ref().map_or_else(Spread::default, |routes| routes.layout.spread(page.as_bytes()))
     }

@@ -14,6 +14,7 @@ use counter_core::marks::Mark;
 use counter_core::replica::Freshness;
 use counter_core::slot::Slot;
 use counter_core::token::Token;
+use counter_core::unread::Cursor;
 use counter_core::vector::{self, Refusal};
 use futures::future::join_all;
 
@@ -84,6 +85,11 @@ pub enum Action {
     Reset,
     /// Clears what was observed and counts to this number. The reading is what it replaced.
     Set(i64),
+    /// Raises a user's subscription to this, see [`counter_core::unread`].
+    Raise {
+        generation: u32,
+        cursor: Cursor,
+    },
 }
 
 /// An update as a client sends it.
@@ -163,7 +169,6 @@ impl Router {
     }
 
     /// Tries an update wherever it can be.
-
     async fn attempt(&self, writes: &OwnWrites, key: Key, mut attempt: Attempt) -> Result<Reading, Failure> {
         let marks = writes.of(&key);
         for _ in 0..LOCAL_TRIES {
@@ -377,7 +382,8 @@ impl Router {
         let mut pages = BTreeSet::new();
         for slot in Slot::all() {
             let vector = self.owner.table.slot(slot);
-            for page in vector.keys().filter_map(|key| Key::new(key.page()).ok()) {
+            let counted = vector.keys().filter(|key| key.kind().is_counted());
+            for page in counted.filter_map(|key| Key::new(key.page()).ok()) {
                 if pages.len() < limit {
                     pages.insert(page);
                 }
@@ -423,7 +429,7 @@ fn unseen(reason: NotApplied) -> Failure {
     if reason == NotApplied::Overloaded { Failure::Overloaded { what, limit } } else { not_applied(reason) }
 }
 
-fn not_applied(reason: NotApplied) -> Failure {
+pub(crate) fn not_applied(reason: NotApplied) -> Failure {
     match reason {
         NotApplied::Overloaded => Failure::Overloaded { what: "requests that wait", limit: WAITING_MAX },
         NotApplied::Behind => Failure::Behind { reason: reason.to_string(), retry_after_s: RETRY_S },
@@ -452,6 +458,7 @@ impl From<Action> for Update {
             Action::Decrement(by) => Self::Decrement(by),
             Action::Reset => Self::Reset,
             Action::Set(to) => Self::Set(to),
+            Action::Raise { generation, cursor } => Self::Raise { generation, cursor },
         }
     }
 }

@@ -9,11 +9,12 @@ use operator::crd::GROUP;
 
 use crate::flags::{is_variable, of_the_node, of_the_operator};
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "docs/consistency.md",
     "docs/exactly-once.md",
     "docs/live.md",
+    "docs/unread.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/redis.md",

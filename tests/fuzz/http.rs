@@ -29,7 +29,7 @@ const LIMITS: RequestLimits = RequestLimits { body_bytes: 4 << 10, in_flight: 8 
 const NOW: Hlc = Hlc(1_757_000_000_000 << 16);
 
 /// One replica that owns everything.
-struct OneTable(Table);
+struct OneTable(Arc<Table>);
 
 impl OneTable {
     fn apply(&self, writes: &OwnWrites, key: &Key, write: Write) -> Result<Reading, Failure> {
@@ -84,14 +84,14 @@ impl Backend for OneTable {
     }
 }
 
-fn parts() -> Parts {
+fn parts(keeper: Arc<Table>) -> Parts {
     let admission = AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
     let live = LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission };
     let stopping = CancellationToken::new();
     // A stream has no end but this.
     stopping.cancel();
     let (tokens, cors) = (None, Cors::new(vec!["*".to_owned()]));
-    Parts { tokens, cors, limits: LIMITS, metrics: metrics(), live: Live::alone(live), stopping, echo: true }
+    Parts { tokens, cors, limits: LIMITS, metrics: metrics(), live: Live::alone(live), stopping, echo: true, keeper }
 }
 
 /// Every byte gets an answer or the end of the connection; none is answered with a fault of ours.
@@ -100,7 +100,8 @@ pub(crate) fn requests(bytes: &[u8]) {
     let answers = runtime.block_on(async {
         let table = Table::new(7, limits());
         table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
-        let api = Api::new(OneTable(table), parts());
+        let table = Arc::new(table);
+        let api = Api::new(OneTable(table.clone()), parts(table));
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let connection = http1::Builder::new()
             .half_close(true)

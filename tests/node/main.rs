@@ -24,4 +24,5 @@ mod replicas;
 mod rotation;
 mod seen;
 mod token_metrics;
+mod unread;
 mod virtual_shards;

@@ -47,12 +47,12 @@ pub(crate) struct Ledger {
     unordered: bool,
 }
 
-/// What an update adds; none for a reset, nor for a set, which the simulation does not make.
+/// What an update adds; none for a reset, nor for what the ledger does not follow.
 pub(crate) fn amount(update: Update) -> Option<i64> {
     match update {
         Update::Increment(by) => Some(i64::try_from(by).unwrap()),
         Update::Decrement(by) => Some(-i64::try_from(by).unwrap()),
-        Update::Reset | Update::Set(_) => None,
+        Update::Reset | Update::Set(_) | Update::Raise { .. } => None,
     }
 }
 

@@ -199,7 +199,7 @@ impl World {
         let update = match record.update {
             Update::Increment(by) => Update::Decrement(by),
             Update::Decrement(by) => Update::Increment(by),
-            Update::Reset | Update::Set(_) => return,
+            Update::Reset | Update::Set(_) | Update::Raise { .. } => return,
         };
         let clock = process.tick_clock(process.now(self.now_ms, held.wall_offset_ms));
         if process.table.apply(&record.key, update, None, clock).is_ok() {

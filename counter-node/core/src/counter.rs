@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hlc::Hlc;
 use crate::id::ActorId;
+use crate::unread::{Cursor, REGISTER, Subscription};
 
 pub(crate) use adjustment::Adjustment;
 pub use adjustment::Observed;
@@ -35,6 +36,7 @@ impl Entry {
                 // 0 leaves a trace, too, by which a counter that was set to it is told from one that was reset.
                 _ => Self { increments: 1, decrements: 1 },
             },
+            Update::Raise { generation, cursor } => Subscription { cursor, generation }.entry(),
         }
     }
 
@@ -134,6 +136,11 @@ pub enum Update {
     /// A reset and, in the same step, an update to this number. It is answered with what it replaced: so whoever sets a
     /// counter to 0 knows exactly what it took away.
     Set(i64),
+    /// Raises a subscription to this, see [`crate::unread`]. Doing so again changes nothing, so it needs no token.
+    Raise {
+        generation: u32,
+        cursor: Cursor,
+    },
 }
 
 impl Update {
@@ -142,7 +149,7 @@ impl Update {
         match self {
             Self::Increment(by) => Some(Entry { increments: by, decrements: 0 }),
             Self::Decrement(by) => Some(Entry { increments: 0, decrements: by }),
-            Self::Reset | Self::Set(_) => None,
+            Self::Reset | Self::Set(_) | Self::Raise { .. } => None,
         }
     }
 }
@@ -217,9 +224,21 @@ impl Counter {
                 self.reset();
             }
             Update::Set(to) => self.set(actor, to)?,
+            Update::Raise { .. } => {
+                if !self.raise(REGISTER, Entry::of(update)) {
+                    return Ok(());
+                }
+            }
         }
         self.touch(now);
         Ok(())
+    }
+
+    /// Raises an entry to at least this. False where it is as high already.
+    pub(crate) fn raise(&mut self, actor: ActorId, entry: Entry) -> bool {
+        let held = self.entries.iter().find(|(held, _)| *held == actor).map(|(_, entry)| *entry);
+        merge_by_max(&mut self.entries, &[(actor, entry)], |_| true);
+        !held.is_some_and(|held| held.covers(entry))
     }
 
     /// The same for a counter that token records adjust.
@@ -243,6 +262,7 @@ impl Counter {
                 self.add(actor, Entry::of(update), 0)?;
                 self.clear(&observed);
             }
+            Update::Raise { .. } => drop(self.raise(REGISTER, Entry::of(update))),
         }
         self.touch(now);
         Ok(())

@@ -1,5 +1,6 @@
-//! Keys: what a counter is filed under. A page's own key is the page; a virtual shard of it has a key of a type of its
-//! own, which no page can have.
+//! Keys: what a counter is filed under. A page's own key is the page. Whatever else is kept has keys of types of their own, which
+//! no page can have, since they begin with a byte that no UTF-8 text begins with: virtual shards of pages, and what unread counts
+//! are made of, see [`crate::unread`].
 
 use std::sync::Arc;
 
@@ -10,11 +11,44 @@ use crate::slot::Slot;
 /// The longest page, in bytes.
 pub const KEY_BYTES_MAX: usize = 512;
 
-/// What a sub-key begins with: a byte that no UTF-8 text has. The index follows, then the page.
+/// The longest name of a user, in bytes.
+pub const USER_BYTES_MAX: usize = 128;
+
+/// Pages begin with lower bytes, as all UTF-8 text does.
+const RESERVED: u8 = 0xF8;
+/// What a sub-key begins with. The index follows, then the page.
 const SUB_KEY: u8 = 0xFF;
 const SUB_KEY_HEAD_BYTES: usize = 3;
+/// The length of the user's name follows, then the name, then the page; or no page, in the key of the user.
+const SUBSCRIPTION: u8 = 0xFE;
+const SUBSCRIPTION_HEAD_BYTES: usize = 2;
+/// The page follows.
+const MODIFICATIONS: u8 = 0xFD;
 
-/// A counter's key: a page of 1 to [`KEY_BYTES_MAX`] bytes, or a virtual shard of one. Cheap to clone.
+/// What is kept under a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// What counts under the page's own key.
+    Page,
+    /// One of the page's virtual shards.
+    VirtualShard,
+    /// How often the page has been modified.
+    Modifications,
+    /// One user's subscription to a page.
+    Subscription,
+    /// Nothing: it stands for all of a user's subscriptions.
+    User,
+}
+
+impl KeyKind {
+    /// Whether clients count under it: it is part of pages' and the site's counts.
+    #[must_use]
+    pub fn is_counted(self) -> bool {
+        matches!(self, Self::Page | Self::VirtualShard)
+    }
+}
+
+/// A counter's key: a page of 1 to [`KEY_BYTES_MAX`] bytes, or one of another [kind](KeyKind). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Arc<[u8]>);
 
@@ -25,10 +59,12 @@ pub enum KeyError {
     Empty,
     #[error("must be at most {KEY_BYTES_MAX} bytes long, and is {bytes}")]
     TooLong { bytes: usize },
-    #[error("must not begin with the byte 0xFF, which marks virtual shards")]
+    #[error("must be text, and no text begins with a byte of 0xF8 or more")]
     Reserved,
     #[error("is no virtual shard of any page")]
     SubKey,
+    #[error("must be 1 to {USER_BYTES_MAX} bytes long, and is {bytes}")]
+    User { bytes: usize },
 }
 
 impl Key {
@@ -46,7 +82,7 @@ impl Key {
         Self([0].into())
     }
 
-    /// A key, a page's or a virtual shard's, from the bytes that [`Self::as_bytes`] gave.
+    /// A key of any kind, from the bytes that [`Self::as_bytes`] gave.
     ///
     /// # Errors
     /// [`KeyError`] when they are no key's.
@@ -62,13 +98,46 @@ impl Key {
         Self(head.iter().chain(self.page()).copied().collect())
     }
 
-    /// The key's bytes. Pages' and virtual shards' are never equal.
+    /// Under which the modifications of this page are counted.
+    #[must_use]
+    pub fn modifications(&self) -> Self {
+        Self(std::iter::once(&MODIFICATIONS).chain(self.page()).copied().collect())
+    }
+
+    /// The key that stands for all subscriptions of a user.
+    ///
+    /// # Errors
+    /// [`KeyError::User`] when the name has no bytes or too many.
+    pub fn user(name: &[u8]) -> Result<Self, KeyError> {
+        let refused = KeyError::User { bytes: name.len() };
+        let bytes = u8::try_from(name.len()).map_err(|_| refused)?;
+        if !(1..=USER_BYTES_MAX).contains(&name.len()) {
+            return Err(refused);
+        }
+        Ok(Self([SUBSCRIPTION, bytes].iter().chain(name).copied().collect()))
+    }
+
+    /// Under which the subscription of this key's user to a page is kept. None where this is neither a user's key nor a
+    /// subscription's.
+    #[must_use]
+    pub fn subscription(&self, page: &Self) -> Option<Self> {
+        let head = KeyRef(&self.0).user_key()?.0;
+        Some(Self(head.iter().chain(page.page()).copied().collect()))
+    }
+
+    /// What is kept under the key.
+    #[must_use]
+    pub fn kind(&self) -> KeyKind {
+        KeyRef(&self.0).kind()
+    }
+
+    /// The key's bytes. Those of different kinds are never equal.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The page that is counted under this key.
+    /// The page that the key is about. Empty in the key of a user.
     #[must_use]
     pub fn page(&self) -> &[u8] {
         KeyRef(&self.0).page()
@@ -80,7 +149,8 @@ impl Key {
         self.0.first() == Some(&SUB_KEY)
     }
 
-    /// The slot that the key lies in. Virtual shards are spread whatever their page has in braces.
+    /// The slot that the key lies in. Virtual shards are spread whatever their page has in braces; modifications lie with their page,
+    /// and subscriptions with their user.
     #[must_use]
     pub fn slot(&self) -> Slot {
         slot_of(&self.0)
@@ -90,13 +160,18 @@ impl Key {
 /// The slot of a key's bytes, see [`Key::slot`].
 #[must_use]
 pub fn slot_of(key: &[u8]) -> Slot {
-    if key.first() == Some(&SUB_KEY) { Slot::of_whole(key) } else { Slot::of(key) }
+    match key {
+        [SUB_KEY, ..] => Slot::of_whole(key),
+        [MODIFICATIONS, page @ ..] => Slot::of(page),
+        [SUBSCRIPTION, ..] => Slot::of(KeyRef(key).user().unwrap_or_default()),
+        page => Slot::of(page),
+    }
 }
 
 fn check_page(page: &[u8]) -> Result<(), KeyError> {
-    match (page.first(), page.len()) {
+    match (page.first().copied(), page.len()) {
         (None, _) => Err(KeyError::Empty),
-        (Some(&SUB_KEY), _) => Err(KeyError::Reserved),
+        (Some(RESERVED..), _) => Err(KeyError::Reserved),
         (_, 1..=KEY_BYTES_MAX) => Ok(()),
         (_, bytes) => Err(KeyError::TooLong { bytes }),
     }
@@ -112,6 +187,11 @@ impl std::fmt::Debug for KeyRef<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             [SUB_KEY, high, low, page @ ..] => write!(f, "Key({}#{})", page.escape_ascii(), u16::from_be_bytes([*high, *low])),
+            [MODIFICATIONS, page @ ..] => write!(f, "Key(modifications of {})", page.escape_ascii()),
+            [SUBSCRIPTION, ..] => {
+                let user = self.user().unwrap_or_default().escape_ascii();
+                write!(f, "Key(user {user}, page {})", self.page().escape_ascii())
+            }
             page => write!(f, "Key({})", page.escape_ascii()),
         }
     }
@@ -136,7 +216,7 @@ impl<'de> Deserialize<'de> for Key {
             type Value = Key;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "the 1 to {} bytes of a key", KEY_BYTES_MAX.saturating_add(SUB_KEY_HEAD_BYTES))
+                f.write_str("the bytes of a key")
             }
 
             fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Key, E> {
@@ -160,16 +240,52 @@ impl<'a> KeyRef<'a> {
         check_page(page).map(|()| Self(page))
     }
 
-    /// A key, a page's or a virtual shard's.
+    /// A key of any kind.
     ///
     /// # Errors
     /// As [`Key::from_bytes`].
     pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, KeyError> {
-        match bytes.split_at_checked(SUB_KEY_HEAD_BYTES) {
-            Some(([SUB_KEY, ..], page)) => check_page(page).map_err(|_| KeyError::SubKey)?,
+        match bytes {
+            [SUB_KEY, _, _, page @ ..] => check_page(page).map_err(|_| KeyError::SubKey)?,
+            [MODIFICATIONS, page @ ..] => check_page(page)?,
+            [SUBSCRIPTION, length, rest @ ..] => {
+                let refused = KeyError::User { bytes: usize::from(*length) };
+                let (user, page) = rest.split_at_checked(usize::from(*length)).ok_or(refused)?;
+                if !(1..=USER_BYTES_MAX).contains(&user.len()) {
+                    return Err(refused);
+                }
+                if !page.is_empty() {
+                    check_page(page)?;
+                }
+            }
             _ => check_page(bytes)?,
         }
         Ok(Self(bytes))
+    }
+
+    /// What is kept under the key.
+    #[must_use]
+    pub fn kind(self) -> KeyKind {
+        match self.0 {
+            [SUB_KEY, ..] => KeyKind::VirtualShard,
+            [MODIFICATIONS, ..] => KeyKind::Modifications,
+            [SUBSCRIPTION, ..] if self.page().is_empty() => KeyKind::User,
+            [SUBSCRIPTION, ..] => KeyKind::Subscription,
+            _ => KeyKind::Page,
+        }
+    }
+
+    /// The name of the user whose subscription this is, or whose key.
+    #[must_use]
+    pub fn user(self) -> Option<&'a [u8]> {
+        self.user_key()?.0.get(SUBSCRIPTION_HEAD_BYTES..)
+    }
+
+    /// The key of the user whose subscription this is.
+    #[must_use]
+    pub fn user_key(self) -> Option<Self> {
+        let [SUBSCRIPTION, length, ..] = self.0 else { return None };
+        self.0.get(..SUBSCRIPTION_HEAD_BYTES.saturating_add(usize::from(*length))).map(Self)
     }
 
     /// Bytes that a key gave.
@@ -183,10 +299,16 @@ impl<'a> KeyRef<'a> {
         self.0
     }
 
-    /// The page that is counted under this key.
+    /// The page that the key is about. Empty in the key of a user.
     #[must_use]
     pub fn page(self) -> &'a [u8] {
-        if self.0.first() == Some(&SUB_KEY) { self.0.get(SUB_KEY_HEAD_BYTES..).unwrap_or_default() } else { self.0 }
+        let head = match self.0 {
+            [SUB_KEY, ..] => SUB_KEY_HEAD_BYTES,
+            [MODIFICATIONS, ..] => 1,
+            [SUBSCRIPTION, length, ..] => SUBSCRIPTION_HEAD_BYTES.saturating_add(usize::from(*length)),
+            _ => 0,
+        };
+        self.0.get(head..).unwrap_or_default()
     }
 
     /// The slot that the key lies in.
@@ -237,7 +359,9 @@ mod tests {
 
     #[test]
     fn a_borrowed_key_is_as_the_owned_one() {
-        for key in [Key::new(b"{front}-page").unwrap(), Key::new(b"front").unwrap().virtual_shard(3)] {
+        let page = Key::new(b"{front}-page").unwrap();
+        let user = Key::user("{ann}é".as_bytes()).unwrap();
+        for key in [page.clone(), page.virtual_shard(3), page.modifications(), user.subscription(&page).unwrap(), user] {
             let borrowed = KeyRef::from(&key);
             assert_eq!((borrowed.slot(), borrowed.page(), borrowed.to_key()), (key.slot(), key.page(), key.clone()));
             assert_eq!(format!("{borrowed:?}"), format!("{key:?}"));
@@ -247,12 +371,51 @@ mod tests {
 
     #[test]
     fn every_key_reads_back_and_nothing_else_does() {
-        let long = Key::new(&[b'a'; 512]).unwrap().virtual_shard(65_535);
-        let bytes = postcard::to_stdvec(&long).unwrap();
-        assert_eq!(postcard::from_bytes::<Key>(&bytes), Ok(long));
-        for bytes in [&[0xFF][..], &[0xFF, 0], &[0xFF, 0, 0], &[0xFF, 0, 0, 0xFF, 0, 0, b'a']] {
+        let page = Key::new(&[b'a'; 512]).unwrap();
+        let user = Key::user(&[b'u'; 128]).unwrap();
+        for key in [page.virtual_shard(65_535), page.modifications(), user.subscription(&page).unwrap(), user, page] {
+            let bytes = postcard::to_stdvec(&key).unwrap();
+            assert_eq!(postcard::from_bytes::<Key>(&bytes), Ok(key));
+        }
+        let refused: [&[u8]; 13] = [
+            &[],
+            &[0xFF],
+            &[0xFF, 0],
+            &[0xFF, 0, 0],
+            &[0xFF, 0, 0, 0xFF, 0, 0, b'a'],
+            &[0xFE],
+            &[0xFE, 0],
+            &[0xFE, 0, b'a'],
+            &[0xFE, 2, b'a'],
+            &[0xFE, 1, b'a', 0xFD, b'a'],
+            &[0xFD],
+            &[0xFD, 0xFD, b'a'],
+            &[0xF8, b'a'],
+        ];
+        for bytes in refused {
             assert!(Key::from_bytes(bytes).is_err(), "{bytes:?}");
         }
+        assert!(Key::from_bytes(&[&[0xFE, 129][..], &[b'a'; 129]].concat()).is_err());
+    }
+
+    #[test]
+    fn what_unread_counts_are_made_of_has_keys_of_its_own_beside_its_page_or_its_user() {
+        let page = Key::new(b"{blog}/front").unwrap();
+        let user = Key::user(b"ann").unwrap();
+        let subscription = user.subscription(&page).unwrap();
+        assert_eq!(page.modifications().slot(), page.slot());
+        assert_eq!(subscription.slot(), Slot::of(b"ann"));
+        assert_eq!((user.slot(), user.page()), (Slot::of(b"ann"), &b""[..]));
+        assert_eq!(KeyRef::from(&subscription).user_key(), Some(KeyRef::from(&user)));
+        assert_eq!((KeyRef::from(&subscription).user(), subscription.page()), (Some(&b"ann"[..]), page.page()));
+        assert_eq!((page.subscription(&page), KeyRef::from(&page).user()), (None, None));
+        let kinds = [page.kind(), page.virtual_shard(1).kind(), page.modifications().kind(), subscription.kind(), user.kind()];
+        let all = [KeyKind::Page, KeyKind::VirtualShard, KeyKind::Modifications, KeyKind::Subscription, KeyKind::User];
+        assert_eq!((kinds, kinds.map(KeyKind::is_counted)), (all, [true, true, false, false, false]));
+        assert_eq!(Key::user(&[b'u'; 129]).unwrap_err().to_string(), "must be 1 to 128 bytes long, and is 129");
+        assert_eq!(Key::user(b""), Err(KeyError::User { bytes: 0 }));
+        let named = format!("{subscription:?} {:?}", page.modifications());
+        assert_eq!(named, "Key(user ann, page {blog}/front) Key(modifications of {blog}/front)");
     }
 
     #[test]

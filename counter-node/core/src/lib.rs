@@ -21,4 +21,5 @@ pub mod slot;
 pub mod status;
 pub mod table;
 pub mod token;
+pub mod unread;
 pub mod vector;

@@ -23,10 +23,12 @@ use self::tokens::Tokens;
 use crate::counter::{Adjustment, Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
+use crate::key::KeyKind;
 use crate::marks::Mark;
 use crate::presence::PageViewers;
 use crate::slot::Slot;
 use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS, Token, TokenName, TokenRecord};
+use crate::unread::{MODIFICATIONS_MAX, new_counter};
 
 /// Counters whose entries go out together with resets take along all of their records, if they are not more than this.
 const RECORDS_WITH_RESETS_MAX: usize = 256;
@@ -51,7 +53,7 @@ pub struct SlotVector {
     retired: Vec<ActorId>,
     counters: PackedCounters,
     tally: i128,
-    /// How many of the counters exist, see [`Counter::exists`].
+    /// How many of the counters that clients count exist, see [`Counter::exists`].
     existing: usize,
     /// The latest change of any counter.
     updated_at: Hlc,
@@ -216,7 +218,7 @@ impl SlotVector {
         self.generation
     }
 
-    /// Σ of the slot's tallies.
+    /// Σ of the tallies that clients count: see [`KeyKind::is_counted`].
     #[must_use]
     pub fn tally(&self) -> i128 {
         self.tally
@@ -235,7 +237,7 @@ impl SlotVector {
         self.counters.len()
     }
 
-    /// How many of the slot's counters exist, see [`Counter::exists`].
+    /// How many of the counters that clients count exist, see [`Counter::exists`].
     #[must_use]
     pub fn existing(&self) -> usize {
         self.existing
@@ -330,7 +332,7 @@ impl SlotVector {
         let (_, entry) = counter.entries().find(|(held, _)| *held == actor)?;
         let (generation, cleared) = match update {
             Update::Increment(_) | Update::Decrement(_) => Default::default(),
-            Update::Reset | Update::Set(_) => (self.generation, counter.base().cleared),
+            Update::Reset | Update::Set(_) | Update::Raise { .. } => (self.generation, counter.base().cleared),
         };
         Some(Mark { actor, entry, generation, cleared })
     }
@@ -354,7 +356,8 @@ impl SlotVector {
     ) -> Result<Applied, Refusal> {
         let actor = self.writer.ok_or(Refusal::NotOwner)?;
         let key = key.into();
-        if let Some(token) = token {
+        self.check_modifications(key)?;
+        if let Some(token) = token.filter(|_| !matches!(update, Update::Raise { .. })) {
             return self.apply_once(key, update, token, (actor, now), admit);
         }
         if self.adjustment(key).is_some() {
@@ -363,7 +366,7 @@ impl SlotVector {
         let Some(changed) = self.counters.apply(key.as_bytes(), actor, update, now)? else {
             return self.apply_to_new(key, update, now, actor, admit);
         };
-        self.changed(changed);
+        self.changed(key, changed);
         Ok(Applied { reading: answer(update, changed.before, changed.after), actor, changed: true, replayed: false })
     }
 
@@ -374,9 +377,19 @@ impl SlotVector {
         if self.adjustment(key).is_some() {
             return Ok(None);
         }
+        self.check_modifications(key)?;
         let Some(changed) = self.counters.apply_in_place(key.as_bytes(), actor, update, now)? else { return Ok(None) };
-        self.changed(changed);
+        self.changed(key, changed);
         Ok(Some(Applied { reading: answer(update, changed.before, changed.after), actor, changed: true, replayed: false }))
+    }
+
+    /// Whether one more of a page's modifications is within what cursors can tell.
+    fn check_modifications(&self, key: KeyRef<'_>) -> Result<(), OutOfRange> {
+        if key.kind() != KeyKind::Modifications {
+            return Ok(());
+        }
+        let tally = self.read(key).tally;
+        if tally < i128::from(MODIFICATIONS_MAX) { Ok(()) } else { Err(OutOfRange { tally }) }
     }
 
     fn apply_to_new(
@@ -390,7 +403,7 @@ impl SlotVector {
         if update == Update::Reset {
             return Ok(Applied { reading: Reading::UNKNOWN, actor, changed: false, replayed: false });
         }
-        let mut counter = Counter::default();
+        let mut counter = new_counter(key, now);
         counter.apply(actor, update, now)?;
         admit(Growth { counter: true, token: false })?;
         let Changed { before, after } = self.replace(key, &counter);
@@ -422,7 +435,7 @@ impl SlotVector {
                 match self.counters.merge_in_place(key.as_bytes(), theirs, &self.retired) {
                     InPlace::Unchanged => continue,
                     InPlace::Changed(what) => {
-                        self.changed(what);
+                        self.changed(key.into(), what);
                         merged.keys.push(key.clone());
                         continue;
                     }
@@ -461,7 +474,7 @@ impl SlotVector {
                 tokens.readjust(key.into());
             }
             let after = self.read(key);
-            self.changed(Changed { before, after });
+            self.changed(key.into(), Changed { before, after });
             merged.keys.push(key.clone());
         }
     }
@@ -509,11 +522,15 @@ impl SlotVector {
         let before = self.read(key);
         self.counters.set(key.as_bytes(), counter);
         let changed = Changed { before, after: self.read(key) };
-        self.changed(changed);
+        self.changed(key, changed);
         changed
     }
 
-    fn changed(&mut self, Changed { before, after }: Changed) {
+    /// Keeps the slot's totals in step with a counter that clients count under.
+    fn changed(&mut self, key: KeyRef<'_>, Changed { before, after }: Changed) {
+        if !key.kind().is_counted() {
+            return;
+        }
         self.tally = self.tally.saturating_sub(before.tally).saturating_add(after.tally);
         self.existing = self.existing.saturating_sub(usize::from(before.exists)).saturating_add(usize::from(after.exists));
         self.updated_at = self.updated_at.max(after.updated_at.unwrap_or_default());
@@ -648,7 +665,7 @@ pub struct Applied {
 /// What an update is answered with: what the counter came to; a set, whose outcome is known, with what it replaced.
 fn answer(update: Update, before: Reading, after: Reading) -> Reading {
     match update {
-        Update::Increment(_) | Update::Decrement(_) | Update::Reset => after,
+        Update::Increment(_) | Update::Decrement(_) | Update::Reset | Update::Raise { .. } => after,
         Update::Set(_) => before,
     }
 }

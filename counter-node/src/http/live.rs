@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use counter_core::counter::Key;
 use hyper::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -30,7 +31,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
         ("observe" = Option<bool>, Query, description = "Without being counted as a viewer"),
         ("session" = Option<String>, Query, min_length = 1, description = "The client's own name for its session: under it, it counts once however many connections it has, at most 128 bytes"),
         ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
-        ("user" = Option<String>, Query, min_length = 1, description = "Who the viewer is, for the number of unique viewers, at most 128 bytes"),
+        ("user" = Option<String>, Query, min_length = 1, description = "Who the viewer is, at most 128 bytes: for the number of unique viewers, and what this user has not read is sent along"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has: it is not sent again"),
     ),
     responses(
@@ -71,6 +72,27 @@ pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Par
     open(shared, peer, Subject::Site, head)
 }
 
+/// Follow what a user has not read.
+#[utoipa::path(
+    get, path = "/users/{user}/unread/live", tag = "unread", operation_id = "followUnread",
+    params(
+        ("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F"),
+        ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
+    ),
+    responses(
+        (status = 101, description = "With `Upgrade: websocket`: the messages that docs/live.md describes"),
+        (status = 200, description = "With `Accept: text/event-stream`: an event for each new count, without end", body = String, content_type = "text/event-stream"),
+        (status = 400, description = "A bad user or parameter", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
+        (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn unread<B: Backend>(shared: &Shared<B>, peer: &Peer, user: &str, head: &Parts) -> Result<Reply, Problem> {
+    open(shared, peer, Subject::User(super::unread::user(user)?), head)
+}
+
 /// The echo that the WebSocket conformance tests speak to.
 pub(super) fn echo<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) -> Result<Reply, Problem> {
     if !shared.echo {
@@ -82,7 +104,7 @@ pub(super) fn echo<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) ->
 }
 
 fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Parts) -> Result<Reply, Problem> {
-    let Asked { observe, session, user } = Asked::read(head.uri.query(), &subject)?;
+    let Asked { observe, session, user, unread } = Asked::read(head.uri.query(), &subject)?;
     let accept = handshake(head)?;
     if accept.is_none() && !accepts_events(&head.headers) {
         return Err(Problem::upgrade_required());
@@ -95,7 +117,7 @@ fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Pa
     let place = live.admission.admit(peer.from.ip(), Instant::now())?;
     let mode = if observe { Mode::Observe } else { Mode::View };
     let last_id = head.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let opening = Opening { live, place, subject, mode, session, user, last_id };
+    let opening = Opening { live, place, subject, mode, session, user, unread, last_id };
     match accept {
         Some(accept) => {
             peer.take_over(move |connection| socket::serve(connection, opening));
@@ -152,6 +174,8 @@ struct Asked {
     observe: bool,
     session: Option<String>,
     user: Option<Name>,
+    /// The key of the user whose unread count is sent along.
+    unread: Option<Key>,
 }
 
 impl Asked {
@@ -159,11 +183,18 @@ impl Asked {
         let mut asked = Self::default();
         for (name, value) in query::parameters(query)? {
             match (name.as_str(), value.as_str()) {
-                ("observe", "true") => asked.observe = true,
+                ("observe", "true") if !matches!(subject, Subject::User(_)) => asked.observe = true,
+                _ if matches!(subject, Subject::User(_)) && name != "resume" => {
+                    return Err(Problem::bad_field(&name, "is not a parameter of this request, which knows `resume` only"));
+                }
                 ("observe", "false") if *subject != Subject::Site => asked.observe = false,
                 ("observe", _) => return Err(Problem::bad_field("observe", "must be true or false")),
                 ("session", _) => asked.session = Some(id("session", value)?),
-                ("user", _) => asked.user = Some(Name::of_user(&id("user", value)?)),
+                ("user", _) => {
+                    let user = id("user", value)?;
+                    asked.user = Some(Name::of_user(&user));
+                    asked.unread = Some(Key::user(user.as_bytes()).map_err(|error| Problem::bad_field("user", error))?);
+                }
                 ("resume", _) => drop(id("resume", value)?),
                 _ => return Err(Problem::bad_field(&name, "is not a parameter of this request")),
             }

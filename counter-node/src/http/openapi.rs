@@ -32,6 +32,7 @@ pub(super) enum CounterAnswer {
     tags(
         (name = "counters", description = "Counters of pages"),
         (name = "live", description = "Viewers, and counts as they change"),
+        (name = "unread", description = "What users have not read of the pages that they subscribe to"),
         (name = "cluster", description = "The nodes that count"),
     ),
     paths(
@@ -48,6 +49,14 @@ pub(super) enum CounterAnswer {
         super::sessions::delete,
         super::sessions::end,
         super::top::get,
+        super::unread::modify,
+        super::unread::get,
+        super::unread::read,
+        super::live::unread,
+        super::unread::list,
+        super::unread::show,
+        super::unread::subscribe,
+        super::unread::unsubscribe,
     ),
     modifiers(&Token),
 )]

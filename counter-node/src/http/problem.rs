@@ -111,6 +111,14 @@ impl Problem {
         Self::new(Kind::TooManyPages, format!("A connection follows at most {limit} pages at once."))
     }
 
+    pub(super) fn too_many_subscriptions(limit: usize) -> Self {
+        Self::new(Kind::TooManySubscriptions, format!("The user subscribes to {limit} pages, the limit."))
+    }
+
+    pub(super) fn not_subscribed() -> Self {
+        Self::new(Kind::NotSubscribed, "The user does not subscribe to the page.")
+    }
+
     pub(super) fn internal(error: &dyn Display) -> Self {
         tracing::error!(%error, "an answer could not be made");
         Self::new(Kind::Internal, "The answer could not be made.")

@@ -21,6 +21,18 @@ pub(super) enum Route<'a> {
     Session(&'a str, &'a str),
     /// `/{page}/sessions/{id}/end`
     SessionEnd(&'a str, &'a str),
+    /// `/{page}/modifications`
+    Modifications(&'a str),
+    /// `/users/{user}/subscriptions`; the user as it stands in the path, encoded.
+    Subscriptions(&'a str),
+    /// `/users/{user}/subscriptions/{page}`; both as they stand in the path.
+    Subscription(&'a str, &'a str),
+    /// `/users/{user}/unread`
+    Unread(&'a str),
+    /// `/users/{user}/unread/live`
+    UnreadLive(&'a str),
+    /// `/users/{user}/unread/{page}`
+    UnreadPage(&'a str, &'a str),
     /// `/pages`
     TopPages,
     /// `/websocket/echo`, which is there for tests.
@@ -57,6 +69,12 @@ pub(super) const ROUTES: &[&str] = &[
     "session-end",
     "echo",
     "pages",
+    "modifications",
+    "subscriptions",
+    "subscription",
+    "unread",
+    "unread-live",
+    "unread-page",
     "none",
 ];
 
@@ -77,7 +95,9 @@ impl<'a> Route<'a> {
         }
         match rest.split_once('/') {
             Some((page, "live")) => Some(Self::Live(page)),
+            Some((page, "modifications")) => Some(Self::Modifications(page)),
             Some(("websocket", "echo")) => Some(Self::Echo),
+            Some(("users", below)) if Self::of_user(below).is_some() => Self::of_user(below),
             Some((page, below)) if below.starts_with("sessions/") => Self::of_session(page, &below["sessions/".len()..]),
             None => match rest {
                 "live" => Some(Self::SiteLive),
@@ -95,6 +115,20 @@ impl<'a> Route<'a> {
             Some(("problems", name)) => Some(Self::Problem(name)),
             Some(("ui", name)) => Some(Self::Asset(name)),
             Some(_) => None,
+        }
+    }
+
+    /// What is below `/users/`.
+    fn of_user(below: &'a str) -> Option<Self> {
+        let (user, below) = below.split_once('/')?;
+        match below.split_once('/') {
+            None if below == "subscriptions" => Some(Self::Subscriptions(user)),
+            None if below == "unread" => Some(Self::Unread(user)),
+            Some(("subscriptions", page)) if !page.contains('/') => Some(Self::Subscription(user, page)),
+            // A page of that name is written with one of its letters encoded.
+            Some(("unread", "live")) => Some(Self::UnreadLive(user)),
+            Some(("unread", page)) if !page.contains('/') => Some(Self::UnreadPage(user, page)),
+            _ => None,
         }
     }
 
@@ -129,6 +163,12 @@ impl<'a> Route<'a> {
             Self::SessionEnd(..) => 13,
             Self::Echo => 14,
             Self::TopPages => 15,
+            Self::Modifications(_) => 16,
+            Self::Subscriptions(_) => 17,
+            Self::Subscription(..) => 18,
+            Self::Unread(_) => 19,
+            Self::UnreadLive(_) => 20,
+            Self::UnreadPage(..) => 21,
         }
     }
 
@@ -136,9 +176,11 @@ impl<'a> Route<'a> {
         match self {
             Self::Counter(_) => &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
             Self::Batch => &[Method::GET, Method::HEAD, Method::POST],
-            Self::Live(_) | Self::SiteLive | Self::Echo => &[Method::GET],
+            Self::Live(_) | Self::SiteLive | Self::UnreadLive(_) | Self::Echo => &[Method::GET],
             Self::Session(..) => &[Method::PUT, Method::DELETE],
-            Self::SessionEnd(..) => &[Method::POST],
+            Self::SessionEnd(..) | Self::Modifications(_) => &[Method::POST],
+            Self::Subscription(..) => &[Method::GET, Method::HEAD, Method::PUT, Method::DELETE],
+            Self::UnreadPage(..) => &[Method::PUT],
             _ => &[Method::GET, Method::HEAD],
         }
     }
@@ -171,6 +213,19 @@ mod tests {
             ("/p/sessions/tab-1/start", None),
             ("/p/sessions", None),
             ("/a/b/live", None),
+            ("/p/modifications", Some(Route::Modifications("p"))),
+            ("/users/modifications", Some(Route::Modifications("users"))),
+            ("/users/ann/subscriptions", Some(Route::Subscriptions("ann"))),
+            ("/users/ann/subscriptions/a%2Fb", Some(Route::Subscription("ann", "a%2Fb"))),
+            ("/users/ann/subscriptions/a/b", None),
+            ("/users/ann/unread", Some(Route::Unread("ann"))),
+            ("/users/ann/unread/live", Some(Route::UnreadLive("ann"))),
+            ("/users/ann/unread/%6Cive", Some(Route::UnreadPage("ann", "%6Cive"))),
+            ("/users/ann/unread/a/b", None),
+            ("/users/ann", None),
+            ("/users/live", Some(Route::Live("users"))),
+            ("/users/sessions/unread", Some(Route::Unread("sessions"))),
+            ("/users/sessions/tab-1", Some(Route::Session("users", "tab-1"))),
             ("*", None),
         ] {
             assert_eq!(Route::of(path), route, "{path}");
@@ -196,6 +251,12 @@ mod tests {
             "/p/sessions/s/end",
             "/websocket/echo",
             "/pages",
+            "/p/modifications",
+            "/users/u/subscriptions",
+            "/users/u/subscriptions/p",
+            "/users/u/unread",
+            "/users/u/unread/live",
+            "/users/u/unread/p",
         ];
         for (index, path) in paths.iter().enumerate() {
             assert_eq!(Route::of(path).unwrap().index(), index, "{path}");

@@ -5,6 +5,7 @@ mod cluster;
 mod failures;
 mod forms;
 mod sessions;
+mod unread;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +15,8 @@ use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
+use counter_core::unread::Modifications;
+use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 
@@ -22,6 +25,7 @@ use crate::lock::lock;
 use crate::overview::ClusterOverview;
 use crate::own_writes::OwnWrites;
 use crate::router::{Detailed, Failure, Reading, Write};
+use crate::unread::{Standing, Subscribed};
 
 /// 2030-10-10T12:11:42Z
 const NOW: Hlc = Hlc(1_917_864_702_000 << 16);
@@ -112,7 +116,25 @@ impl Backend for Arc<OneTable> {
     }
 }
 
-fn parts(tokens: Option<ApiTokens>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Parts {
+impl Keeper for OneTable {
+    fn modifications(&self, keys: Vec<Key>) -> BoxFuture<'_, Result<Vec<Modifications>, Failure>> {
+        Box::pin(async { self.fails().map(|()| self.table.modifications(keys))?.await })
+    }
+
+    fn all_modifications(&self, key: Key) -> BoxFuture<'_, Result<Modifications, Failure>> {
+        Box::pin(async { self.fails().map(|()| self.table.all_modifications(key))?.await })
+    }
+
+    fn subscriptions(&self, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {
+        Box::pin(async { self.fails().map(|()| self.table.subscriptions(user))?.await })
+    }
+
+    fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>> {
+        Box::pin(async { self.fails().map(|()| self.table.standing(subscription))?.await })
+    }
+}
+
+fn parts(backend: Arc<OneTable>, tokens: Option<ApiTokens>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Parts {
     let admission = crate::live::AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
     let (heartbeat, lease) = (std::time::Duration::from_secs(20), std::time::Duration::from_secs(5));
     Parts {
@@ -123,6 +145,7 @@ fn parts(tokens: Option<ApiTokens>, limits: RequestLimits, metrics: Arc<HttpMetr
         live: Live::alone(crate::live::LiveConfig { heartbeat, lease, admission }),
         stopping: CancellationToken::new(),
         echo: false,
+        keeper: backend,
     }
 }
 
@@ -165,7 +188,7 @@ impl Client {
         let backend =
             Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0), overview: Mutex::new(overview) });
         let metrics = super::metrics();
-        let api = Api::new(Arc::clone(&backend), parts(tokens, limits, Arc::clone(&metrics)));
+        let api = Api::new(Arc::clone(&backend), parts(backend.clone(), tokens, limits, Arc::clone(&metrics)));
         Self { backend, api, metrics, peer: Peer::new(([127, 0, 0, 1], 50_000).into()) }
     }
 

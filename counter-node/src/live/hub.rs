@@ -20,10 +20,12 @@ use super::value::{Count, Value};
 use crate::lock::lock;
 
 /// What can be looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     Site,
     Page(Key),
+    /// What a user, by the key of [`Key::user`], has not read.
+    User(Key),
 }
 
 /// What this node has on a page.
@@ -117,7 +119,7 @@ impl Hub {
         let topics = lock(&self.topics);
         let pages = topics.keys().filter_map(|subject| match subject {
             Subject::Page(page) => Some(page.clone()),
-            Subject::Site => None,
+            Subject::Site | Subject::User(_) => None,
         });
         pages.collect()
     }
@@ -126,6 +128,12 @@ impl Hub {
     #[must_use]
     pub fn watches_site(&self) -> bool {
         lock(&self.topics).contains_key(&Subject::Site)
+    }
+
+    /// Whether someone looks at what a user has not read.
+    #[must_use]
+    pub fn follows(&self, user: &Key) -> bool {
+        lock(&self.topics).contains_key(&Subject::User(user.clone()))
     }
 
     /// The keys that the page is counted under from now on. Of new ones something must be heard before a count is told.
@@ -156,6 +164,13 @@ impl Hub {
     /// Takes in the site's total.
     pub fn site(&self, count: Count) {
         if let Some(topic) = self.topic(&Subject::Site) {
+            self.take(&topic, &mut lock(&topic.state), count);
+        }
+    }
+
+    /// Takes in how much a user has not read.
+    pub fn unread(&self, user: &Key, count: Count) {
+        if let Some(topic) = self.topic(&Subject::User(user.clone())) {
             self.take(&topic, &mut lock(&topic.state), count);
         }
     }
@@ -263,7 +278,7 @@ impl Hub {
     }
 
     /// Tells what is due. Returns when the next will be.
-    fn tell(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn tell(&self, now: Instant) -> Option<Instant> {
         loop {
             let topic = {
                 let mut due = lock(&self.due);

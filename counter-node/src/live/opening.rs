@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use counter_core::counter::Key;
+
 use super::{Live, Mode, Name, Place, Subject};
 
 /// What a live connection begins with.
@@ -16,6 +18,8 @@ pub struct Opening {
     pub session: Option<String>,
     /// Who it is, if that is said.
     pub user: Option<Name>,
+    /// The key of the user whose unread count is sent along.
+    pub unread: Option<Key>,
     /// By [`super::value::Count::id`]: what the client has been sent already.
     pub last_id: Option<String>,
 }

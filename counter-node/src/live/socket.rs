@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use counter_core::counter::Key;
 use futures::future::poll_fn;
 use futures::{Sink as _, Stream as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -46,10 +47,10 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
     let socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config())).await;
     // It is a part of HTTP's buffer, all of which it holds.
     drop(early);
-    let Opening { live, place, subject, mode, session, user, .. } = opening;
+    let Opening { live, place, subject, mode, session, user, unread, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
     let mut client = Client { socket, subscriptions: Subscriptions::new(live, session, user), cut };
-    let ended = client.converse(subject, mode, &begin).await;
+    let ended = client.converse(subject, mode, unread, &begin).await;
     if let Err(Ended::Cut) = ended {
         client.subscriptions.live().metrics.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
@@ -127,12 +128,17 @@ struct Pulse {
 }
 
 impl Client {
-    async fn converse(&mut self, subject: Subject, mode: super::Mode, begin: &CancellationToken) -> Result<(), Ended> {
+    async fn converse(
+        &mut self,
+        subject: Subject,
+        mode: super::Mode,
+        unread: Option<Key>,
+        begin: &CancellationToken,
+    ) -> Result<(), Ended> {
         let live = self.subscriptions.live().clone();
         let hello = Reply::hello(live.resume_token(self.subscriptions.connection), live.config.heartbeat.as_secs());
         self.send([Message::text(hello.to_text())]).await?;
-        // The address names one thing, so that this cannot be too many.
-        let _ = self.subscriptions.add(vec![subject], mode);
+        self.subscriptions.begin(subject, mode, unread);
         let (mut stopping, mut stopped) = (pin!(begin.cancelled()), pin!(self.cut.clone().cancelled_owned()));
         let now = Instant::now();
         let mut pulse = Pulse { heard: now, pinged: now };

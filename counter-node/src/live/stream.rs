@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::metrics::Counted;
-use super::{LiveMetrics, Opening, Place, RETRY_MS, Subscriptions};
+use super::{LiveMetrics, Opening, Place, RETRY_MS, Subject, Subscriptions};
 
 /// The events of one client. When it is dropped, as it is with its connection, the client views nothing any more.
 pub struct Events {
@@ -21,6 +21,8 @@ pub struct Events {
     ready: VecDeque<Bytes>,
     /// The count that the client has already.
     last_id: Option<String>,
+    /// What a user has not read is all that it is about, not something beside a page.
+    of_user: bool,
     ping: Pin<Box<Sleep>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
@@ -32,7 +34,7 @@ impl Events {
     /// The events that `opening` asks for, until `stopping` is cancelled.
     #[must_use]
     pub fn new(opening: Opening, stopping: CancellationToken) -> Self {
-        let Opening { live, place, subject, mode, session, user, last_id } = opening;
+        let Opening { live, place, subject, mode, session, user, unread, last_id } = opening;
         let counted: Counted<fn(&LiveMetrics) -> &_> = Counted::new(Arc::clone(&live.metrics), |metrics| &metrics.streams);
         let mut subscriptions = Subscriptions::new(live, session, user);
         let live = subscriptions.live().clone();
@@ -42,12 +44,13 @@ impl Events {
             "heartbeat_seconds": live.config.heartbeat.as_secs(),
             "retry_ms": RETRY_MS,
         });
-        // One thing, so that this cannot be too many.
-        let _ = subscriptions.add(vec![subject], mode);
+        let of_user = matches!(subject, Subject::User(_));
+        subscriptions.begin(subject, mode, unread);
         Self {
             subscriptions,
             ready: VecDeque::from([Bytes::from(format!("retry: {}\nevent: hello\ndata: {hello}\n\n", retry_ms()))]),
             last_id,
+            of_user,
             ping: Box::pin(tokio::time::sleep(live.ping_interval())),
             stopping: Box::pin(stopping.cancelled_owned()),
             stopped: false,
@@ -71,6 +74,11 @@ impl Events {
                 self.ready.push_back(format!("event: reconnect\ndata: {{\"after_ms\":{after_ms}}}\n\n").into());
             } else if let Poll::Ready(marks) = self.subscriptions.poll_marks(cx) {
                 for value in marks.filter_map(|place| self.subscriptions.value(place)).collect::<Vec<_>>() {
+                    if value.is_unread {
+                        let named = (!self.of_user).then_some(Bytes::from_static(b"event: unread\n"));
+                        self.ready.extend(named.into_iter().chain([value.event.clone()]));
+                        continue;
+                    }
                     // Only the first can be the one that the client has.
                     if self.last_id.take().is_none_or(|last_id| last_id != value.count.id()) {
                         self.ready.push_back(value.event.clone());

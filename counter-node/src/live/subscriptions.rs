@@ -57,13 +57,20 @@ impl Subscriptions {
         &self.live
     }
 
+    /// Looks at what the connection's address names and, where that is asked for, at what a user has not read.
+    pub(super) fn begin(&mut self, subject: Subject, mode: Mode, unread: Option<Key>) {
+        // Two things, so that these cannot be too many.
+        let _ = self.add(vec![subject], mode);
+        let _ = self.add(unread.into_iter().map(Subject::User).collect(), Mode::Observe);
+    }
+
     /// Looks at all of these from now on, or at none of them. What is looked at already may change its mode.
     ///
     /// # Errors
     /// [`TooManyPages`]; nothing has changed then.
     pub fn add(&mut self, subjects: Vec<Subject>, mode: Mode) -> Result<(), TooManyPages> {
         let mut fresh: Vec<&Subject> = subjects.iter().filter(|subject| self.find(subject).is_none()).collect();
-        fresh.sort_by_key(|subject| subject.page().map(Key::as_bytes));
+        fresh.sort();
         fresh.dedup();
         if self.len() + fresh.len() > PAGES_MAX {
             return Err(TooManyPages);
@@ -172,7 +179,7 @@ impl Subject {
     #[must_use]
     pub fn page(&self) -> Option<&Key> {
         match self {
-            Self::Site => None,
+            Self::Site | Self::User(_) => None,
             Self::Page(key) => Some(key),
         }
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use counter_core::hlc::Hlc;
+use counter_core::key::KeyRef;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Subject;
@@ -18,6 +19,8 @@ pub struct Count {
 #[derive(Debug)]
 pub struct Value {
     pub count: Count,
+    /// It is how much a user has not read.
+    pub is_unread: bool,
     /// As a WebSocket message.
     pub text: Utf8Bytes,
     /// As a server-sent event, the empty line included.
@@ -28,14 +31,26 @@ impl Value {
     pub(super) fn new(subject: &Subject, count: Count) -> Self {
         let Count { count: number, updated_at } = count;
         let updated_at = moment(updated_at).map_or_else(|| "null".to_owned(), |moment| format!("\"{moment}\""));
-        let page = match subject {
-            Subject::Site => "null".to_owned(),
-            Subject::Page(key) => serde_json::Value::from(String::from_utf8_lossy(key.as_bytes())).to_string(),
+        let of = match subject {
+            Subject::Site => "\"type\":\"count\",\"page\":null".to_owned(),
+            Subject::Page(key) => format!("\"type\":\"count\",\"page\":{}", quoted(key.as_bytes())),
+            Subject::User(key) => {
+                format!("\"type\":\"unread\",\"user\":{}", quoted(KeyRef::from(key).user().unwrap_or_default()))
+            }
         };
         let fields = format!("\"count\":{number},\"updated_at\":{updated_at}");
-        let event = format!("id: {}\ndata: {{{fields}}}\n\n", count.id());
-        Self { count, text: format!("{{\"type\":\"count\",\"page\":{page},{fields}}}").into(), event: event.into() }
+        let event = match subject {
+            // Without an id, which would be taken for that of a page on the same stream.
+            Subject::User(_) => format!("data: {{{fields}}}\n\n"),
+            Subject::Site | Subject::Page(_) => format!("id: {}\ndata: {{{fields}}}\n\n", count.id()),
+        };
+        let is_unread = matches!(subject, Subject::User(_));
+        Self { count, is_unread, text: format!("{{{of},{fields}}}").into(), event: event.into() }
     }
+}
+
+fn quoted(text: &[u8]) -> String {
+    serde_json::Value::from(String::from_utf8_lossy(text)).to_string()
 }
 
 impl Count {
@@ -61,6 +76,10 @@ mod tests {
         let event = "id: -3.1be8a0ed9b00000\ndata: {\"count\":-3,\"updated_at\":\"2030-10-10T12:11:42Z\"}\n\n";
         let id = format!("{:x}", Hlc::from_wall_ms(1_917_864_702_000).0);
         assert_eq!(std::str::from_utf8(&value.event).unwrap(), event.replace("1be8a0ed9b00000", &id));
+        let user = Subject::User(Key::user("an\"n".as_bytes()).unwrap());
+        let unread = Value::new(&user, Count { count: 3, updated_at: None });
+        assert_eq!(unread.text.as_str(), r#"{"type":"unread","user":"an\"n","count":3,"updated_at":null}"#);
+        assert_eq!(std::str::from_utf8(&unread.event).unwrap(), "data: {\"count\":3,\"updated_at\":null}\n\n");
         let site = Value::new(&Subject::Site, Count { count: 0, updated_at: None });
         assert_eq!(site.text.as_str(), r#"{"type":"count","page":null,"count":0,"updated_at":null}"#);
     }

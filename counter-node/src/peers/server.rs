@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use super::outbox::fitting;
 use super::{
     Conversation, DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH,
-    TOP_PATH, TOTALS_PATH, answer_to,
+    TOP_PATH, TOTALS_PATH, UNREAD_PATH, answer_to,
 };
 use crate::details::Details;
 use crate::forwarding::Forwarding;
@@ -32,9 +32,10 @@ use crate::sessions::{Claim, Sessions};
 use crate::tokens::ClusterTokens;
 use crate::top::{Asked, Top};
 use crate::totals::SlotTotals;
+use crate::unread::shards::{Ask, Shards};
 
-const PATHS: [&str; 8] =
-    [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH, TOP_PATH];
+const PATHS: [&str; 9] =
+    [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH, TOP_PATH, UNREAD_PATH];
 /// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
@@ -51,6 +52,7 @@ pub struct PeerService {
     pub presence: Arc<PresenceProtocol>,
     pub sessions: Arc<Sessions>,
     pub top: Arc<Top>,
+    pub unread: Arc<Shards>,
     pub table: Arc<Table>,
     pub tokens: Arc<ClusterTokens>,
     pub bodies: Bodies,
@@ -136,6 +138,7 @@ impl PeerService {
             PRESENCE_PATH => self.messages(&self.presence, &body, Strictness::SameCluster)?,
             SESSIONS_PATH => self.sessions(&body)?,
             TOP_PATH => self.top(&body)?,
+            UNREAD_PATH => self.unread(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
             DETAIL_PATH => self.detail(&body)?,
             OVERVIEW_PATH => self.overview(&body)?,
@@ -201,6 +204,11 @@ impl PeerService {
     fn top(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<Asked> = self.open(body, Strictness::SameCluster)?;
         Ok(self.reply(envelope.header, self.top.here(&envelope.body)))
+    }
+
+    fn unread(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<Ask> = self.open(body, Strictness::SameCluster)?;
+        Ok(self.reply(envelope.header, self.unread.here(&envelope.body)))
     }
 
     fn open<Body: DeserializeOwned>(&self, bytes: &[u8], strictness: Strictness) -> Result<Envelope<Body>, Refused> {

@@ -69,7 +69,7 @@ fn all_of(added: Action, times: usize) -> Option<(Action, i128)> {
     match added {
         Action::Increment(by) => Some((Action::Increment(of_all(by)?), i128::from(by))),
         Action::Decrement(by) => Some((Action::Decrement(of_all(by)?), -i128::from(by))),
-        Action::Reset | Action::Set(_) => None,
+        Action::Reset | Action::Set(_) | Action::Raise { .. } => None,
     }
 }
 

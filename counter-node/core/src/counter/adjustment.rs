@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{ByActor, Counter, Entry, OutOfRange, Total, Update, merge_by_max};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
+use crate::unread::REGISTER;
 
 /// What a reset under a token has observed, and clears while its record wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +106,7 @@ impl Counter {
         match update {
             Update::Increment(_) | Update::Decrement(_) => self.apply_with(actor, update, now, adjustment)?,
             Update::Set(_) => self.add(actor, Entry::of(update), 0)?,
-            Update::Reset => {}
+            Update::Reset | Update::Raise { .. } => {}
         }
         self.touch(now);
         Ok(())
@@ -139,9 +140,9 @@ impl Counter {
         self.rest.as_ref().is_some_and(|rest| !rest.baselines.is_empty())
     }
 
-    /// The counter with the entries of one volume's actors only.
+    /// The counter with the entries of one volume's actors only, and what is of no actor.
     pub(crate) fn of_origin(&self, origin: u64) -> Self {
-        let entries = self.entries.iter().filter(|(actor, _)| actor.origin == origin).copied().collect();
+        let entries = self.entries.iter().filter(|(actor, _)| actor.origin == origin || *actor == REGISTER).copied().collect();
         Self { entries, updated_at: self.updated_at, rest: self.rest.clone() }
     }
 }

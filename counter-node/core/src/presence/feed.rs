@@ -9,10 +9,12 @@ use super::ledger::{PageState, Place};
 use super::messages::{Feed, FeedReading, GatewayId, PresenceMessage};
 use super::owner::Owner;
 use super::step::Step;
-use super::viewers::GatewayNumber;
+use super::viewers::{GatewayNumber, PageViewers};
 use crate::id::NodeName;
-use crate::key::Key;
+use crate::key::{Key, KeyKind, KeyRef};
 use crate::slot::Slot;
+use crate::table::Table;
+use crate::vector::Reading;
 
 /// The counts that one gateway is to get.
 #[derive(Debug)]
@@ -120,9 +122,7 @@ impl Owner {
         while let Some(place) = feed.due.pop_first() {
             // What cannot be told now is told when it can be, see `feed_slot`.
             let Some(viewers) = self.viewers.read(&place.1).filter(|_| self.viewers.is_owned(place.0)) else { continue };
-            let tally = step.table.read(&place.1);
-            let updated_at = tally.updated_at.max(viewers.changed_at);
-            let reading = FeedReading { tally: tally.tally, viewers: viewers.viewers, updated_at };
+            let reading = reading(step.table, &place, viewers);
             bytes = bytes.saturating_add(place.1.as_bytes().len()).saturating_add(40);
             readings.push((place.1.clone(), reading));
             feed.under_way.push(place);
@@ -159,9 +159,23 @@ impl Owner {
             let slot = key.slot();
             if self.viewers.is_watched(slot) {
                 self.mark(&(slot, key.clone()));
+                // Who follows a user follows all of the subscriptions.
+                if let Some(user) = KeyRef::from(key).user_key() {
+                    self.mark(&(slot, user.to_key()));
+                }
             }
         }
     }
+}
+
+fn reading(table: &Table, (slot, key): &Place, PageViewers { viewers, changed_at }: PageViewers) -> FeedReading {
+    if key.kind() == KeyKind::User {
+        // Any change of the user's subscriptions makes another number.
+        let digest = table.slot(*slot).subscriptions_digest(key);
+        return FeedReading { tally: digest.into(), viewers: 0, updated_at: None };
+    }
+    let Reading { tally, updated_at, .. } = table.read(key);
+    FeedReading { tally, viewers, updated_at: updated_at.max(changed_at) }
 }
 
 impl Watchers {

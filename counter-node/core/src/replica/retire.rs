@@ -15,6 +15,7 @@ use crate::id::{ActorId, NodeName};
 use crate::layout::LayoutVersion;
 use crate::message::{Header, Message, RetireProposal};
 use crate::slot::{Slot, to_ranges};
+use crate::unread::REGISTER;
 use crate::vector::SlotVector;
 
 /// After a look at all slots that found nothing closed, and no news of any actor since, the next look comes this many
@@ -253,7 +254,7 @@ impl Replica {
 /// The closed actors that may be retired. One that token records name has to wait until these are forgotten.
 fn closed(vector: &SlotVector, current: &BTreeSet<ActorId>) -> Vec<ActorId> {
     let mut actors = vector.actors();
-    actors.retain(|actor| !current.contains(actor) && vector.may_retire(&[*actor]));
+    actors.retain(|actor| !current.contains(actor) && *actor != REGISTER && vector.may_retire(&[*actor]));
     actors
 }
 

@@ -9,6 +9,7 @@ use crate::counter::{Adjustment, Counter, Key, KeyRef, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::Slot;
+use crate::unread::new_counter;
 
 /// A push as it is sent: see [`SlotVector::push_delta`].
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl SlotVector {
         let known = self.counter(key);
         let is_new = known.is_none() && update != Update::Reset;
         let before = self.read(key);
-        let mut counter = known.map(CounterView::to_counter).unwrap_or_default();
+        let mut counter = known.map_or_else(|| new_counter(key, now), CounterView::to_counter);
         if update == Update::Reset && known.is_some() {
             counter.stamp(actor);
         }
@@ -69,7 +70,7 @@ impl SlotVector {
             tokens.readjust(key);
         }
         let after = self.read(key);
-        self.changed(Changed { before, after });
+        self.changed(key, Changed { before, after });
         Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
 
@@ -100,7 +101,7 @@ impl SlotVector {
         counter.apply_with(actor, update, now, adjustment)?;
         self.counters.set(key.as_bytes(), &counter);
         let after = self.read(key);
-        self.changed(Changed { before, after });
+        self.changed(key, Changed { before, after });
         Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
 
@@ -128,7 +129,7 @@ impl SlotVector {
             tokens.readjust(key.into());
         }
         let after = self.read(key);
-        self.changed(Changed { before, after });
+        self.changed(key.into(), Changed { before, after });
     }
 
     /// Before this time, in milliseconds since the Unix epoch, made tokens are forgotten, and refused.
@@ -233,7 +234,7 @@ impl SlotVector {
         tokens.restore(record);
         tokens.readjust((&record.key).into());
         let after = self.read(&record.key);
-        self.changed(Changed { before, after });
+        self.changed((&record.key).into(), Changed { before, after });
     }
 
     /// Puts the floor back as storage had it.

@@ -122,6 +122,7 @@ impl World {
             Update::Reset => return assert_eq!(after, 0, "a reset clears what the replica knows"),
             Update::Set(to) => i128::from(to),
             Update::Increment(_) | Update::Decrement(_) => after - before,
+            Update::Raise { .. } => return,
         };
         self.known[replica][key].insert(self.updates.len());
         self.updates.push(Made { key, actor: self.actors[replica], effect, cleared: false });

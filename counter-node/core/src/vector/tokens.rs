@@ -49,6 +49,8 @@ impl Held {
             Update::Decrement(by) => (1, by),
             Update::Reset => (2, 0),
             Update::Set(to) => (3, to.cast_unsigned()),
+            // Is applied without a token, see `SlotVector::apply`.
+            Update::Raise { .. } => (0, 0),
         };
         Self { by, made: (made_ms.min(u64::MAX >> 16) << 16) | (kind << KIND_SHIFT) | u64::from(settled) }
     }

@@ -24,6 +24,8 @@ pub(in crate::http) enum Kind {
     UpgradeRequired,
     TooManyConnections,
     TooManyPages,
+    TooManySubscriptions,
+    NotSubscribed,
     NotApplied,
     SessionNotReached,
     OutcomeUnknown,
@@ -40,7 +42,7 @@ pub(in crate::http) struct Explained {
 }
 
 impl Kind {
-    pub(in crate::http) const ALL: [Self; 22] = [
+    pub(in crate::http) const ALL: [Self; 24] = [
         Self::BadInput,
         Self::Unauthorized,
         Self::NotFound,
@@ -59,6 +61,8 @@ impl Kind {
         Self::UpgradeRequired,
         Self::TooManyConnections,
         Self::TooManyPages,
+        Self::TooManySubscriptions,
+        Self::NotSubscribed,
         Self::NotApplied,
         Self::SessionNotReached,
         Self::OutcomeUnknown,
@@ -178,6 +182,19 @@ impl Kind {
                 StatusCode::TOO_MANY_REQUESTS,
                 "The connection follows too many pages",
                 "Nothing was changed: no page of the message was subscribed to. Unsubscribe from others, or open another connection.",
+            ),
+            Self::TooManySubscriptions => explained(
+                "too-many-subscriptions",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The user subscribes to as many pages as anyone may",
+                "Nothing was changed. Let the user unsubscribe from another page first.",
+            ),
+            Self::NotSubscribed => explained(
+                "not-subscribed",
+                StatusCode::NOT_FOUND,
+                "The user does not subscribe to the page",
+                "Nothing was changed. What is read is kept for pages that a user subscribes to: \
+                 PUT /users/USER/subscriptions/PAGE begins a subscription, with all of the page read.",
             ),
             Self::NotApplied => explained(
                 "not-applied",

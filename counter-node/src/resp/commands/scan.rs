@@ -6,7 +6,7 @@
 use std::collections::BinaryHeap;
 
 use counter_core::counter::Key;
-use counter_core::key::KeyRef;
+use counter_core::key::{KeyKind, KeyRef};
 use counter_core::slot::Slot;
 use counter_core::vector::SlotVector;
 use xxhash_rust::xxh3::xxh3_64;
@@ -134,8 +134,7 @@ fn place_of(key: KeyRef<'_>) -> u64 {
 
 /// The slot's counters that exist, without parts of pages that are spread.
 fn pages(vector: &SlotVector) -> impl Iterator<Item = KeyRef<'_>> {
-    let whole = |key: &KeyRef<'_>| key.page().len() == key.as_bytes().len();
-    vector.keys().filter(move |key| whole(key) && vector.read(*key).exists)
+    vector.keys().filter(move |key| key.kind() == KeyKind::Page && vector.read(*key).exists)
 }
 
 /// `DBSIZE`

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use counter_core::key::KeyRef;
+use counter_core::key::{Key, KeyRef};
 use counter_core::slot::Slot;
 
 use super::{Args, Executed, Later, Refused, Replies, Resp, Step, Turn, words};
@@ -42,14 +42,18 @@ pub(super) fn flushall(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     Ok(Step::Later(Later::Flush(Topology::of(turn.resp, turn.session).slots_of(me).collect())))
 }
 
+fn counted(resp: &Resp, slot: Slot) -> Vec<Key> {
+    let vector = resp.router.owner.table.slot(slot);
+    vector.keys().filter(|key| key.kind().is_counted()).map(KeyRef::to_key).collect()
+}
+
 /// Resets every counter of these slots that this node serves.
 pub(super) async fn flush(resp: &Resp, slots: Vec<Slot>, out: &mut Replies) -> Result<(), Refused> {
     let mut pipeline = resp.router.pipeline();
     pipeline.expect(FLUSHED_AT_ONCE);
     let mut waiting = 0;
     for slot in slots {
-        let keys: Vec<_> = resp.router.owner.table.slot(slot).keys().map(KeyRef::to_key).collect();
-        for key in keys {
+        for key in counted(resp, slot) {
             match pipeline.update(slot, &key, Action::Reset.into()) {
                 Here::Done(_) => waiting += 1,
                 Here::Failed(failure) => return Err(words::failure(&failure)),

@@ -1,0 +1,259 @@
+//! Unread counts of the users that someone on this node follows: kept in step by what owners tell of their subscriptions and of the
+//! pages that these are of, see [`crate::presence`].
+//!
+//! A user's subscriptions are fetched when following begins and whenever the owner tells that they have changed. Pages are watched
+//! before they are fetched, so nothing falls between; of what comes twice the higher number stands.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use counter_core::counter::Key;
+use counter_core::hlc::Hlc;
+use counter_core::key::KeyKind;
+use counter_core::unread::{Epoch, Modifications, Subscription};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::hub::{Hub, Part};
+use super::value::Count;
+use crate::lock::lock;
+use crate::presence::PresenceProtocol;
+use crate::router::Failure;
+use crate::unread::{Keeper, Subscribed};
+
+/// Users whose subscriptions are fetched at the same time.
+const FETCHED_AT_ONCE: usize = 64;
+/// How long to wait after a shard has not answered.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// See the module's text. Its lock is taken below presence's and above the [`Hub`]'s.
+#[derive(Debug)]
+pub struct Followed {
+    hub: Arc<Hub>,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    users: HashMap<Key, Following>,
+    /// By the keys of their modifications.
+    pages: HashMap<Key, Page>,
+    /// Users whose subscriptions are to be fetched.
+    due: HashSet<Key>,
+    /// Users whose subscriptions are being fetched: one answer at a time, so that none comes after a later one.
+    fetching: HashSet<Key>,
+}
+
+/// A user, while anyone follows what is unread. Pages by the keys of their modifications.
+#[derive(Debug, Default)]
+struct Following {
+    /// There is a number to tell.
+    is_known: bool,
+    subscriptions: BTreeMap<Key, Subscription>,
+    count: u64,
+    updated_at: Option<Hlc>,
+}
+
+#[derive(Debug, Default)]
+struct Page {
+    known: Modifications,
+    users: HashSet<Key>,
+}
+
+/// What is to be watched from now on, and what no more.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rewatch {
+    pub begin: Vec<Key>,
+    pub end: Vec<Key>,
+}
+
+impl Followed {
+    /// Nobody is followed.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, state: Mutex::default(), wake: Notify::new() }
+    }
+
+    /// Follows the user if someone looks, and does not if nobody does.
+    pub fn refresh(&self, user: &Key) -> Rewatch {
+        let mut state = lock(&self.state);
+        match (self.hub.follows(user), state.users.contains_key(user)) {
+            (true, false) => {
+                state.users.insert(user.clone(), Following::default());
+                self.fetch(&mut state, user);
+                Rewatch { begin: vec![user.clone()], end: Vec::new() }
+            }
+            (false, true) => {
+                let Following { subscriptions, .. } = state.users.remove(user).unwrap_or_default();
+                state.due.remove(user);
+                let mut end: Vec<Key> = subscriptions.into_keys().filter(|page| state.leave(page, user)).collect();
+                end.push(user.clone());
+                Rewatch { begin: Vec::new(), end }
+            }
+            (true, true) | (false, false) => Rewatch::default(),
+        }
+    }
+
+    /// Takes in what an owner tells of a key that is watched for a user's sake.
+    pub fn fed(&self, key: &Key, part: Part) {
+        let mut state = lock(&self.state);
+        match key.kind() {
+            KeyKind::User if state.users.contains_key(key) => self.fetch(&mut state, key),
+            KeyKind::Modifications => {
+                let Some(page) = state.pages.get(key) else { return };
+                let number = u32::try_from(part.tally.max(0)).unwrap_or(u32::MAX);
+                let before = page.known;
+                // What has been lost, or has only begun, is of an epoch that the owner has to be asked for.
+                let is_other = number < before.number || (before.epoch == Epoch::default() && number > 0);
+                if let Some(user) = page.users.iter().next().filter(|_| is_other).cloned() {
+                    self.fetch(&mut state, &user);
+                }
+                let heard = Modifications { epoch: before.epoch, number, updated_at: part.updated_at };
+                self.know(&mut state, key, before.join(heard));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in the subscriptions that a user has, with what is known of their pages. None that nobody follows any more.
+    pub fn fetched(&self, user: &Key, subscribed: Vec<(Subscribed, Modifications)>) -> Rewatch {
+        let mut state = lock(&self.state);
+        let Some(following) = state.users.get_mut(user) else { return Rewatch::default() };
+        following.is_known = true;
+        following.updated_at = subscribed.iter().map(|(subscribed, _)| subscribed.updated_at).max().flatten();
+        let now = subscribed.iter().map(|(subscribed, _)| (subscribed.page.modifications(), subscribed.subscription));
+        let before = std::mem::replace(&mut following.subscriptions, now.collect());
+        let gone: Vec<Key> = before.into_keys().filter(|page| !following.subscriptions.contains_key(page)).collect();
+        let mut rewatch = Rewatch { begin: Vec::new(), end: gone.into_iter().filter(|page| state.leave(page, user)).collect() };
+        for (Subscribed { page, .. }, modifications) in subscribed {
+            let key = page.modifications();
+            let page = state.pages.entry(key.clone()).or_default();
+            if page.users.is_empty() {
+                rewatch.begin.push(key.clone());
+            }
+            page.users.insert(user.clone());
+            // A later epoch is that of a page whose modifications were lost.
+            let known = page.known;
+            let is_anew = known.epoch > Epoch::default() && modifications.epoch > known.epoch;
+            self.know(&mut state, &key, if is_anew { modifications } else { known.join(modifications) });
+        }
+        state.reckon(user);
+        self.tell(&state, user);
+        rewatch
+    }
+
+    /// What is known of a page from now on; tells those who follow its subscribers.
+    fn know(&self, state: &mut State, page: &Key, known: Modifications) {
+        let Some(held) = state.pages.get_mut(page) else { return };
+        let before = std::mem::replace(&mut held.known, known);
+        if before == known {
+            return;
+        }
+        let users: Vec<Key> = held.users.iter().cloned().collect();
+        for user in users {
+            if let Some(following) = state.users.get_mut(&user)
+                && let Some(subscription) = following.subscriptions.get(page)
+            {
+                let (was, is) = (subscription.unread(before), subscription.unread(known));
+                following.count = following.count.saturating_sub(was.into()).saturating_add(is.into());
+                following.updated_at = following.updated_at.max(known.updated_at);
+                self.tell(state, &user);
+            }
+        }
+    }
+
+    fn tell(&self, state: &State, user: &Key) {
+        if let Some(following) = state.users.get(user).filter(|following| following.is_known) {
+            let count = i64::try_from(following.count).unwrap_or(i64::MAX);
+            self.hub.unread(user, Count { count, updated_at: following.updated_at });
+        }
+    }
+
+    fn fetch(&self, state: &mut State, user: &Key) {
+        if state.due.insert(user.clone()) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A user whose subscriptions are to be fetched now. Those that change meanwhile are fetched again afterwards.
+    fn take_due(&self) -> Option<Key> {
+        let mut state = lock(&self.state);
+        let user = state.due.iter().find(|user| !state.fetching.contains(*user)).cloned()?;
+        state.due.remove(&user);
+        state.fetching.insert(user.clone());
+        Some(user)
+    }
+
+    /// The user's subscriptions have been fetched, or not: then they are to be.
+    fn end_fetch(&self, user: &Key, failed: bool) {
+        let mut state = lock(&self.state);
+        state.fetching.remove(user);
+        if failed && state.users.contains_key(user) {
+            state.due.insert(user.clone());
+        }
+        if state.due.contains(user) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// The user does not subscribe to the page any more, or is not followed. Whether it need not be watched then.
+    fn leave(&mut self, page: &Key, user: &Key) -> bool {
+        let Some(held) = self.pages.get_mut(page) else { return false };
+        held.users.remove(user);
+        let is_last = held.users.is_empty();
+        if is_last {
+            self.pages.remove(page);
+        }
+        is_last
+    }
+
+    /// Adds a user's count up anew.
+    fn reckon(&mut self, user: &Key) {
+        let Some(following) = self.users.get_mut(user) else { return };
+        following.count = 0;
+        for (page, subscription) in &following.subscriptions {
+            let known = self.pages.get(page).map(|page| page.known).unwrap_or_default();
+            following.count = following.count.saturating_add(subscription.unread(known).into());
+            following.updated_at = following.updated_at.max(known.updated_at);
+        }
+    }
+}
+
+/// Fetches the subscriptions of users that are followed, until the node has stopped.
+pub async fn run(presence: Arc<PresenceProtocol>, keeper: Arc<dyn Keeper>, stopped: CancellationToken) {
+    let places = Arc::new(Semaphore::new(FETCHED_AT_ONCE));
+    while stopped.run_until_cancelled(presence.followed().wake.notified()).await.is_some() {
+        while let Some(user) = presence.followed().take_due() {
+            let acquired = stopped.run_until_cancelled(places.clone().acquire_owned()).await;
+            let Some(Ok(place)) = acquired else { return };
+            let (presence, keeper, stopped) = (presence.clone(), keeper.clone(), stopped.clone());
+            tokio::spawn(async move {
+                let fetched = fetch(&*keeper, &user).await;
+                drop(place);
+                let failed = fetched.is_err();
+                match fetched {
+                    Ok(subscribed) => presence.fetched(&user, subscribed),
+                    Err(failure) => {
+                        tracing::debug!(?failure, ?user, "what a user has not read is not known; asking again");
+                        stopped.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
+                    }
+                }
+                presence.followed().end_fetch(&user, failed);
+            });
+        }
+    }
+}
+
+async fn fetch(keeper: &dyn Keeper, user: &Key) -> Result<Vec<(Subscribed, Modifications)>, Failure> {
+    let subscribed = keeper.subscriptions(user.clone()).await?;
+    let pages = subscribed.iter().map(|subscribed| subscribed.page.modifications()).collect();
+    let modifications = keeper.modifications(pages).await?;
+    Ok(subscribed.into_iter().zip(modifications).collect())
+}
+
+#[cfg(test)]
+mod tests;

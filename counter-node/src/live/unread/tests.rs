@@ -1,0 +1,163 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::hub::Address;
+use super::super::mailbox::Mailbox;
+use super::super::{Hub, Subject};
+use super::*;
+
+fn user(name: &str) -> Key {
+    Key::user(name.as_bytes()).unwrap()
+}
+
+fn page(name: &str) -> Key {
+    Key::new(name.as_bytes()).unwrap()
+}
+
+fn known(epoch: u32, number: u32) -> Modifications {
+    Modifications { epoch: Epoch(epoch), number, updated_at: Some(Hlc(number.into())) }
+}
+
+fn subscribed(name: &str, page_known: Modifications, read: u32) -> (Subscribed, Modifications) {
+    let subscription = Subscription::default().begun(Modifications { number: read, ..page_known });
+    (Subscribed { page: page(name), subscription, updated_at: Some(Hlc(1)) }, page_known)
+}
+
+fn fed(followed: &Followed, name: &str, number: i128) {
+    let key = page(name).modifications();
+    followed.fed(&key, Part { tally: number, viewers: 0, updated_at: Some(Hlc(number.try_into().unwrap())) });
+}
+
+struct World {
+    hub: Arc<Hub>,
+    followed: Followed,
+    began: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let hub = Arc::new(Hub::new(Arc::default()));
+        Self { followed: Followed::new(hub.clone()), hub, began: Instant::now() }
+    }
+
+    fn look(&self, name: &str, connection: u64) -> Arc<super::super::hub::Topic> {
+        let address = Address { connection, mailbox: Arc::new(Mailbox::default()), place: 0 };
+        self.hub.enter(Subject::User(user(name)), address, false)
+    }
+
+    /// What is told of a user by now, if anything.
+    fn told(&mut self, topic: &super::super::hub::Topic) -> Option<i64> {
+        self.began += std::time::Duration::from_secs(9);
+        self.hub.tell(self.began);
+        topic.told().map(|value| value.count.count)
+    }
+
+    fn due(&self) -> Option<Key> {
+        self.followed.take_due()
+    }
+}
+
+fn keys(names: &[&str]) -> Vec<Key> {
+    names.iter().map(|name| page(name).modifications()).collect()
+}
+
+#[test]
+fn a_user_is_followed_from_the_first_who_looks_to_the_last() {
+    let mut world = World::new();
+    let ann = user("ann");
+    assert_eq!(world.followed.refresh(&ann), Rewatch::default());
+    let topic = world.look("ann", 1);
+    assert_eq!(world.followed.refresh(&ann), Rewatch { begin: vec![ann.clone()], end: Vec::new() });
+    assert_eq!(world.followed.refresh(&ann), Rewatch::default());
+    assert_eq!((world.due(), world.due()), (Some(ann.clone()), None));
+    assert_eq!(world.told(&topic), None, "nothing is known yet");
+    let rewatch = world.followed.fetched(&ann, vec![subscribed("a", known(9, 5), 3), subscribed("b", known(9, 1), 1)]);
+    assert_eq!(rewatch, Rewatch { begin: keys(&["a", "b"]), end: Vec::new() });
+    world.followed.end_fetch(&ann, false);
+    assert_eq!(world.told(&topic), Some(2));
+    fed(&world.followed, "a", 7);
+    fed(&world.followed, "b", 2);
+    assert_eq!(world.told(&topic), Some(5));
+    world.hub.leave(&topic, 1, false);
+    let Rewatch { begin, mut end } = world.followed.refresh(&ann);
+    end.sort();
+    assert_eq!((begin, end), (Vec::new(), [keys(&["a", "b"]), vec![ann]].concat()));
+    let state = lock(&world.followed.state);
+    assert!(state.users.is_empty() && state.pages.is_empty() && state.due.is_empty() && state.fetching.is_empty());
+}
+
+#[test]
+fn what_is_told_of_a_subscription_is_fetched_one_answer_at_a_time() {
+    let mut world = World::new();
+    let ann = user("ann");
+    let topic = world.look("ann", 1);
+    world.followed.refresh(&ann);
+    assert_eq!(world.due(), Some(ann.clone()));
+    // It changes while it is fetched.
+    world.followed.fed(&ann, Part { tally: 77, viewers: 0, updated_at: None });
+    assert_eq!(world.due(), None);
+    world.followed.fetched(&ann, vec![subscribed("a", known(9, 5), 3)]);
+    world.followed.end_fetch(&ann, false);
+    assert_eq!(world.due(), Some(ann.clone()));
+    // Read in another tab, and unsubscribed from one page for another.
+    let rewatch = world.followed.fetched(&ann, vec![subscribed("b", known(9, 1), 0)]);
+    assert_eq!(rewatch, Rewatch { begin: keys(&["b"]), end: keys(&["a"]) });
+    assert_eq!(world.told(&topic), Some(1));
+    world.followed.end_fetch(&ann, true);
+    assert_eq!(world.due(), Some(ann.clone()), "it failed, and is tried again");
+    world.followed.end_fetch(&ann, false);
+    assert_eq!(world.due(), None);
+    world.followed.fed(&user("bob"), Part { tally: 1, viewers: 0, updated_at: None });
+    assert_eq!(world.due(), None, "nobody follows bob");
+}
+
+#[test]
+fn a_page_of_several_users_is_watched_until_the_last_of_them_is_gone() {
+    let mut world = World::new();
+    let (ann, bob) = (user("ann"), user("bob"));
+    let topics = [world.look("ann", 1), world.look("bob", 2)];
+    for (name, read) in [(&ann, 1), (&bob, 4)] {
+        world.followed.refresh(name);
+        world.followed.fetched(name, vec![subscribed("a", known(9, 5), read)]);
+    }
+    fed(&world.followed, "a", 6);
+    assert_eq!((world.told(&topics[0]), world.told(&topics[1])), (Some(5), Some(2)));
+    world.hub.leave(&topics[0], 1, false);
+    assert_eq!(world.followed.refresh(&ann).end, [ann]);
+    world.hub.leave(&topics[1], 2, false);
+    assert_eq!(world.followed.refresh(&bob).end, [keys(&["a"]), vec![bob]].concat());
+}
+
+#[test]
+fn a_count_never_falls_by_a_replica_that_is_behind_but_does_when_modifications_are_lost() {
+    let mut world = World::new();
+    let ann = user("ann");
+    let topic = world.look("ann", 1);
+    world.followed.refresh(&ann);
+    world.due();
+    world.followed.fetched(&ann, vec![subscribed("a", known(9, 5), 3)]);
+    world.followed.end_fetch(&ann, false);
+    fed(&world.followed, "a", 4);
+    assert_eq!(world.told(&topic), Some(2));
+    assert_eq!(world.due(), Some(ann.clone()), "the owner is asked why");
+    let behind = Modifications { number: 4, ..known(9, 4) };
+    world.followed.fetched(&ann, vec![(subscribed("a", known(9, 5), 3).0, behind)]);
+    assert_eq!(world.told(&topic), Some(2));
+    let lost = known(20, 1);
+    world.followed.fetched(&ann, vec![(subscribed("a", known(9, 5), 3).0, lost)]);
+    assert_eq!(world.told(&topic), Some(1), "the only modification that there is was never read");
+}
+
+#[test]
+fn the_first_modification_of_a_page_is_told_at_once_and_its_epoch_is_asked_for() {
+    let mut world = World::new();
+    let ann = user("ann");
+    let topic = world.look("ann", 1);
+    world.followed.refresh(&ann);
+    world.due();
+    world.followed.fetched(&ann, vec![subscribed("a", Modifications::default(), 0)]);
+    world.followed.end_fetch(&ann, false);
+    assert_eq!((world.told(&topic), world.due()), (Some(0), None));
+    fed(&world.followed, "a", 1);
+    assert_eq!((world.told(&topic), world.due()), (Some(1), Some(ann)));
+}

@@ -1,0 +1,200 @@
+//! Asks the shards for what unread counts are made of, this node itself where it can answer.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use counter_core::counter::Key;
+use counter_core::forward::NotApplied;
+use counter_core::layout::{Node, Shard};
+use counter_core::message::Envelope;
+use counter_core::slot::Slot;
+use counter_core::table::Table;
+use counter_core::unread::{Modifications, modifications_of};
+use counter_core::vector::SlotDelta;
+use futures::future::{BoxFuture, join_all, try_join_all};
+use serde::{Deserialize, Serialize};
+
+use super::{Keeper, Standing, Subscribed, held};
+use crate::peers::{PeerClient, UNREAD_PATH};
+use crate::protocol::Protocol;
+use crate::router::{Failure, not_applied};
+use crate::tokens::ClusterTokens;
+
+/// How long a shard may take to answer, all of its replicas together.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// How long all replicas of a shard are waited for, once one has answered.
+const OTHERS_TIME: Duration = Duration::from_millis(500);
+/// What one replica is asked. All keys of a question lie in slots of one shard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Of these keys, see [`Key::modifications`].
+    Modifications(Vec<Key>),
+    /// All that is behind one of them.
+    Copy(Key),
+    /// Of this user, see [`Key::user`].
+    Subscriptions(Key),
+    /// Of this one, see [`Key::subscription`].
+    Standing(Key),
+}
+
+/// What it answers, each to the question of its name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Modifications(Vec<Modifications>),
+    Copy(Box<SlotDelta>),
+    Subscriptions(Vec<Subscribed>),
+    Standing(Standing),
+}
+
+/// The way to them.
+pub struct Shards {
+    pub protocol: Arc<Protocol>,
+    pub table: Arc<Table>,
+    pub client: PeerClient,
+    pub tokens: Arc<ClusterTokens>,
+}
+
+impl Ask {
+    fn slots(&self) -> impl Iterator<Item = Slot> {
+        let keys = match self {
+            Self::Modifications(keys) => keys.as_slice(),
+            Self::Copy(key) | Self::Subscriptions(key) | Self::Standing(key) => std::slice::from_ref(key),
+        };
+        keys.iter().map(Key::slot)
+    }
+}
+
+impl Shards {
+    /// What this node says.
+    ///
+    /// # Errors
+    /// [`NotApplied::NotOwner`] when it does not own a slot, or does not serve.
+    pub fn here(&self, ask: &Ask) -> Result<Answer, NotApplied> {
+        if !ask.slots().all(|slot| self.protocol.serves(slot)) {
+            return Err(NotApplied::NotOwner);
+        }
+        Ok(match ask {
+            Ask::Modifications(keys) => Answer::Modifications(held::modifications(&self.table, keys)),
+            Ask::Copy(key) => Answer::Copy(Box::new(self.table.slot(key.slot()).delta(key.slot(), [key]))),
+            Ask::Subscriptions(user) => Answer::Subscriptions(held::subscriptions(&self.table, user)),
+            Ask::Standing(key) => Answer::Standing(held::standing(&self.table, key)),
+        })
+    }
+
+    /// What one replica of the slot's owner says: this node, or the first that answers. Each node has its own order, so that
+    /// the same one is asked by it again.
+    async fn one(&self, slot: Slot, ask: Ask) -> Result<Answer, Failure> {
+        if let Ok(answer) = self.here(&ask) {
+            return Ok(answer);
+        }
+        let view = self.protocol.view();
+        let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
+        let nodes = self.others(&routes.layout.shards[routes.owners().index(slot)]);
+        let each = TIMEOUT / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+        for node in nodes {
+            if let Ok(Some(Ok(answer))) = tokio::time::timeout(each, self.ask(node, &ask)).await {
+                return Ok(answer);
+            }
+            tracing::debug!(peer = %node.name, "no subscriptions or modifications from this replica");
+        }
+        Err(not_applied(NotApplied::Unreachable))
+    }
+
+    /// What every replica of the slot's owner says that answers in time.
+    async fn all(&self, slot: Slot, ask: Ask) -> Result<Vec<Answer>, Failure> {
+        let view = self.protocol.view();
+        let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
+        let nodes = self.others(&routes.layout.shards[routes.owners().index(slot)]);
+        let asked = nodes.into_iter().map(|node| tokio::time::timeout(OTHERS_TIME, self.ask(node, &ask)));
+        let heard = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()??.ok());
+        // Read last: so it is not older than what the others said.
+        let answers: Vec<Answer> = heard.chain(self.here(&ask).ok()).collect();
+        if answers.is_empty() { Err(not_applied(NotApplied::Unreachable)) } else { Ok(answers) }
+    }
+
+    fn others<'l>(&self, shard: &'l Shard) -> Vec<&'l Node> {
+        let me = self.protocol.me();
+        let order = |node: &&Node| xxhash_rust::xxh3::xxh3_64(format!("{me}\0{}", node.name).as_bytes());
+        let mut nodes: Vec<&Node> = shard.nodes.iter().filter(|node| node.name != *me).collect();
+        nodes.sort_by_key(order);
+        nodes
+    }
+
+    async fn ask(&self, node: &Node, ask: &Ask) -> Option<Result<Answer, NotApplied>> {
+        let envelope = Envelope { header: self.protocol.header(Some(node.name.clone())), body: ask };
+        let body = Bytes::from(envelope.encode());
+        let answer = self.client.post(&self.tokens, &node.peer, UNREAD_PATH, &node.name.0, body).await.ok()?;
+        Some(Envelope::<Result<Answer, NotApplied>>::decode(&answer).ok()?.body)
+    }
+
+    async fn of_shard(&self, keys: Vec<(usize, Key)>) -> Result<Vec<(usize, Modifications)>, Failure> {
+        let Some(slot) = keys.first().map(|(_, key)| key.slot()) else { return Ok(Vec::new()) };
+        let (places, keys): (Vec<usize>, Vec<Key>) = keys.into_iter().unzip();
+        let asked = keys.len();
+        match self.one(slot, Ask::Modifications(keys)).await? {
+            Answer::Modifications(said) if said.len() == asked => Ok(places.into_iter().zip(said).collect()),
+            _ => Err(not_applied(NotApplied::Unreachable)),
+        }
+    }
+}
+
+impl fmt::Debug for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shards").finish_non_exhaustive()
+    }
+}
+
+impl Keeper for Shards {
+    fn modifications(&self, keys: Vec<Key>) -> BoxFuture<'_, Result<Vec<Modifications>, Failure>> {
+        Box::pin(async move {
+            let view = self.protocol.view();
+            let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
+            let mut by_shard: BTreeMap<usize, Vec<(usize, Key)>> = BTreeMap::new();
+            for (place, key) in keys.into_iter().enumerate() {
+                by_shard.entry(routes.owners().index(key.slot())).or_default().push((place, key));
+            }
+            let said = try_join_all(by_shard.into_values().map(|keys| self.of_shard(keys))).await?;
+            let mut said: Vec<(usize, Modifications)> = said.into_iter().flatten().collect();
+            said.sort_unstable_by_key(|(place, _)| *place);
+            Ok(said.into_iter().map(|(_, modifications)| modifications).collect())
+        })
+    }
+
+    fn all_modifications(&self, key: Key) -> BoxFuture<'_, Result<Modifications, Failure>> {
+        Box::pin(async move {
+            let answers = self.all(key.slot(), Ask::Copy(key.clone())).await?;
+            let copies = answers.into_iter().filter_map(|answer| match answer {
+                Answer::Copy(copy) => Some(*copy),
+                _ => None,
+            });
+            Ok(modifications_of(&key, &copies.collect::<Vec<_>>()))
+        })
+    }
+
+    fn subscriptions(&self, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {
+        Box::pin(async move {
+            match self.one(user.slot(), Ask::Subscriptions(user)).await? {
+                Answer::Subscriptions(subscribed) => Ok(subscribed),
+                _ => Err(not_applied(NotApplied::Unreachable)),
+            }
+        })
+    }
+
+    fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>> {
+        Box::pin(async move {
+            let answers = self.all(subscription.slot(), Ask::Standing(subscription)).await?;
+            let standings = answers.into_iter().filter_map(|answer| match answer {
+                Answer::Standing(standing) => Some(standing),
+                _ => None,
+            });
+            Ok(standings.fold(Standing::default(), |joined, other| Standing {
+                subscription: joined.subscription.join(other.subscription),
+                updated_at: joined.updated_at.max(other.updated_at),
+                active: joined.active.max(other.active),
+            }))
+        })
+    }
+}
