@@ -5,8 +5,10 @@
 
 mod http;
 mod layout;
+mod live;
 mod log;
 mod peer;
+mod presence;
 mod records;
 mod resp;
 
@@ -22,9 +24,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "peer_messages", run: peer::messages, seeds: peer::message_seeds },
     Target { name: "forwarded_requests", run: peer::forwarded, seeds: peer::forwarded_seeds },
+    Target { name: "presence_messages", run: presence::messages, seeds: presence::message_seeds },
+    Target { name: "live_messages", run: live::said, seeds: live::said_seeds },
     Target { name: "stored_records", run: records::stored, seeds: records::stored_seeds },
     Target { name: "log_segments", run: log::segments, seeds: log::segment_seeds },
     Target { name: "layouts", run: layout::document, seeds: layout::document_seeds },

@@ -9,7 +9,7 @@ use counter_core::forward::{
     Received, Session, Ticket, UpdateItem,
 };
 use counter_core::hlc::Hlc;
-use counter_core::id::{ActorId, ClusterId};
+use counter_core::id::{ActorId, ClusterId, NodeName};
 use counter_core::layout::LayoutVersion;
 use counter_core::marks::Mark;
 use counter_core::message::{DetailAsk, Envelope, Header, LayoutId, Message, Position};
@@ -25,10 +25,14 @@ const ME: ActorId = ActorId { origin: 1, incarnation: 1 };
 const SIBLING: ActorId = ActorId { origin: 2, incarnation: 1 };
 const NOW: Now = Now { monotonic_ms: 1_000, wall_ms: 1_700_000_000_000 };
 
-fn header() -> Header {
+pub(crate) fn header() -> Header {
+    header_from(&"c-0-1".into())
+}
+
+pub(crate) fn header_from(node: &NodeName) -> Header {
     Header {
         cluster: Some(ClusterId(7)),
-        from: "c-0-1".into(),
+        from: node.clone(),
         to: Some("c-0-0".into()),
         actor: SIBLING,
         layout: Some(LayoutId::of(&layout::example())),

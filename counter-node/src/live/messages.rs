@@ -84,6 +84,10 @@ impl Request {
 
     /// Reads a message.
     pub(super) fn read(text: &str) -> Result<Self, Problem> {
+        // serde would take an array's items for an object's fields.
+        if !text.trim_start().starts_with('{') {
+            return Err(Problem::bad_message(&"expected an object"));
+        }
         serde_json::from_str(text).map_err(|error| Problem::bad_message(&error))
     }
 }
@@ -121,6 +125,8 @@ mod tests {
             "",
             "{",
             "[]",
+            r#"["ping"]"#,
+            r#" ["subscribe",["a"]]"#,
             "null",
             r#"{"type":"shout"}"#,
             r#"{"pages":["a"]}"#,
