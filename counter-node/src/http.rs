@@ -31,6 +31,7 @@ mod top;
 mod unread;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -128,41 +129,42 @@ impl<B: Backend> Api<B> {
         let parts = Arc::new((self, peer));
         service_fn(move |request: Request<Incoming>| {
             let parts = Arc::clone(&parts);
-            // The future is moved as it is made, and holds the head once.
-            let (head, body) = request.into_parts();
+            // The future is moved as it is made, and holds each of these once.
+            let (mut head, body) = request.into_parts();
             async move {
                 let (api, peer) = &*parts;
-                Ok(api.handle(peer, &head, body).await)
+                Ok(api.handle(peer, &mut head, pin!(body)).await)
             }
         })
     }
 
-    /// Answers one request.
-    pub async fn handle<R>(&self, peer: &Peer, head: &Head, body: R) -> Reply
+    /// Answers one request. What is not needed of the head any more while something is waited for is taken from it.
+    pub async fn handle<R>(&self, peer: &Peer, head: &mut Head, body: R) -> Reply
     where
         R: Body<Data = Bytes> + Send,
         R::Error: std::fmt::Display,
     {
         let shared = &*self.0;
-        let route = Route::of(head.uri.path());
+        let method = method_index(&head.method);
+        let route = Route::of(head.uri.path()).map_or(ROUTES.len() - 1, Route::index);
+        let origin = shared.cors.origin(&head.headers);
         let mut reply = match shared.metrics.begin(shared.limits.in_flight) {
-            Some(_under_way) => shared.answer(peer, route, head, body).await.unwrap_or_else(Problem::into_reply),
+            Some(_under_way) => shared.answer(peer, head, body).await.unwrap_or_else(Problem::into_reply),
             None => Problem::overloaded("requests at once", shared.limits.in_flight).into_reply(),
         };
-        shared.cors.finish(&head.headers, &mut reply);
-        let route = route.map_or(ROUTES.len() - 1, Route::index);
-        shared.metrics.answered(route, method_index(&head.method), reply.status().as_u16());
+        shared.cors.finish(origin.as_ref(), &mut reply);
+        shared.metrics.answered(route, method, reply.status().as_u16());
         reply
     }
 }
 
 impl<B: Backend> Shared<B> {
-    async fn answer<R>(&self, peer: &Peer, route: Option<Route<'_>>, head: &Head, body: R) -> Result<Reply, Problem>
+    async fn answer<R>(&self, peer: &Peer, head: &mut Head, body: R) -> Result<Reply, Problem>
     where
         R: Body<Data = Bytes> + Send,
         R::Error: std::fmt::Display,
     {
-        let route = route.ok_or_else(|| Problem::not_found(head.uri.path()))?;
+        let route = Route::of(head.uri.path()).ok_or_else(|| Problem::not_found(head.uri.path()))?;
         if let Some(reply) = self.cors.preflight(head) {
             return Ok(reply);
         }
@@ -175,9 +177,9 @@ impl<B: Backend> Shared<B> {
         }
         match route {
             Route::Counter(page) => match head.method {
-                Method::PUT => counter::put(self, page, head, body).await,
+                Method::PUT => counter::put(self, page::key(page)?, head, body).await,
                 Method::DELETE => Box::pin(counter::delete(self, page, head)).await,
-                _ => counter::get(self, page, head).await,
+                _ => counter::get(self, page::key(page)?, head).await,
             },
             // The futures of these are boxed, so that no read or update of a counter has room for what they hold.
             Route::Site => Box::pin(site::get(self, head)).await,

@@ -165,7 +165,11 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         if spread.ever_count == 0 {
             return self.counters.read_after(writes, page).await;
         }
-        let readings = join_all(parts(&page, spread).map(|key| self.read_part(writes, key))).await;
+        Box::pin(self.read_spread(writes, &page, spread)).await
+    }
+
+    async fn read_spread(&self, writes: &OwnWrites, page: &Key, spread: Spread) -> Result<Reading, Failure> {
+        let readings = join_all(parts(page, spread).map(|key| self.read_part(writes, key))).await;
         Ok(sum(readings.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
 
@@ -227,7 +231,8 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
         let write = write.into();
         match self.placement.spread(&page) {
             Spread { ever_count: 0, .. } => self.counters.update_after(writes, page, write).await,
-            spread => self.update_spread(writes, &page, write, spread).await,
+            // Boxed, so that updates of all other pages have no room for it.
+            spread => Box::pin(self.update_spread(writes, &page, write, spread)).await,
         }
     }
 

@@ -58,13 +58,13 @@ impl RecordSource for Records {
     fn records(&self, changes: &[Change], into: &mut Vec<Record>) {
         for of_slot in changes.chunk_by(|one, next| one.slot() == next.slot()) {
             if let Some(first) = of_slot.first() {
-                records_of(first.slot(), &mut self.table.slot(first.slot()), of_slot, into);
+                self.table.in_slot(first.slot(), |vector| records_of(first.slot(), vector, of_slot, into));
             }
         }
     }
 
     fn forgo(&self, slot: Slot) {
-        self.table.slot(slot).forgo_unsaved();
+        self.table.in_slot(slot, SlotVector::forgo_unsaved);
     }
 
     fn reopened(&self) -> Result<(), StoreError> {
@@ -89,7 +89,7 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
         // A store may keep each generation of a slot apart: all of it goes along.
         vector.mark_tokens_unsaved();
         into.push(Record { of: Change::Slot(slot), bytes: encode(&record) });
-        into.extend(keys.iter().map(|key| counter_record(vector, key)));
+        into.extend(keys.iter().map(|key| counter_record(slot, vector, key)));
     } else if whole {
         // Of the first generation there is no record, and one of the slot's earlier stay here must go: after a restart it
         // would pass counters that come anew off as being of a generation whose bases they lack. The counters are to be
@@ -102,7 +102,7 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
         match change {
             Change::Slot(_) => {}
             Change::Floor(slot) => into.push(floor_record(*slot, vector.floor_ms())),
-            Change::Counter { key, .. } => into.push(counter_record(vector, key)),
+            Change::Counter { key, .. } => into.push(counter_record(slot, vector, key)),
             Change::Token { name, .. } => tokens.push((*name, vector.token(name))),
         }
     }
@@ -135,7 +135,7 @@ fn push_tokens(
             keys.remove(key);
         }
     }
-    into.extend(keys.into_iter().map(|key| counter_record(vector, key)));
+    into.extend(keys.into_iter().map(|key| counter_record(slot, vector, key)));
     let record_of = |(name, record): &(TokenName, Option<TokenRecord>)| Record {
         of: Change::Token { slot, name: *name },
         bytes: record.as_ref().and_then(encode),
@@ -144,16 +144,20 @@ fn push_tokens(
 }
 
 /// The counter's record; without bytes, which removes it, when the table does not hold it.
-fn counter_record(vector: &SlotVector, key: &Key) -> Record {
-    Record { of: Change::of(key), bytes: vector.counter(key).as_ref().and_then(encode) }
+fn counter_record(slot: Slot, vector: &SlotVector, key: &Key) -> Record {
+    Record { of: Change::Counter { slot, key: key.clone() }, bytes: vector.counter(key).as_ref().and_then(encode) }
 }
 
-/// What the record of a counter with two replicas' entries takes, about.
-const RECORD_BYTES: usize = 80;
+/// What the record of a counter with three replicas' entries takes, about.
+const RECORD_BYTES: usize = 128;
 
 fn encode(record: &impl serde::Serialize) -> Option<Vec<u8>> {
-    // Encoding into memory has no way to fail for these types. There is room for what most counters are.
-    postcard::to_extend(record, Vec::with_capacity(RECORD_BYTES)).ok()
+    // Most fit into this, which is faster to fill than a vector. Encoding into memory has no other way to fail for these types.
+    let mut room = [0; RECORD_BYTES];
+    match postcard::to_slice(record, &mut room) {
+        Ok(bytes) => Some(bytes.to_vec()),
+        Err(_) => postcard::to_stdvec(record).ok(),
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +212,14 @@ mod tests {
         assert_eq!(written(&[Change::of(&key)]), (3, 1));
         assert_eq!(written(&[Change::of(&key)]), (0, 1));
         assert_eq!(written(&[Change::Slot(slot)]), (3, 1));
+    }
+
+    #[test]
+    fn a_record_is_encoded_however_long_it_is() {
+        for bytes in [0, RECORD_BYTES - 2, RECORD_BYTES - 1, RECORD_BYTES, 5 * RECORD_BYTES] {
+            let record = vec![7_u8; bytes];
+            assert_eq!(encode(&record), postcard::to_stdvec(&record).ok(), "{bytes} bytes");
+        }
     }
 
     const LIMITS: TableLimits =

@@ -215,6 +215,14 @@ impl Router {
     /// # Errors
     /// [`Failure`] when no owner answers.
     pub async fn read_after(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
+        if !writes.are_told() && self.protocol.serves(key.slot()) {
+            return self.read_here(&key, Vec::new()).await;
+        }
+        // As with updates.
+        Box::pin(self.read_anywhere(writes, key)).await
+    }
+
+    async fn read_anywhere(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
         let marks = writes.of(&key).filter(|marks| !marks.is_empty());
         for _ in 0..LOCAL_TRIES {
             if self.protocol.serves(key.slot()) {

@@ -6,6 +6,7 @@
 mod head_time;
 mod peer;
 mod refusal;
+mod seldom;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::head_time::HeadTimer;
+use self::seldom::Seldom;
 use crate::telemetry::PortMetrics;
 pub use peer::{Peer, TakenOver};
 
@@ -305,6 +307,13 @@ async fn first_bytes(stream: &TcpStream) -> io::Result<Version> {
     }
 }
 
+/// What may come while a connection is driven.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    End,
+    Again,
+}
+
 /// Drives a connection to its end: its own, the one that it is asked for, or being cut. It is polled again whenever `again`
 /// is over.
 async fn drive<C, F>(
@@ -319,11 +328,17 @@ where
     F: Future<Output = ()>,
 {
     loop {
+        let signal = pin!(async {
+            tokio::select! {
+                biased;
+                () = begin.cancelled() => Signal::End,
+                () = again() => Signal::Again,
+            }
+        });
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended,
-            () = begin.cancelled() => break,
-            () = again() => {}
+            signal = Seldom::new(signal) => if signal == Signal::End { break },
         }
     }
     end(connection.as_mut());

@@ -87,6 +87,15 @@ impl Table {
         self.counted(self.lock(slot))
     }
 
+    /// Does something with a slot, locked, that leaves its size as it is, which then need not be looked at: handing out its records.
+    pub fn in_slot<R>(&self, slot: Slot, act: impl FnOnce(&mut SlotVector) -> R) -> R {
+        let mut vector = self.lock(slot);
+        let before = cfg!(debug_assertions).then(|| Size::of(&vector));
+        let result = act(&mut vector);
+        debug_assert_eq!(before, cfg!(debug_assertions).then(|| Size::of(&vector)));
+        result
+    }
+
     fn lock(&self, slot: Slot) -> MutexGuard<'_, SlotVector> {
         // Nothing below panics while it holds the lock; and what it guards is consistent after each step.
         self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner)

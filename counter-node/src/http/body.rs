@@ -81,9 +81,36 @@ async fn in_time<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     }
 }
 
-/// The document in a JSON body.
+/// What a head says that the body is.
+pub(super) enum Declared {
+    Json,
+    /// Of this type, or none.
+    Other(Box<str>),
+}
+
+impl Declared {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let declared = headers.get(CONTENT_TYPE);
+        if declared.is_some_and(|declared| declared == "application/json") {
+            return Self::Json;
+        }
+        let declared = declared.map(|value| value.to_str().unwrap_or("one that is no text"));
+        let media = declared.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if media.eq_ignore_ascii_case("application/json") { Self::Json } else { Self::Other(declared.unwrap_or("none").into()) }
+    }
+}
+
+/// The document in the JSON body of a request with these headers.
 pub(super) fn parse<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Problem> {
-    declared_as_json(headers)?;
+    parse_declared(Declared::of(headers), bytes)
+}
+
+/// The document in a JSON body. A body without the declaration is refused: browsers send such bodies to other sites without
+/// asking these first.
+pub(super) fn parse_declared<T: DeserializeOwned>(declared: Declared, bytes: &[u8]) -> Result<T, Problem> {
+    if let Declared::Other(declared) = declared {
+        return Err(Problem::unsupported_media_type(&declared));
+    }
     // serde would take an array's items for an object's fields.
     if bytes.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
         return Err(Problem::bad_json(&"expected an object, not an array"));
@@ -116,20 +143,6 @@ fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let end = message.rfind(" at line ").unwrap_or(message.len());
     format!("is wrong: {}", &message[..end])
-}
-
-/// A body without the declaration is refused: browsers send such bodies to other sites without asking these first.
-fn declared_as_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let declared = headers.get(CONTENT_TYPE);
-    if declared.is_some_and(|declared| declared == "application/json") {
-        return Ok(());
-    }
-    let declared = declared.map(|value| value.to_str().unwrap_or("one that is no text"));
-    let media = declared.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if media.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::unsupported_media_type(declared.unwrap_or("none")))
 }
 
 #[cfg(test)]

@@ -43,6 +43,11 @@ impl Cors {
         (host.is_some() && origin_host == host) || self.answer(origin).is_some()
     }
 
+    /// The origin of the page that asks, where that matters.
+    pub(super) fn origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        if self.0.is_empty() { None } else { headers.get(ORIGIN).cloned() }
+    }
+
     fn answer(&self, origin: &HeaderValue) -> Option<Answer> {
         if self.0.iter().any(|allowed| allowed == "*") {
             return Some(Answer::Any);
@@ -64,12 +69,11 @@ impl Cors {
         Some(reply)
     }
 
-    /// Lets the page that asked with these headers read the answer, if it may.
-    pub(super) fn finish(&self, asked: &HeaderMap, reply: &mut Reply) {
+    /// Lets the asking page read the answer, if it may.
+    pub(super) fn finish(&self, origin: Option<&HeaderValue>, reply: &mut Reply) {
         if self.0.is_empty() {
             return;
         }
-        let origin = asked.get(ORIGIN);
         let headers = reply.headers_mut();
         match origin.and_then(|origin| self.answer(origin)) {
             Some(Answer::Any) => drop(headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))),

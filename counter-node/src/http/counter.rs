@@ -3,12 +3,15 @@
 use std::fmt::Display;
 
 use bytes::Bytes;
+use counter_core::counter::Key;
 use hyper::body::Body;
 use hyper::http::request::Parts;
+use hyper::{HeaderMap, Uri};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, Unexpected, Visitor};
 use utoipa::ToSchema;
 
+use super::body::Declared;
 use super::negotiate::{Form, form};
 use super::problem::Problem;
 use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, reply};
@@ -120,15 +123,14 @@ impl Direction {
         (status = 503, description = "By its type: no owner answers, or the session is not reached", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Parts) -> Result<Reply, Problem> {
-    let key = page::key(segment)?;
+pub(super) async fn get<B: Backend>(shared: &Shared<B>, key: Key, head: &mut Parts) -> Result<Reply, Problem> {
     let detail = query::detail(head.uri.query())?;
     let writes = own_writes::told(&head.headers, &shared.backend)?;
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
-        Form::Json if detail => reply::detailed(&shared.backend.read_detailed_after(&writes, key).await?),
+        Form::Json if detail => reply::detailed(&Box::pin(shared.backend.read_detailed_after(&writes, key)).await?),
         form => {
             let reading = shared.backend.read_after(&writes, key.clone()).await?;
-            Ok(reply::read(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())), &head.headers))
+            Ok(reply::read(&reading, form, Some(&String::from_utf8_lossy(key.as_bytes())), &mut head.headers))
         }
     }
 }
@@ -160,21 +162,41 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, segment: &str, head: &Pa
         (status = 503, description = "By its type: not applied, session not reached, outcome unknown, or overloaded", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn put<B, R>(shared: &Shared<B>, segment: &str, head: &Parts, body: R) -> Result<Reply, Problem>
+pub(super) async fn put<B, R>(shared: &Shared<B>, key: Key, head: &mut Parts, body: R) -> Result<Reply, Problem>
 where
     B: Backend,
     R: Body<Data = Bytes> + Send,
     R::Error: Display,
 {
-    let key = page::key(segment)?;
     query::none(head.uri.query())?;
     let token = idempotency::token(&head.headers)?;
     let writes = own_writes::told(&head.headers, &shared.backend)?;
-    let bytes = body::read(body, shared.limits.body_bytes).await?;
-    let update = if bytes.is_empty() { Update::default() } else { body::parse(&head.headers, &bytes)? };
+    let form = form(&head.headers, &UPDATED_FORMS);
+    let declared = Declared::of(&head.headers);
+    // The head lies in the buffer that the connection reads into: as long as anything holds it, each look for more takes a new one.
+    head.uri = Uri::default();
+    let mut room = std::mem::take(&mut head.headers);
+    room.clear();
+    let update = read_update(declared, body, shared.limits.body_bytes).await?;
     let write = Write { action: update.action.action(update.by), token };
     let reading = shared.backend.update_after(&writes, key, write).await?;
-    Ok(updated(shared, &writes, head, &reading))
+    Ok(updated(shared, &writes, (form, room), &reading))
+}
+
+/// What nearly every body is, byte for byte. It need not be parsed.
+const ONE_UP: &[u8] = br#"{"action":"increment"}"#;
+
+async fn read_update<R>(declared: Declared, body: R, limit_bytes: usize) -> Result<Update, Problem>
+where
+    R: Body<Data = Bytes> + Send,
+    R::Error: Display,
+{
+    let bytes = body::read(body, limit_bytes).await?;
+    match &*bytes {
+        b"" => Ok(Update::default()),
+        ONE_UP if matches!(declared, Declared::Json) => Ok(Update::default()),
+        bytes => body::parse_declared(declared, bytes),
+    }
 }
 
 /// Reset a page's counter: what has been counted so far is cleared, what others count at the same time survives.
@@ -206,11 +228,28 @@ pub(super) async fn delete<B: Backend>(shared: &Shared<B>, segment: &str, head: 
     let token = idempotency::token(&head.headers)?;
     let writes = own_writes::told(&head.headers, &shared.backend)?;
     let reading = shared.backend.update_after(&writes, key, Write { action: Action::Reset, token }).await?;
-    Ok(updated(shared, &writes, head, &reading))
+    Ok(updated(shared, &writes, (form(&head.headers, &UPDATED_FORMS), HeaderMap::new()), &reading))
 }
 
-/// The answer to an update.
-fn updated<B: Backend>(shared: &Shared<B>, writes: &OwnWrites, head: &Parts, reading: &Reading) -> Reply {
-    let answer = reply::counter(reading, form(&head.headers, &[Form::Json, Form::Text]), None);
+/// The forms of the answer to an update.
+const UPDATED_FORMS: [Form; 2] = [Form::Json, Form::Text];
+
+/// The answer to an update, in this form and with this room for headers.
+fn updated<B: Backend>(shared: &Shared<B>, writes: &OwnWrites, (form, room): (Form, HeaderMap), reading: &Reading) -> Reply {
+    let answer = reply::counter(reading, form, None, room);
     own_writes::tell(idempotency::mark(answer, reading), writes, &shared.backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_that_is_not_parsed_means_what_it_says() {
+        let Ok(parsed) = body::parse_declared::<Update>(Declared::Json, ONE_UP) else { panic!("it is refused") };
+        let Update { action, by: By(by), .. } = parsed;
+        assert!(matches!((action, by), (Direction::Increment, 1)));
+        let Update { action, by: By(by), .. } = Update::default();
+        assert!(matches!((action, by), (Direction::Increment, 1)));
+    }
 }

@@ -1,10 +1,8 @@
 //! The words of an answer: the two fields of every counter, written by hand because nearly all requests end here.
 
-use std::sync::LazyLock;
-
 use bytes::Bytes;
 use counter_core::hlc::Hlc;
-use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue, VARY};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, VARY};
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -77,14 +75,15 @@ impl From<&Reading> for Counter {
     }
 }
 
-/// A counter's answer in the wanted form. `page` is for the title of HTML, none for the whole site.
-pub(super) fn counter(reading: &Reading, form: Form, page: Option<&str>) -> Reply {
-    told(reading, form, page, Cached::Never)
+/// A counter's answer in the wanted form. `page` is for the title of HTML, none for the whole site. `room`: headers whose content
+/// is of no use any more.
+pub(super) fn counter(reading: &Reading, form: Form, page: Option<&str>, room: HeaderMap) -> Reply {
+    told(reading, form, page, Cached::Never, room)
 }
 
-fn told(reading: &Reading, form: Form, page: Option<&str>, cached: Cached) -> Reply {
+fn told(reading: &Reading, form: Form, page: Option<&str>, cached: Cached, room: HeaderMap) -> Reply {
     let mut answer = match form {
-        Form::Json => return json(reading, cached),
+        Form::Json => json(reading, room),
         Form::Text => reply(StatusCode::OK, "text/plain; charset=utf-8", format!("{}\n", reading.count)),
         Form::Html => html::counter(page, &Counter::from(reading).updated_at.unwrap_or_default(), reading.count),
     };
@@ -92,29 +91,26 @@ fn told(reading: &Reading, form: Form, page: Option<&str>, cached: Cached) -> Re
     answer
 }
 
-/// What nearly all requests are answered. Its headers are there already: to copy them takes less than to insert them.
-fn json(reading: &Reading, cached: Cached) -> Reply {
-    static HEADERS: LazyLock<[HeaderMap; 2]> = LazyLock::new(|| {
-        [Cached::Never, Cached::Asked].map(|cached| {
-            let mut answer = reply(StatusCode::OK, "application/json", Bytes::new());
-            mark_cached(answer.headers_mut(), cached);
-            std::mem::take(answer.headers_mut())
-        })
-    });
-    let mut room = [0; JSON_BYTES_MAX];
-    let length = write_json(reading, &mut room);
-    let mut answer = Reply::new(Content::from(Bytes::copy_from_slice(&room[..length])));
-    let [never, asked] = &*HEADERS;
-    answer.headers_mut().clone_from(match cached {
-        Cached::Never => never,
-        Cached::Asked => asked,
-    });
-    mark_clamped(&mut answer, reading);
+/// What nearly all requests are answered. hyper takes an answer's headers for the next request's, and here these have been
+/// the request's before: so a connection's headers have one place for all time.
+fn json(reading: &Reading, room: HeaderMap) -> Reply {
+    let mut text = [0; JSON_BYTES_MAX];
+    let length = write_json(reading, &mut text);
+    let mut answer = Reply::new(Content::from(Bytes::copy_from_slice(&text[..length])));
+    if room.capacity() <= HEADERS_KEPT {
+        *answer.headers_mut() = room;
+        answer.headers_mut().clear();
+    }
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
 
-/// The answer to a read: with a tag, or short where the client has the number already.
-pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &HeaderMap) -> Reply {
+/// Room for more headers than that is not kept with a connection.
+const HEADERS_KEPT: usize = 32;
+
+/// The answer to a read with these headers, whose place is taken for the answer's: with a tag, or short where the client has the
+/// number already.
+pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &mut HeaderMap) -> Reply {
     let tag = etag::of(reading, form);
     let mut answer = if etag::matches(headers, &tag) {
         let mut answer = Reply::default();
@@ -122,7 +118,7 @@ pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &
         finish(&mut answer, reading, Cached::Asked);
         answer
     } else {
-        told(reading, form, page, Cached::Asked)
+        told(reading, form, page, Cached::Asked, std::mem::take(headers))
     };
     answer.headers_mut().insert(ETAG, tag);
     answer
@@ -165,25 +161,16 @@ enum Cached {
 }
 
 fn finish(answer: &mut Reply, reading: &Reading, cached: Cached) {
-    mark_cached(answer.headers_mut(), cached);
-    mark_clamped(answer, reading);
-}
-
-fn mark_cached(headers: &mut HeaderMap, cached: Cached) {
+    let headers = answer.headers_mut();
     match cached {
         Cached::Never => drop(headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"))),
         Cached::Asked => {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
             headers.insert(VARY, HeaderValue::from_static("accept, counter-session"));
-            // Each answer has its own in its place.
-            headers.insert(ETAG, HeaderValue::from_static("\"\""));
         }
     }
-}
-
-fn mark_clamped(answer: &mut Reply, reading: &Reading) {
     if reading.clamped {
-        answer.headers_mut().insert(CLAMPED, HeaderValue::from_static("true"));
+        headers.insert(CLAMPED, HeaderValue::from_static("true"));
     }
 }
 

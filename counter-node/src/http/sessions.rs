@@ -1,9 +1,9 @@
 //! `/{page}/sessions/{id}`: viewers without a connection of their own. Each heartbeat keeps one for some seconds more.
 
 use bytes::Bytes;
-use hyper::StatusCode;
 use hyper::body::Body;
 use hyper::http::request::Parts;
+use hyper::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -117,5 +117,5 @@ fn session(page: &str, segment: &str, head: &Parts) -> Result<Session, Problem> 
 
 async fn count<B: Backend>(shared: &Shared<B>, key: counter_core::counter::Key) -> Result<Reply, Problem> {
     let reading = shared.backend.read(key).await?;
-    Ok(reply::counter(&reading, Form::Json, None))
+    Ok(reply::counter(&reading, Form::Json, None, HeaderMap::new()))
 }

@@ -27,13 +27,13 @@ const LISTED_MAX: usize = 100;
         (status = 503, description = "No total can be given", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {
+pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &mut Parts) -> Result<Reply, Problem> {
     let detail = query::detail(head.uri.query())?;
     own_writes::refuse(&head.headers)?;
     let site = shared.backend.site().await?;
     match form(&head.headers, &[Form::Json, Form::Text, Form::Html]) {
         Form::Json if detail => reply::detailed(&site),
-        form => Ok(reply::read(&site.reading, form, None, &head.headers)),
+        form => Ok(reply::read(&site.reading, form, None, &mut head.headers)),
     }
 }
 

@@ -147,8 +147,8 @@ async fn a_body_past_the_limit_is_refused_with_and_without_a_declared_length() {
             .map(|byte| Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::copy_from_slice(&[byte])))),
     );
     let request = Request::put("/p/counter").header("content-type", "application/json");
-    let (head, body) = request.body(http_body_util::StreamBody::new(parts)).unwrap().into_parts();
-    let reply = client.api.handle(&client.peer, &head, body).await;
+    let (mut head, body) = request.body(http_body_util::StreamBody::new(parts)).unwrap().into_parts();
+    let reply = client.api.handle(&client.peer, &mut head, body).await;
     assert_eq!(reply.status(), 413);
     assert_eq!(client.put_json("/p/counter", format!("{{{}}}", " ".repeat(62))).await.status, 200);
 }

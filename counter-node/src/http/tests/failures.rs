@@ -51,8 +51,8 @@ async fn a_request_past_the_limit_of_those_at_once_is_refused() {
     let client = Client::with(None, RequestLimits { in_flight: 1, ..LIMITS }, 10);
     let never = http_body_util::StreamBody::new(futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>());
     let (api, peer) = (client.api.clone(), client.peer.clone());
-    let (head, body) = Request::put("/p/counter").body(never).unwrap().into_parts();
-    let slow = tokio::spawn(async move { api.handle(&peer, &head, body).await.status() });
+    let (mut head, body) = Request::put("/p/counter").body(never).unwrap().into_parts();
+    let slow = tokio::spawn(async move { api.handle(&peer, &mut head, body).await.status() });
     while client.api.0.metrics.begin(1).is_some() {
         tokio::task::yield_now().await;
     }
