@@ -14,9 +14,11 @@ const RETRY_MS_MAX = 30_000;
 const CLIMB_MS = 120_000; // from a lower rung, when a higher one has held before
 const LINGER_MS = 1_000; // a link without topics stays open that long, for documents that swap their parts
 const SITE = null; // the topic of the whole site
+const USER = Symbol("user"); // that of what one user has not read; all others are pages
 
 const between = (low, high) => low + Math.random() * (high - low);
 const segment = encodeURIComponent;
+const isPage = (topic) => typeof topic === "string";
 
 // Numbers past 2^53 would lose digits; where the browser shows the source text they come as BigInt.
 export const parse = (text) =>
@@ -51,8 +53,10 @@ class Socket {
 
   start() {
     const { link } = this;
-    const first = link.first();
-    this.told.set(first, link.wanted().get(first));
+    const [first, wanted] = [link.first(), link.wanted()];
+    this.told.set(first, wanted.get(first));
+    if (wanted.has(USER)) this.told.set(USER, false);
+    this.user = link.user;
     const url = link.url(first, true);
     url.protocol = url.protocol.replace("http", "ws");
     this.socket = new WebSocket(url);
@@ -88,11 +92,13 @@ class Socket {
 
   sync() {
     const wanted = this.link.wanted();
-    const gone = [...this.told.keys()].filter((topic) => topic !== SITE && !wanted.has(topic));
-    if (wanted.has(SITE) !== this.told.has(SITE)) return this.fail(0);
+    const gone = [...this.told.keys()].filter((topic) => isPage(topic) && !wanted.has(topic));
+    // These stand in the address.
+    const isOther = wanted.has(USER) && (!this.told.has(USER) || this.user !== this.link.user);
+    if (isOther || wanted.has(SITE) !== this.told.has(SITE)) return this.fail(0);
     if (gone.length) this.send({ type: "unsubscribe", pages: gone });
     for (const observe of [false, true]) {
-      const pages = [...wanted].filter(([topic, viewed]) => viewed !== observe && this.told.get(topic) !== viewed);
+      const pages = [...wanted].filter(([topic, viewed]) => isPage(topic) && viewed !== observe && this.told.get(topic) !== viewed);
       if (pages.length) this.send({ type: "subscribe", pages: pages.map(([topic]) => topic), observe });
     }
     this.told = new Map(wanted);
@@ -150,7 +156,8 @@ class Streams {
       clearTimeout(this.patience);
       link.up();
     };
-    source.onmessage = ({ data }) => link.said({ type: "count", page: topic, ...parse(data) });
+    const what = topic === USER ? { type: "unread" } : { type: "count", page: topic };
+    source.onmessage = ({ data }) => link.said({ ...what, ...parse(data) });
     source.addEventListener("hello", ({ data }) => link.hello(parse(data)));
     source.addEventListener("reconnect", ({ data }) => this.fail(parse(data).after_ms));
     // The browser opens a stream that has broken again by itself, unless the server has said no.
@@ -304,9 +311,9 @@ class Link {
   endSessions() {}
 }
 
-// Pages and the site of one server.
+// Pages and the site of one server, and what one user has not read.
 class Counts extends Link {
-  topics = new Map(); // page or SITE → {listeners, last}
+  topics = new Map(); // page, SITE or USER → {listeners, last}
   sessions = new Set(); // pages that are viewed by heartbeat
   id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -315,11 +322,13 @@ class Counts extends Link {
     this.base = base;
   }
 
-  hasRoomFor(topic) {
+  hasRoomFor(topic, user) {
+    if (topic === USER) return !this.topics.has(USER) || this.user === user;
     return this.topics.has(topic) || this.topics.size < PAGES_MAX;
   }
 
-  add(topic, listener) {
+  add(topic, listener, user) {
+    if (topic === USER) this.user = user;
     const known = this.topics.get(topic) ?? { listeners: new Set(), last: null };
     this.topics.set(topic, known);
     known.listeners.add(listener);
@@ -352,26 +361,29 @@ class Counts extends Link {
   }
 
   wanted() {
-    return new Map([...this.topics.keys()].map((topic) => [topic, topic !== SITE && this.viewed(topic)]));
+    return new Map([...this.topics.keys()].map((topic) => [topic, isPage(topic) && this.viewed(topic)]));
   }
 
-  // Where a WebSocket is opened: the site where that is wanted, else a page that is viewed, else any.
+  // Where a WebSocket is opened: the site where that is wanted, else a page that is viewed, else any, else the user.
   first() {
     const topics = [...this.topics.keys()];
     if (topics.includes(SITE)) return SITE;
-    return topics.find((topic) => this.viewed(topic)) ?? topics[0];
+    const pages = topics.filter(isPage);
+    return pages.find((page) => this.viewed(page)) ?? pages[0] ?? USER;
   }
 
-  url(topic, resumes) {
+  url(topic, onSocket) {
+    if (topic === USER) return new URL(`users/${segment(this.user)}/unread/live`, this.base);
     const url = new URL(topic === SITE ? "live" : `${segment(topic)}/live`, this.base);
     if (topic !== SITE && !this.viewed(topic)) url.searchParams.set("observe", "true");
-    if (resumes && this.resume) url.searchParams.set("resume", this.resume);
+    if (onSocket && this.topics.has(USER)) url.searchParams.set("user", this.user);
+    if (onSocket && this.resume) url.searchParams.set("resume", this.resume);
     return url;
   }
 
   said(message) {
-    if (message.type !== "count") return;
-    const topic = this.topics.get(message.page ?? SITE);
+    if (message.type !== "count" && message.type !== "unread") return;
+    const topic = this.topics.get(message.type === "unread" ? USER : (message.page ?? SITE));
     if (!topic) return;
     topic.last = { count: message.count, updated_at: message.updated_at };
     topic.listeners.forEach((listener) => listener.reading?.(topic.last));
@@ -382,7 +394,7 @@ class Counts extends Link {
     const [viewed, watched] = [[], []];
     for (const [topic, isViewed] of this.wanted()) (isViewed ? viewed : watched).push(topic);
     const rounds = viewed.map(async (page) => ({ type: "count", page, ...(await this.beat(page)) }));
-    const pages = document.hidden ? [] : watched.filter((topic) => topic !== SITE);
+    const pages = document.hidden ? [] : watched.filter(isPage);
     if (pages.length) {
       const query = pages.map((page) => `page=${segment(page)}`).join("&");
       rounds.push(
@@ -393,6 +405,10 @@ class Counts extends Link {
     }
     if (watched.includes(SITE) && !document.hidden) {
       rounds.push(ask(new URL("counter", this.base)).then((reading) => ({ type: "count", page: SITE, ...reading })));
+    }
+    if (watched.includes(USER) && !document.hidden) {
+      const url = new URL(`users/${segment(this.user)}/unread`, this.base);
+      rounds.push(ask(url).then((reading) => ({ type: "unread", ...reading })));
     }
     return (await Promise.all(rounds)).flat();
   }
@@ -425,57 +441,6 @@ class Counts extends Link {
   }
 }
 
-// One user's unread total.
-class Unread extends Link {
-  constructor(base, user, listener) {
-    super();
-    Object.assign(this, { base, user, listener });
-    this.begin();
-  }
-
-  // A server that does not know of unread answers 404, which only a plain request can tell from a broken network.
-  async begin() {
-    try {
-      this.said(await this.ask());
-    } catch (error) {
-      if (error.status === 404) return links.delete(this);
-    }
-    if (links.has(this) && !suspended) this.open();
-  }
-
-  ask() {
-    return ask(new URL(`users/${segment(this.user)}/unread`, this.base));
-  }
-
-  first() {
-    return this.user;
-  }
-
-  viewed() {
-    return false;
-  }
-
-  wanted() {
-    return new Map([[this.user, false]]);
-  }
-
-  url() {
-    return new URL(`users/${segment(this.user)}/unread/live`, this.base);
-  }
-
-  said(message) {
-    if (message.count !== undefined) this.listener.reading?.(message);
-  }
-
-  async poll() {
-    return [await this.ask()];
-  }
-
-  stateChanged(state) {
-    this.listener.state?.(state);
-  }
-}
-
 const links = new Set();
 let suspended = document.prerendering === true; // nobody sees it yet
 
@@ -483,20 +448,18 @@ let suspended = document.prerendering === true; // nobody sees it yet
 // `listener.state(…)` with "connecting", "live", "polling", "reconnecting" or "offline". With `listener.observe` the document does
 // not count as a viewer of the page. Returns what ends that.
 export function watch(base, page, listener) {
-  const fits = (link) => link instanceof Counts && link.base === base && link.hasRoomFor(page);
-  let link = [...links].find(fits);
-  if (!link) links.add((link = new Counts(base)));
-  return link.add(page, listener);
+  return linkFor(base, page).add(page, listener);
 }
 
 // The same for a user's unread total.
 export function watchUnread(base, user, listener) {
-  const link = new Unread(base, user, listener);
-  links.add(link);
-  return () => {
-    links.delete(link);
-    link.close();
-  };
+  return linkFor(base, USER, user).add(USER, listener, user);
+}
+
+function linkFor(base, topic, user) {
+  let link = [...links].find((link) => link.base === base && link.hasRoomFor(topic, user));
+  if (!link) links.add((link = new Counts(base)));
+  return link;
 }
 
 function suspend() {
@@ -506,10 +469,10 @@ function suspend() {
 
 function restore() {
   suspended = false;
-  links.forEach((link) => (link.topics?.size === 0 ? 0 : link.open()));
+  links.forEach((link) => link.topics.size && link.open());
 }
 
-const wake = () => document.hidden || suspended || links.forEach((link) => link.topics?.size !== 0 && link.wake());
+const wake = () => document.hidden || suspended || links.forEach((link) => link.topics.size && link.wake());
 
 addEventListener("pagehide", suspend);
 addEventListener("pageshow", (event) => event.persisted && restore());

@@ -60,7 +60,11 @@ impl Drop for Site {
 fn file(request: &Request<Incoming>, cluster: &str) -> Response<Full<Bytes>> {
     let name = request.uri().path().trim_start_matches('/');
     let name = if name.is_empty() { "index.html" } else { name };
-    let kind = if name.ends_with(".css") { "text/css" } else { "text/html; charset=utf-8" };
+    let kind = match name.rsplit_once('.') {
+        Some((_, "css")) => "text/css",
+        Some((_, "js")) => "text/javascript",
+        _ => "text/html; charset=utf-8",
+    };
     let text = std::fs::read_to_string(repository("examples/site").join(name));
     let mut response = Response::new(Full::default());
     match text {

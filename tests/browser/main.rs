@@ -12,5 +12,6 @@ mod files;
 mod gate;
 mod pictures;
 mod tab;
+mod unread;
 mod viewers;
 mod widget;

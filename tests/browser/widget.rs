@@ -125,17 +125,6 @@ async fn numbers_are_read_out_politely_and_stand_still_for_those_who_want_that()
 }
 
 #[tokio::test]
-async fn a_badge_is_not_there_where_the_server_knows_nothing_of_unread() -> anyhow::Result<()> {
-    let folder = tempfile::tempdir()?;
-    let node = node(&folder, &[]).await?;
-    let browser = Chromium::start()?;
-    let tab = Tab::open(&browser, &format!("{}/problems/range", node.http())).await?;
-    tab.value("(async () => { await import('/widget.js'); document.body.insertAdjacentHTML('beforeend', '<unread-badge user=\"nobody\"></unread-badge>'); })()")
-        .await?;
-    tab.becomes("document.querySelector('unread-badge').checkVisibility()", &json!(false)).await
-}
-
-#[tokio::test]
 async fn numbers_of_any_length_are_shown_to_the_last_digit() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let node = node(&folder, &[]).await?;
