@@ -193,13 +193,6 @@ impl SlotVector {
             .filter(move |(key, _)| of_user(key))
             .map(|(key, counter)| (key.page(), register(counter).map_or_else(Subscription::default, Subscription::of), counter))
     }
-
-    /// A number that another one follows whenever any of a user's subscriptions changes.
-    #[must_use]
-    pub fn subscriptions_digest(&self, user: &Key) -> u64 {
-        let of_user = self.counters().filter(|(key, _)| key.as_bytes().starts_with(user.as_bytes()));
-        of_user.fold(0, |digest, (key, counter)| digest ^ counter.digest(key.as_bytes()))
-    }
 }
 
 /// What some replicas of a page's shard know of its modifications together: each has told its own copy, as a delta of this one

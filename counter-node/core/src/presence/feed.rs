@@ -11,7 +11,7 @@ use super::owner::Owner;
 use super::step::Step;
 use super::viewers::{GatewayNumber, PageViewers};
 use crate::id::NodeName;
-use crate::key::{Key, KeyKind, KeyRef};
+use crate::key::{Key, KeyRef};
 use crate::slot::Slot;
 use crate::table::Table;
 use crate::vector::Reading;
@@ -168,12 +168,8 @@ impl Owner {
     }
 }
 
-fn reading(table: &Table, (slot, key): &Place, PageViewers { viewers, changed_at }: PageViewers) -> FeedReading {
-    if key.kind() == KeyKind::User {
-        // Any change of the user's subscriptions makes another number.
-        let digest = table.slot(*slot).subscriptions_digest(key);
-        return FeedReading { tally: digest.into(), viewers: 0, updated_at: None };
-    }
+/// Of a user, under whose key nothing is kept, it says nothing but that some subscription may have changed.
+fn reading(table: &Table, (_, key): &Place, PageViewers { viewers, changed_at }: PageViewers) -> FeedReading {
     let Reading { tally, updated_at, .. } = table.read(key);
     FeedReading { tally, viewers, updated_at: updated_at.max(changed_at) }
 }
