@@ -24,8 +24,11 @@ impl Form {
 /// The form of `offered` that the client likes best; of those that it likes equally, the first. A client that accepts
 /// none gets the first as well: an answer that it may not understand serves it better than a refusal.
 pub(super) fn form(headers: &HeaderMap, offered: &[Form]) -> Form {
-    let mut accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
     let first = offered.first().copied().unwrap_or(Form::Json);
+    if !headers.contains_key(ACCEPT) {
+        return first;
+    }
+    let mut accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
     if accepts.peek().is_none_or(|accept| *accept == "*/*") {
         return first;
     }

@@ -10,7 +10,7 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::problem::Problem;
-use super::{Backend, Reply};
+use super::{Backend, Reply, idempotency};
 use crate::own_writes::{OwnWrites, UNTOLD};
 use crate::router::{Failure, Write};
 
@@ -41,7 +41,7 @@ impl Told {
 
 /// What the client has written, if it says so.
 pub(super) fn told<B: Backend>(headers: &HeaderMap, backend: &B) -> Result<Told, Problem> {
-    if !headers.contains_key(&SESSION) {
+    if !idempotency::is_among(headers, &SESSION) {
         return Ok(Told(None));
     }
     let mut values = headers.get_all(&SESSION).iter();

@@ -36,6 +36,9 @@ pub(super) fn detail(query: Option<&str>) -> Result<bool, Problem> {
 
 /// For a request that has no parameters.
 pub(super) fn none(query: Option<&str>) -> Result<(), Problem> {
+    if query.is_none() {
+        return Ok(());
+    }
     match parameters(query)?.first() {
         Some((name, _)) => Err(Problem::bad_field(name, "is not a parameter of this request, which has none")),
         None => Ok(()),

@@ -1,5 +1,7 @@
 //! The words of an answer: the two fields of every counter, written by hand because nearly all requests end here.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use counter_core::hlc::Hlc;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, VARY};
@@ -205,9 +207,25 @@ pub(crate) fn moment(moment: Option<Hlc>) -> Option<String> {
 /// The last second of a four-digit year, 9999-12-31T23:59:59Z.
 const LAST_SECOND: u64 = 253_402_300_799;
 
+thread_local! {
+    /// The second that this thread wrote last: of most answers it is the same.
+    static WRITTEN: Cell<(u64, [u8; 20])> = const { Cell::new((0, *b"1970-01-01T00:00:00Z")) };
+}
+
 /// A moment to the second, as `2030-10-10T12:11:42Z`.
 fn rfc3339(moment: Hlc) -> [u8; 20] {
     let seconds = (moment.wall_ms() / 1000).min(LAST_SECOND);
+    let (last, text) = WRITTEN.get();
+    if seconds == last {
+        return text;
+    }
+    let text = second(seconds);
+    WRITTEN.set((seconds, text));
+    text
+}
+
+/// A second since 1970, written.
+fn second(seconds: u64) -> [u8; 20] {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let mut text = *b"0000-00-00T00:00:00Z";
