@@ -45,7 +45,7 @@ use crate::status::StatusSource;
 use crate::storage::{self, Identity, Store, StoreConfig, StoreError, meta};
 use crate::telemetry::{Metrics, PortMetrics, Ports, Source};
 use crate::tokens::{ClusterTokens, TokenError};
-use crate::top::Top;
+use crate::top::{Recent, Top};
 use crate::totals::Totals;
 use crate::unread::shards::Shards;
 use crate::waiting::Waiting;
@@ -302,6 +302,7 @@ impl Node {
             viewers: presence.viewers().clone(),
             client: client.clone(),
             tokens: tokens.clone(),
+            recent: Recent::default(),
         });
         let unread =
             Arc::new(Shards { protocol: protocol.clone(), table: table.clone(), client: client.clone(), tokens: tokens.clone() });

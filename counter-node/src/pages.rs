@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use counter_core::id::ClusterId;
 use counter_core::key::Key;
@@ -283,7 +283,7 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
         self.counters.site().await
     }
 
-    async fn top(&self, asked: &Asked) -> Result<Busiest, Failure> {
+    async fn top(&self, asked: &Asked) -> Result<(Busiest, Duration), Failure> {
         self.counters.top(asked).await
     }
 

@@ -379,7 +379,7 @@ impl Router {
     ///
     /// # Errors
     /// [`Failure`] when some shard does not answer.
-    pub async fn top(&self, asked: &Asked) -> Result<Busiest, Failure> {
+    pub async fn top(&self, asked: &Asked) -> Result<(Busiest, Duration), Failure> {
         let pages = self.top.pages(asked).await;
         pages.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })
     }

@@ -67,8 +67,8 @@ impl Backend for OneTable {
         self.read_detailed(Key::new(b"site").unwrap()).await
     }
 
-    async fn top(&self, _: &counter_node::top::Asked) -> Result<counter_node::top::Busiest, Failure> {
-        Ok(Vec::new())
+    async fn top(&self, _: &counter_node::top::Asked) -> Result<(counter_node::top::Busiest, std::time::Duration), Failure> {
+        Ok(Default::default())
     }
 
     fn pages(&self, _: usize) -> Vec<Key> {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::id::ClusterId;
@@ -36,7 +37,7 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Router::site`]
     fn site(&self) -> impl Future<Output = Result<Detailed, Failure>> + Send;
     /// [`Router::top`]
-    fn top(&self, asked: &Asked) -> impl Future<Output = Result<Busiest, Failure>> + Send;
+    fn top(&self, asked: &Asked) -> impl Future<Output = Result<(Busiest, Duration), Failure>> + Send;
     /// [`Router::pages`]
     fn pages(&self, limit: usize) -> Vec<Key>;
     /// [`Router::cluster`]
@@ -91,7 +92,7 @@ impl Backend for Arc<Router> {
         Router::site(self).await
     }
 
-    async fn top(&self, asked: &Asked) -> Result<Busiest, Failure> {
+    async fn top(&self, asked: &Asked) -> Result<(Busiest, Duration), Failure> {
         Router::top(self, asked).await
     }
 

@@ -99,8 +99,8 @@ impl Backend for Arc<OneTable> {
         Ok(self.detailed(counter_core::vector::Reading { tally, updated_at: Some(NOW), exists: true, viewers: 0 }.into()))
     }
 
-    async fn top(&self, _: &crate::top::Asked) -> Result<crate::top::Busiest, Failure> {
-        Ok(Vec::new())
+    async fn top(&self, _: &crate::top::Asked) -> Result<(crate::top::Busiest, std::time::Duration), Failure> {
+        Ok(Default::default())
     }
 
     fn pages(&self, limit: usize) -> Vec<Key> {

@@ -51,15 +51,15 @@ pub(super) struct TopPage {
 )]
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {
     let asked = asked(head.uri.query())?;
-    let began = Instant::now();
-    let busiest = shared.backend.top(&asked).await?;
+    let (busiest, age) = shared.backend.top(&asked).await?;
+    let read = Instant::now();
     let keys = busiest.iter().map(|(key, _)| key.clone()).collect();
     let readings = shared.backend.read_many(keys).await;
     let mut pages = Vec::with_capacity(busiest.len());
     for ((key, viewers), reading) in busiest.into_iter().zip(readings) {
         pages.push(TopPage { page: String::from_utf8_lossy(key.as_bytes()).into_owned(), viewers, count: reading?.count });
     }
-    let staleness_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let staleness_ms = u64::try_from((age + read.elapsed()).as_millis()).unwrap_or(u64::MAX);
     let mut answer = reply(StatusCode::OK, "application/json", reply::to_json(&TopPages { pages, staleness_ms })?);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)

@@ -64,8 +64,8 @@ impl Backend for Arc<Counters> {
         self.read_detailed(key("site")).await
     }
 
-    async fn top(&self, _: &crate::top::Asked) -> Result<crate::top::Busiest, Failure> {
-        Ok(Vec::new())
+    async fn top(&self, _: &crate::top::Asked) -> Result<(crate::top::Busiest, std::time::Duration), Failure> {
+        Ok(Default::default())
     }
 
     fn pages(&self, _: usize) -> Vec<Key> {
