@@ -12,7 +12,7 @@ VERSION := $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 IMAGE_PREFIX ?= distributed-counter
 
-.PHONY: help run test test-rust test-redis test-browser test-websocket test-control-plane check fix crds charts bench soak e2e image programs need-cargo need-go
+.PHONY: help run test test-rust test-redis test-browser test-websocket test-openapi test-control-plane check fix crds charts bench soak e2e image programs need-cargo need-go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,8 @@ help: ## list the targets
 run: programs ## start examples/page-views.yaml as local processes and print its URLs
 	@exec "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/operator" local examples/page-views.yaml
 
-test: test-rust test-redis test-browser test-websocket test-control-plane ## run every test that needs no root
-	@echo "test: the crates' own tests, the contracts, the simulation, Redis's clients and suite, the browser's side, the WebSocket suite, and the operator on a real control plane all passed"
+test: test-rust test-redis test-browser test-websocket test-openapi test-control-plane ## run every test that needs no root
+	@echo "test: the crates' own tests, the contracts, the simulation, Redis's clients and suite, the browser's side, the WebSocket suite, the OpenAPI document, and the operator on a real control plane all passed"
 
 programs: need-cargo
 	$(CARGO) build --locked --package operator --package counter-node --bins
@@ -41,6 +41,9 @@ test-browser: programs ## run the tests of dashboard, widget and example site in
 test-websocket: programs ## run the Autobahn suite against the WebSockets (needs Python 2.7, as pyenv builds it, and curl)
 	tests/websocket/autobahn "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/counter-node"
 
+test-openapi: programs ## hold a node to its OpenAPI document by Schemathesis (needs python3-venv and curl)
+	tests/openapi/schemathesis "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/counter-node"
+
 test-control-plane: programs need-go ## run the operator's tests on a real etcd, API server, controller-manager and scheduler
 	$(CLUSTER) build-control-plane
 	$(CARGO) test --locked --package counter-tests --test control_plane
@@ -50,9 +53,9 @@ check: need-cargo ## format, lints and generated files, without changing anythin
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	@$(CARGO) run --quiet --locked --package operator --bin operator -- crd | diff -u $(CRD) - \
 	  || { echo "check: $(CRD) is not what 'operator crd' prints; run make crds" >&2; exit 1; }
-	@if command -v shellcheck >/dev/null; then shellcheck --external-sources --source-path=SCRIPTDIR tests/fuzz/soak $(CLUSTER) tests/cluster/charts tests/redis/clients tests/redis/suite tests/websocket/autobahn .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck --external-sources --source-path=SCRIPTDIR tests/fuzz/soak $(CLUSTER) tests/cluster/charts tests/redis/clients tests/redis/suite tests/websocket/autobahn tests/openapi/schemathesis .ci/run; \
 	  else echo "check: shellcheck is not installed; scripts were not checked"; fi
-	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py tests/redis/programs/*.py tests/websocket/*.py
+	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py tests/redis/programs/*.py tests/websocket/*.py tests/openapi/*.py
 	@cd tests/e2e && python3 -B -m unittest --quiet
 
 fix: need-cargo ## format, apply lints' suggestions and make generated files anew

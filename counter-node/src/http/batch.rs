@@ -19,7 +19,7 @@ use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, 
 use crate::router::{Failure, Reading, Write};
 
 /// The most counters of one request.
-const COUNTERS_MAX: usize = 1_000;
+pub(super) const COUNTERS_MAX: usize = 1_000;
 /// The field that names an update.
 pub(super) const KEY_FIELD: &str = "idempotency_key";
 
@@ -36,7 +36,7 @@ pub(super) struct Updates {
 #[serde(deny_unknown_fields, expecting = "an object")]
 struct PageUpdate {
     /// The page, as it is: not percent-encoded, at most 512 bytes.
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, max_length = 512)]
     page: String,
     #[serde(default)]
     action: Direction,
@@ -47,7 +47,7 @@ struct PageUpdate {
     /// The client's name for this update: sent again under it, the update counts once. As the header Idempotency-Key of
     /// a single update.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 257)]
+    #[schema(pattern = r#"^("[!-~]{1,255}"|[!#-~][!-~]{0,254}|"([!-~]{0,253}[!#-~])?)$"#)]
     idempotency_key: Option<String>,
 }
 
@@ -88,6 +88,7 @@ enum Outcome {
     responses(
         (status = 200, description = "A result for each page", body = Results),
         (status = 400, description = "A bad page or parameter; nothing was read", body = Problem, content_type = "application/problem+json"),
+        (status = 431, description = "The pages are too long for a request's head, together more than 64 KiB", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<Reply, Problem> {

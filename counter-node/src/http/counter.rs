@@ -8,7 +8,7 @@ use hyper::body::Body;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Uri};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, Unexpected, Visitor};
 use utoipa::ToSchema;
 
 use super::body::Declared;
@@ -55,10 +55,31 @@ impl Default for By {
 
 impl<'de> Deserialize<'de> for By {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match u64::deserialize(deserializer)? {
-            0 => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a whole number of at least 1")),
-            by => Ok(Self(by)),
+        deserializer.deserialize_u64(Step)
+    }
+}
+
+struct Step;
+
+impl Visitor<'_> for Step {
+    type Value = By;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a whole number of at least 1")
+    }
+
+    fn visit_u64<E: Error>(self, by: u64) -> Result<By, E> {
+        if by == 0 { Err(E::invalid_value(Unexpected::Unsigned(by), &self)) } else { Ok(By(by)) }
+    }
+
+    /// `2.0` is a whole number, too, as JSON Schema has it, and some programs write it so.
+    fn visit_f64<E: Error>(self, by: f64) -> Result<By, E> {
+        const END: f64 = 18_446_744_073_709_551_616.0;
+        if by.fract() != 0.0 || !(1.0..END).contains(&by) {
+            return Err(E::invalid_value(Unexpected::Float(by), &self));
         }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and within the range")]
+        Ok(By(by as u64))
     }
 }
 
@@ -107,7 +128,7 @@ impl Direction {
 #[utoipa::path(
     get, path = "/{page}/counter", tag = "counters", operation_id = "getCounter",
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
         ("detail" = Option<bool>, Query, description = "With all that is known of the counter; JSON only"),
         ("If-None-Match" = Option<String>, Header, description = "Tags of answers that the client has; not with `detail`"),
         ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, as the last answer to an update gave it; empty or `new` begins one. The answer then shows all of that, or is 503, `session-not-reached`"),
@@ -139,8 +160,8 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, key: Key, head: &mut Par
 #[utoipa::path(
     put, path = "/{page}/counter", tag = "counters", operation_id = "updateCounter", security((), ("token" = [])),
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters, with or without quotes around them", pattern = r#"^("[!-~]{1,255}"|[!#-~][!-~]{0,254}|"([!-~]{0,253}[!#-~])?)$"#),
         ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, as the last answer to an update gave it; empty or `new` begins one. The answer then shows all of that, or is 503, `session-not-reached`"),
     ),
     request_body(content = Option<Update>, description = "None: increment by 1"),
@@ -203,8 +224,8 @@ where
 #[utoipa::path(
     delete, path = "/{page}/counter", tag = "counters", operation_id = "resetCounter", security((), ("token" = [])),
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this update: sent again under it, the update counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters, with or without quotes around them", pattern = r#"^("[!-~]{1,255}"|[!#-~][!-~]{0,254}|"([!-~]{0,253}[!#-~])?)$"#),
         ("Counter-Session" = Option<String>, Header, description = "What the client has written in its session, as the last answer to an update gave it; empty or `new` begins one. The answer then shows all of that, or is 503, `session-not-reached`"),
     ),
     responses(

@@ -27,11 +27,11 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 #[utoipa::path(
     get, path = "/{page}/live", tag = "live", operation_id = "followCounter",
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
         ("observe" = Option<bool>, Query, description = "Without being counted as a viewer"),
-        ("session" = Option<String>, Query, min_length = 1, description = "The client's own name for its session: under it, it counts once however many connections it has, at most 128 bytes"),
-        ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
-        ("user" = Option<String>, Query, min_length = 1, description = "Who the viewer is, at most 128 bytes: for the number of unique viewers, and what this user has not read is sent along"),
+        ("session" = Option<String>, Query, min_length = 1, max_length = 128, description = "The client's own name for its session: under it, it counts once however many connections it has, at most 128 bytes"),
+        ("resume" = Option<String>, Query, min_length = 1, max_length = 128, description = "The token of the connection that this one replaces, from its `hello`"),
+        ("user" = Option<String>, Query, min_length = 1, max_length = 128, description = "Who the viewer is, at most 128 bytes: for the number of unique viewers, and what this user has not read is sent along"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has: it is not sent again"),
     ),
     responses(
@@ -53,9 +53,9 @@ pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &
 #[utoipa::path(
     get, path = "/live", tag = "live", operation_id = "followSite",
     params(
-        ("session" = Option<String>, Query, min_length = 1, description = "As for a page; for pages that are subscribed to later"),
-        ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
-        ("user" = Option<String>, Query, min_length = 1, description = "As for a page"),
+        ("session" = Option<String>, Query, min_length = 1, max_length = 128, description = "As for a page; for pages that are subscribed to later"),
+        ("resume" = Option<String>, Query, min_length = 1, max_length = 128, description = "The token of the connection that this one replaces, from its `hello`"),
+        ("user" = Option<String>, Query, min_length = 1, max_length = 128, description = "As for a page"),
         ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has: it is not sent again"),
     ),
     responses(

@@ -2,13 +2,19 @@
 
 use std::sync::{Arc, LazyLock};
 
+use counter_core::counter::KEY_BYTES_MAX;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, HeaderValue, LOCATION};
 use serde::Serialize;
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::request_body::RequestBody;
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayItems, OneOf, SchemaFormat};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{RefOr, Schema};
 use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
+use super::batch::COUNTERS_MAX;
 use super::problem::Problem;
 use super::reply::{Counter, DetailedCounter};
 use super::{Reply, html, reply};
@@ -58,7 +64,7 @@ pub(super) enum CounterAnswer {
         super::unread::subscribe,
         super::unread::unsubscribe,
     ),
-    modifiers(&Token),
+    modifiers(&Token, &Exact),
 )]
 struct Document;
 
@@ -69,6 +75,67 @@ impl Modify for Token {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
+}
+
+/// What the macros cannot say.
+struct Exact;
+
+impl Modify for Exact {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        // All that is known of a counter is a counter, too.
+        let schemas = &mut document.components.get_or_insert_default().schemas;
+        if let Some(answer) = schemas.get_mut("CounterAnswer")
+            && let RefOr::T(Schema::OneOf(OneOf { items, description, .. })) = answer
+        {
+            let any = items.drain(..).fold(AnyOfBuilder::new(), AnyOfBuilder::item);
+            *answer = RefOr::T(any.description(description.take()).build().into());
+        }
+        for schema in ["Update", "PageUpdate"] {
+            if let Some(RefOr::T(Schema::Object(update))) = schemas.get_mut(schema) {
+                update.properties.get_mut("by").map(up_to_64_bits);
+            }
+        }
+        for item in document.paths.paths.values_mut() {
+            for operation in [&mut item.get, &mut item.put, &mut item.post].into_iter().flatten() {
+                if let Some(RefOr::T(body)) = &mut operation.request_body {
+                    never_null(body);
+                }
+                operation.parameters.iter_mut().flatten().for_each(never_empty);
+            }
+        }
+    }
+}
+
+/// A body that may be absent is no null when it is there.
+fn never_null(body: &mut RequestBody) {
+    for content in body.content.values_mut() {
+        if let RefOr::T(content) = content
+            && let Some(RefOr::T(Schema::OneOf(OneOf { items, .. }))) = &mut content.schema
+        {
+            items.retain(|item| matches!(item, RefOr::Ref(_)));
+            content.schema = items.pop();
+        }
+    }
+}
+
+/// A step has 64 bits and no sign.
+fn up_to_64_bits(by: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(by)) = by {
+        by.format = Some(SchemaFormat::Custom("uint64".to_owned()));
+        by.maximum = Some(u64::MAX.into());
+    }
+}
+
+/// Of several pages none is empty, nor too long.
+fn never_empty(parameter: &mut RefOr<Parameter>) {
+    if let RefOr::T(parameter) = parameter
+        && let Some(RefOr::T(Schema::Array(array))) = &mut parameter.schema
+        && let ArrayItems::RefOrSchema(item) = &mut array.items
+        && let RefOr::T(Schema::Object(text)) = &mut **item
+    {
+        (text.min_length, text.max_length) = (Some(1), Some(KEY_BYTES_MAX));
+        (array.min_items, array.max_items) = (Some(1), Some(COUNTERS_MAX));
     }
 }
 

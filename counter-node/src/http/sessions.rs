@@ -23,7 +23,7 @@ const BEACON_BYTES_MAX: usize = 1 << 10;
 pub(super) struct Heartbeat {
     /// The viewer, for the number of unique viewers; at most 128 bytes.
     #[serde(default)]
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, max_length = 128)]
     user: Option<String>,
 }
 
@@ -31,8 +31,8 @@ pub(super) struct Heartbeat {
 #[utoipa::path(
     put, path = "/{page}/sessions/{id}", tag = "live", operation_id = "beatSession",
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
-        ("id" = String, Path, min_length = 1, description = "The client's own name for its session, at most 128 bytes"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("id" = String, Path, min_length = 1, max_length = 128, description = "The client's own name for its session, at most 128 bytes"),
     ),
     request_body(content = Option<Heartbeat>, description = "None: nobody in particular"),
     responses(
@@ -63,8 +63,8 @@ where
 #[utoipa::path(
     delete, path = "/{page}/sessions/{id}", tag = "live", operation_id = "endSession",
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
-        ("id" = String, Path, min_length = 1, description = "The session, at most 128 bytes"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("id" = String, Path, min_length = 1, max_length = 128, description = "The session, at most 128 bytes"),
     ),
     responses(
         (status = 200, description = "The counter, which this may not show for some hundredths of a second", body = super::reply::Counter),
@@ -83,8 +83,8 @@ pub(super) async fn delete<B: Backend>(shared: &Shared<B>, (page, id): (&str, &s
 #[utoipa::path(
     post, path = "/{page}/sessions/{id}/end", tag = "live", operation_id = "endSessionByBeacon",
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
-        ("id" = String, Path, min_length = 1, description = "The session, at most 128 bytes"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("id" = String, Path, min_length = 1, max_length = 128, description = "The session, at most 128 bytes"),
     ),
     responses(
         (status = 204, description = "It is over"),

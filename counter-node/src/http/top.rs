@@ -41,7 +41,7 @@ pub(super) struct TopPage {
     params(
         ("sort" = String, Query, pattern = "^viewers$", description = "`viewers`: by how many look at them, most first"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many at most; 10 when absent"),
-        ("prefix" = Option<String>, Query, description = "Only pages whose names begin so"),
+        ("prefix" = Option<String>, Query, max_length = 512, description = "Only pages whose names begin so"),
     ),
     responses(
         (status = 200, description = "The pages", body = TopPages),

@@ -94,8 +94,8 @@ struct Nothing {}
 #[utoipa::path(
     post, path = "/{page}/modifications", tag = "unread", operation_id = "modifyPage", security((), ("token" = [])),
     params(
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this modification: sent again under it, it counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters", max_length = 257),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The client's name for this modification: sent again under it, it counts once. A UUID of version 7, or `<milliseconds since 1970, 13 digits>-<anything>`; 1 to 255 visible ASCII characters, with or without quotes around them", pattern = r#"^("[!-~]{1,255}"|[!#-~][!-~]{0,254}|"([!-~]{0,253}[!#-~])?)$"#),
     ),
     responses(
         (status = 200, description = "The page's version after it", body = Modified, headers(
@@ -131,7 +131,7 @@ where
 /// Read what a user has not read yet.
 #[utoipa::path(
     get, path = "/users/{user}/unread", tag = "unread", operation_id = "getUnread",
-    params(("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F")),
+    params(("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F")),
     responses(
         (status = 200, description = "The count, and the pages that it is of", body = UnreadCount),
         (status = 400, description = "A bad user", body = Problem, content_type = "application/problem+json"),
@@ -151,8 +151,8 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, user: &str, head: &Parts
 #[utoipa::path(
     put, path = "/users/{user}/unread/{page}", tag = "unread", operation_id = "markRead", security((), ("token" = [])),
     params(
-        ("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F"),
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
     ),
     request_body(content = ReadUpTo),
     responses(
@@ -183,7 +183,7 @@ where
 /// Read the pages that a user subscribes to.
 #[utoipa::path(
     get, path = "/users/{user}/subscriptions", tag = "unread", operation_id = "getSubscriptions",
-    params(("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F")),
+    params(("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F")),
     responses(
         (status = 200, description = "The pages", body = Subscriptions),
         (status = 400, description = "A bad user", body = Problem, content_type = "application/problem+json"),
@@ -206,8 +206,8 @@ pub(super) async fn list<B: Backend>(shared: &Shared<B>, user: &str, head: &Part
 #[utoipa::path(
     get, path = "/users/{user}/subscriptions/{page}", tag = "unread", operation_id = "getSubscription",
     params(
-        ("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F"),
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
     ),
     responses(
         (status = 200, description = "The subscription, or that there is none", body = Subscription),
@@ -225,8 +225,8 @@ pub(super) async fn show<B: Backend>(shared: &Shared<B>, of: (&str, &str), head:
 #[utoipa::path(
     put, path = "/users/{user}/subscriptions/{page}", tag = "unread", operation_id = "subscribe", security((), ("token" = [])),
     params(
-        ("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F"),
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
     ),
     responses(
         (status = 200, description = "The subscription", body = Subscription),
@@ -257,8 +257,8 @@ where
 #[utoipa::path(
     delete, path = "/users/{user}/subscriptions/{page}", tag = "unread", operation_id = "unsubscribe", security((), ("token" = [])),
     params(
-        ("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F"),
-        ("page" = String, Path, min_length = 1, description = "The page, at most 512 bytes; a slash in it is written %2F"),
+        ("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F"),
+        ("page" = String, Path, min_length = 1, max_length = 512, description = "The page, at most 512 bytes; a slash in it is written %2F"),
     ),
     responses(
         (status = 204, description = "The user does not subscribe to the page"),
