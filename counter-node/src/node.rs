@@ -360,6 +360,7 @@ impl Node {
             Box::new(port_metrics),
             Box::new(status.clone()),
             Box::new(live.metrics.clone()),
+            Box::new(tokio::runtime::Handle::current().metrics()),
         ];
         sources.extend(resp.iter().map(|resp| Box::new(resp.metrics.clone()) as Box<dyn Source>));
         let metrics = Metrics::new(sources);

@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use tokio::runtime::RuntimeMetrics;
 use tracing_subscriber::EnvFilter;
 
 /// How log lines are written.
@@ -78,6 +79,14 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
 impl<T: Source> Source for Arc<T> {
     fn samples(&self) -> Vec<Sample> {
         self.as_ref().samples()
+    }
+}
+
+/// The runtime's own figures.
+impl Source for RuntimeMetrics {
+    fn samples(&self) -> Vec<Sample> {
+        let tasks = u64::try_from(self.num_alive_tasks()).unwrap_or(u64::MAX);
+        vec![Sample::one("tasks", "Tasks that have not ended: the node's own, and one for each connection", Kind::Gauge, tasks)]
     }
 }
 

@@ -311,10 +311,16 @@ impl Events {
 /// # Errors
 /// When it does not answer.
 pub async fn figures(node: &TestNode) -> anyhow::Result<BTreeMap<String, u64>> {
+    let metrics = metrics(node).await?.into_iter();
+    Ok(metrics.filter_map(|(name, value)| Some((name.strip_prefix("counter_live_")?.to_owned(), value))).collect())
+}
+
+/// Those of its metrics that are whole numbers.
+async fn metrics(node: &TestNode) -> anyhow::Result<BTreeMap<String, u64>> {
     let answer = Http::default().send(Method::GET, &format!("{}/metrics", node.admin()), None).await?;
     let text = String::from_utf8(answer.body.to_vec())?;
-    let lines = text.lines().filter_map(|line| line.strip_prefix("counter_live_")?.rsplit_once(' '));
-    lines.map(|(name, value)| Ok((name.to_owned(), value.parse()?))).collect()
+    let lines = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+    Ok(lines.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
 }
 
 /// Waits until nothing of any live connection is left at the node.
@@ -333,11 +339,25 @@ pub async fn nothing_left(node: &TestNode) -> anyhow::Result<()> {
     .await
 }
 
-/// How many files the node's process has open.
+/// What a node's process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub tasks: u64,
+    /// Files that are open, connections among them.
+    pub files: usize,
+    /// Resident memory that is no file's, in KiB.
+    pub memory_kib: u64,
+}
+
+/// What it holds now.
 ///
 /// # Errors
-/// When it has none.
-pub fn open_files(node: &TestNode) -> anyhow::Result<usize> {
-    let pid = node.pid().context("it is not running")?;
-    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+/// When it does not answer.
+pub async fn held(node: &TestNode) -> anyhow::Result<Held> {
+    let tasks = metrics(node).await?.get("counter_tasks").copied().context("it does not say how many tasks there are")?;
+    let process = format!("/proc/{}", node.pid().context("it is not running")?);
+    let files = std::fs::read_dir(format!("{process}/fd"))?.count();
+    let status = std::fs::read_to_string(format!("{process}/status"))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+    Ok(Held { tasks, files, memory_kib: memory.context("/proc tells no RssAnon")?.parse()? })
 }
