@@ -29,6 +29,7 @@ mod sessions;
 mod site;
 mod top;
 mod unread;
+mod whole;
 
 use std::convert::Infallible;
 use std::pin::pin;

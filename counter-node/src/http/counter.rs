@@ -8,12 +8,13 @@ use hyper::body::Body;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Uri};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, Unexpected, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, Unexpected, Visitor};
 use utoipa::ToSchema;
 
 use super::body::Declared;
 use super::negotiate::{Form, form};
 use super::problem::Problem;
+use super::whole::whole;
 use super::{Backend, Reply, Shared, body, idempotency, own_writes, page, query, reply};
 use crate::own_writes::OwnWrites;
 use crate::router::{Action, Reading, Write};
@@ -55,31 +56,10 @@ impl Default for By {
 
 impl<'de> Deserialize<'de> for By {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_u64(Step)
-    }
-}
-
-struct Step;
-
-impl Visitor<'_> for Step {
-    type Value = By;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a whole number of at least 1")
-    }
-
-    fn visit_u64<E: Error>(self, by: u64) -> Result<By, E> {
-        if by == 0 { Err(E::invalid_value(Unexpected::Unsigned(by), &self)) } else { Ok(By(by)) }
-    }
-
-    /// `2.0` is a whole number, too, as JSON Schema has it, and some programs write it so.
-    fn visit_f64<E: Error>(self, by: f64) -> Result<By, E> {
-        const END: f64 = 18_446_744_073_709_551_616.0;
-        if by.fract() != 0.0 || !(1.0..END).contains(&by) {
-            return Err(E::invalid_value(Unexpected::Float(by), &self));
+        match whole(deserializer)? {
+            0 => Err(D::Error::invalid_value(Unexpected::Unsigned(0), &"a whole number of at least 1")),
+            by => Ok(Self(by)),
         }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, and within the range")]
-        Ok(By(by as u64))
     }
 }
 

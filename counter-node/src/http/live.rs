@@ -76,8 +76,8 @@ pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Par
 #[utoipa::path(
     get, path = "/users/{user}/unread/live", tag = "unread", operation_id = "followUnread",
     params(
-        ("user" = String, Path, min_length = 1, description = "The user, at most 128 bytes; a slash in it is written %2F"),
-        ("resume" = Option<String>, Query, description = "The token of the connection that this one replaces, from its `hello`"),
+        ("user" = String, Path, min_length = 1, max_length = 128, description = "The user, at most 128 bytes; a slash in it is written %2F"),
+        ("resume" = Option<String>, Query, min_length = 1, max_length = 128, description = "The token of the connection that this one replaces, from its `hello`"),
     ),
     responses(
         (status = 101, description = "With `Upgrade: websocket`: the messages that docs/live.md describes"),

@@ -81,6 +81,13 @@ impl Modify for Token {
 /// What the macros cannot say.
 struct Exact;
 
+/// Numbers that are sent here have no sign, and one bit more: schema, field, format, and the most that there is.
+const UNSIGNED: [(&str, &str, &str, u64); 3] = [
+    ("Update", "by", "uint64", u64::MAX),
+    ("PageUpdate", "by", "uint64", u64::MAX),
+    ("ReadUpTo", "version", "uint32", u32::MAX as u64),
+];
+
 impl Modify for Exact {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         // All that is known of a counter is a counter, too.
@@ -91,9 +98,12 @@ impl Modify for Exact {
             let any = items.drain(..).fold(AnyOfBuilder::new(), AnyOfBuilder::item);
             *answer = RefOr::T(any.description(description.take()).build().into());
         }
-        for schema in ["Update", "PageUpdate"] {
-            if let Some(RefOr::T(Schema::Object(update))) = schemas.get_mut(schema) {
-                update.properties.get_mut("by").map(up_to_64_bits);
+        for (schema, field, format, most) in UNSIGNED {
+            if let Some(RefOr::T(Schema::Object(schema))) = schemas.get_mut(schema)
+                && let Some(RefOr::T(Schema::Object(number))) = schema.properties.get_mut(field)
+            {
+                number.format = Some(SchemaFormat::Custom(format.to_owned()));
+                number.maximum = Some(most.into());
             }
         }
         for item in document.paths.paths.values_mut() {
@@ -116,14 +126,6 @@ fn never_null(body: &mut RequestBody) {
             items.retain(|item| matches!(item, RefOr::Ref(_)));
             content.schema = items.pop();
         }
-    }
-}
-
-/// A step has 64 bits and no sign.
-fn up_to_64_bits(by: &mut RefOr<Schema>) {
-    if let RefOr::T(Schema::Object(by)) = by {
-        by.format = Some(SchemaFormat::Custom("uint64".to_owned()));
-        by.maximum = Some(u64::MAX.into());
     }
 }
 

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::live::id;
 use super::problem::Problem;
 use super::reply::{moment, to_json};
+use super::whole::whole;
 use super::{Backend, Reply, Shared, body, idempotency, page, query, reply};
 use crate::unread::{self, Refused, SUBSCRIPTIONS_MAX, Standing, Unread};
 
@@ -81,6 +82,7 @@ pub(super) struct UnreadPage {
 pub(super) struct ReadUpTo {
     /// The version of the page that the user has seen, as a modification or the unread count gave it.
     #[schema(example = 17)]
+    #[serde(deserialize_with = "whole")]
     version: u32,
 }
 
