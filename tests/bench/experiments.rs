@@ -1,6 +1,7 @@
 //! All rows, by what they are about.
 
 use crate::Args;
+use crate::live::Storm;
 use crate::load::Load;
 use crate::load::redis_benchmark::Command;
 use crate::load::wrk::Request;
@@ -34,12 +35,14 @@ pub(crate) enum Group {
     Lag,
     /// One counter, at one, two and three nodes.
     Hot,
+    /// Live connections: memory at rest, how soon viewers and changes are seen, and storms of viewers.
+    Live,
     /// Throughput and latency against the number of connections; drawn, not tabled.
     Curve,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Http,
         Self::Resp,
         Self::Keys,
@@ -50,6 +53,7 @@ impl Group {
         Self::Steady,
         Self::Lag,
         Self::Hot,
+        Self::Live,
         Self::Curve,
     ];
 
@@ -66,6 +70,7 @@ impl Group {
             Self::Steady => "At a fixed rate, over a million keys (open loop: latency counts from when a request was due)",
             Self::Lag => "Replica lag (the writer under full load)",
             Self::Hot => "One hot counter (each node with a quarter of a processor)",
+            Self::Live => "Live connections (WebSockets)",
             Self::Curve => "Load curves",
         }
     }
@@ -87,6 +92,7 @@ impl Group {
                 aims: vec![Aim::P99(100.0)],
             }],
             Self::Hot => hot(),
+            Self::Live => live(),
             Self::Curve => Vec::new(),
         }
     }
@@ -231,4 +237,23 @@ fn steady() -> Vec<Row> {
 fn hot() -> Vec<Row> {
     let at = |nodes: usize| Row { name: format!("{nodes} nodes"), setting: Setting::Hot { nodes }, peer: None, aims: Vec::new() };
     vec![at(1), at(2).against("1 nodes", &[Aim::Throughput(1.2)]), at(3).against("1 nodes", &[Aim::Throughput(1.5)])]
+}
+
+fn live() -> Vec<Row> {
+    let of = |name: &str, setting, aims: &[Aim]| Row { name: name.to_owned(), setting, peer: None, aims: aims.to_vec() };
+    let (node, bare) = (Server::Node(Storage::Memory), Server::BareWebSockets);
+    // 8 KiB, from 5,000 viewers to 15,000.
+    let bytes = [Aim::ViewerBytes(8192.0)];
+    let storm = [Aim::PerSecond(5_000.0)];
+    let bare_fan = "a change for 10,000, bare WebSockets";
+    vec![
+        of("idle viewers, bare WebSockets", Setting::Idle { server: bare, pages: 1 }, &[]),
+        of("idle viewers, one page", Setting::Idle { server: node, pages: 1 }, &bytes),
+        of("idle viewers, a page each", Setting::Idle { server: node, pages: usize::MAX }, &bytes),
+        of("a viewer seen, three nodes", Setting::Joins, &[Aim::P99(150.0)]),
+        of(bare_fan, Setting::Fan { server: bare }, &[]),
+        of("a change for 10,000 viewers", Setting::Fan { server: node }, &[]).against(bare_fan, &[Aim::All(100.0)]),
+        of("come and go, by messages", Setting::Storm(Storm::Messages), &storm),
+        of("come and go, by connections", Setting::Storm(Storm::Connections), &storm),
+    ]
 }

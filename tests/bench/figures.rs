@@ -26,6 +26,15 @@ pub(crate) struct Figures {
     /// Resident memory for each token that is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes_per_token: Option<f64>,
+    /// Resident memory for each idle viewer, the kernel's apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_per_viewer: Option<f64>,
+    /// Processor time of the server for all idle viewers in ten seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rest_ms: Option<f64>,
+    /// Until the last viewer has a change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) all_ms: Option<f64>,
     /// From the start of the process to its first right answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_s: Option<f64>,
@@ -35,7 +44,7 @@ pub(crate) struct Figures {
 }
 
 /// The fields, so that medians and tables treat them alike.
-pub(crate) const FIELDS: [(&str, Field); 10] = [
+pub(crate) const FIELDS: [(&str, Field); 13] = [
     ("ops/s", |figures| &mut figures.per_second),
     ("p50 ms", |figures| &mut figures.p50_ms),
     ("p99 ms", |figures| &mut figures.p99_ms),
@@ -44,6 +53,9 @@ pub(crate) const FIELDS: [(&str, Field); 10] = [
     ("CPU µs/op", |figures| &mut figures.cpu_us),
     ("bytes/counter", |figures| &mut figures.bytes_per_counter),
     ("bytes/token", |figures| &mut figures.bytes_per_token),
+    ("bytes/viewer", |figures| &mut figures.bytes_per_viewer),
+    ("CPU ms in 10 s", |figures| &mut figures.rest_ms),
+    ("all have it, ms", |figures| &mut figures.all_ms),
     ("start s", |figures| &mut figures.start_s),
     ("folds", |figures| &mut figures.folds),
 ];

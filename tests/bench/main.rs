@@ -1,14 +1,16 @@
-//! `make bench`: counter-node against a bare hyper server and against Redis, interleaved on this machine.
+//! `make bench`: counter-node against bare servers of hyper and of WebSockets, and against Redis, interleaved on this machine.
 //!
 //! Each round runs every row of a group once, so that what the machine does meanwhile hits all of them alike; what is
 //! printed are medians over the rounds and ratios of them. Servers run on the first core, load generators on the second.
 
 mod bare;
+mod broadcast;
 mod cluster;
 mod curve;
 mod experiments;
 mod figures;
 mod http;
+mod live;
 mod load;
 mod machine;
 mod plot;
@@ -52,6 +54,9 @@ pub(crate) struct Args {
     /// Serve the bare peer on this address instead of measuring; used by the bench itself.
     #[arg(long, hide = true)]
     serve_bare: Option<std::net::SocketAddr>,
+    /// The same for the peer that broadcasts on WebSockets.
+    #[arg(long, hide = true)]
+    serve_broadcast: Option<std::net::SocketAddr>,
 }
 
 impl Args {
@@ -62,9 +67,10 @@ impl Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match args.serve_bare {
-        Some(address) => bare::serve(address),
-        None => measure(&args),
+    let done = match (args.serve_bare, args.serve_broadcast) {
+        (Some(address), _) => bare::serve(address),
+        (None, Some(address)) => broadcast::serve(address),
+        (None, None) => measure(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,10 +85,9 @@ fn measure(args: &Args) -> anyhow::Result<()> {
     let mut report = Report::new(args);
     for group in args.groups() {
         let rows = group.rows(args);
-        // What a row has filled takes long. Memory does not vary from round to round as speed does, and starts come in series.
-        let rounds = if matches!(group, Group::Memory | Group::Start) { 1 } else { args.rounds };
+        let rounds = rows.iter().map(|row| row.rounds(args)).max().unwrap_or(0);
         for round in 1..=rounds {
-            for row in &rows {
+            for row in rows.iter().filter(|row| round <= row.rounds(args)) {
                 match row.measure(args).with_context(|| format!("{row} in round {round}"))? {
                     Ok(figures) => {
                         report::line(&format!("{group} {round}/{rounds}  {row:<44} {figures}"));

@@ -142,6 +142,9 @@ impl Report {
             Aim::Cpu(most) => (format!("CPU ≤{most}×"), cpu_ratio.is_some_and(|ratio| ratio <= *most)),
             Aim::Bytes(most) => (format!("≤{most} B"), medians.bytes_per_counter.is_some_and(|bytes| bytes <= *most)),
             Aim::Start(most) => (format!("≤{most} s"), medians.start_s.is_some_and(|start| start <= *most)),
+            Aim::ViewerBytes(most) => (format!("≤{most} B"), medians.bytes_per_viewer.is_some_and(|bytes| bytes <= *most)),
+            Aim::All(most) => (format!("all ≤{most} ms"), medians.all_ms.is_some_and(|all| all <= *most)),
+            Aim::PerSecond(least) => (format!("≥{least}/s"), medians.per_second.is_some_and(|number| number >= *least)),
             Aim::P99(most) => (format!("p99 ≤{most} ms"), medians.p99_ms.is_some_and(|p99| p99 <= *most)),
         };
         Line {

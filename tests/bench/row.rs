@@ -7,6 +7,7 @@ use crate::Args;
 use crate::cluster::{Cluster, pages_of};
 use crate::figures::Figures;
 use crate::http::Connection;
+use crate::live::{self, Storm};
 use crate::load::wrk::{Request, Wrk};
 use crate::load::{Load, fill, lag, redis_benchmark, steady, wrk};
 use crate::server::{Running, Server, Storage};
@@ -44,6 +45,14 @@ pub(crate) enum Setting {
     Lag,
     /// One page, updated through every one of so many nodes, each with a fixed share of a processor.
     Hot { nodes: usize },
+    /// Viewers of so many pages that are only there.
+    Idle { server: Server, pages: usize },
+    /// Viewers who come at one node and are seen at another.
+    Joins,
+    /// One change, for everyone who looks at a page.
+    Fan { server: Server },
+    /// Viewers who come and go by the thousand.
+    Storm(Storm),
 }
 
 /// What a ratio to the peer, or a figure, should come to.
@@ -59,6 +68,12 @@ pub(crate) enum Aim {
     Start(f64),
     /// The 99th percentile, at most, in milliseconds.
     P99(f64),
+    /// Resident bytes per idle viewer, at most.
+    ViewerBytes(f64),
+    /// Until the last viewer has a change, at most, in milliseconds.
+    All(f64),
+    /// So many a second, at least.
+    PerSecond(f64),
 }
 
 impl std::fmt::Display for Row {
@@ -68,6 +83,15 @@ impl std::fmt::Display for Row {
 }
 
 impl Row {
+    /// How often it is measured. What has been filled takes long, and memory does not vary from round to round as speed does;
+    /// starts come in series.
+    pub(crate) fn rounds(&self, args: &Args) -> usize {
+        match self.setting {
+            Setting::Filled { .. } | Setting::Tokens { .. } | Setting::Started { .. } | Setting::Idle { .. } => 1,
+            _ => args.rounds,
+        }
+    }
+
     /// Starts the servers, loads them, and ends them. The inner error says why this machine cannot do it.
     pub(crate) fn measure(&self, args: &Args) -> anyhow::Result<Result<Figures, String>> {
         Ok(match &self.setting {
@@ -79,6 +103,10 @@ impl Row {
             Setting::Steady { storage, replicas } => Ok(at_rate(args, *storage, *replicas)?),
             Setting::Lag => Ok(lagging(args)?),
             Setting::Hot { nodes } => return hot(args, *nodes),
+            Setting::Idle { server, pages } => Ok(live::idle(args, *server, *pages)?),
+            Setting::Joins => Ok(live::joins(args)?),
+            Setting::Fan { server } => Ok(live::fan(args, *server)?),
+            Setting::Storm(storm) => Ok(live::storm(args, *storm)?),
         })
     }
 }

@@ -19,6 +19,7 @@ const COUNTS_WITHIN: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Server {
     BareHyper,
+    BareWebSockets,
     Node(Storage),
     Redis(Aof),
 }
@@ -63,6 +64,10 @@ impl Server {
             Self::BareHyper => {
                 command = Command::new(std::env::current_exe()?);
                 command.args(["--serve-bare", &http.to_string()]);
+            }
+            Self::BareWebSockets => {
+                command = Command::new(std::env::current_exe()?);
+                command.args(["--serve-broadcast", &http.to_string()]);
             }
             Self::Node(storage) => {
                 command = Command::new(&args.node);
