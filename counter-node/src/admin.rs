@@ -16,6 +16,7 @@ use counter_core::status::{NodeStatus, Readiness};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::live::Live;
 use crate::protocol::Protocol;
 use crate::status::StatusSource;
 use crate::telemetry::Metrics;
@@ -35,8 +36,18 @@ pub struct Admin {
     pub metrics: Metrics,
     pub tokens: Arc<ClusterTokens>,
     pub pod_uid: Option<String>,
+    pub live: Arc<Live>,
     /// Cancelled by a drain.
     pub drain: CancellationToken,
+}
+
+impl Admin {
+    /// The node is about to exit: it is not ready any more, and sends its clients elsewhere. Their viewers count on.
+    pub fn begin_drain(&self) {
+        self.protocol.drain();
+        self.live.begin_leaving();
+        self.drain.cancel();
+    }
 }
 
 /// The admin port's routes.
@@ -106,8 +117,7 @@ async fn drain(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response 
         let detail = format!("a drain names its node in the header `{NODE_HEADER}`: this is {}", admin.protocol.me());
         return problem(StatusCode::FORBIDDEN, "no-node", &detail);
     }
-    admin.protocol.drain();
-    admin.drain.cancel();
+    admin.begin_drain();
     StatusCode::ACCEPTED.into_response()
 }
 

@@ -29,16 +29,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use counter_core::counter::Key;
+use futures::future::BoxFuture;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::sessions::{self, Sessions, Times};
+use crate::handover::{Answer, HandOver, Handed};
+use crate::members::{Cluster, Members};
+use crate::sessions::Sessions;
 
 pub use admission::{Admission, AdmissionLimits, Place, Refused};
 pub use hub::{Attendance, Hub, Subject};
 pub use metrics::LiveMetrics;
-pub use opening::Opening;
+pub use opening::{Opening, Who};
 pub use subscriptions::{Mode, Subscriptions, TooManyPages};
 pub use value::Value;
 
@@ -87,6 +90,8 @@ pub trait Registrar: Send + Sync + 'static {
     fn name_came(&self, page: &Key, name: Name);
     /// A viewer of this name has left.
     fn name_left(&self, page: &Key, name: Name);
+    /// Waits until all that was said before is known to whoever counts, for a moment at most.
+    fn told(&self) -> BoxFuture<'_, ()>;
 }
 
 /// The live part of a node.
@@ -96,9 +101,9 @@ pub struct Live {
     pub admission: Arc<Admission>,
     pub metrics: Arc<LiveMetrics>,
     pub sessions: Arc<Sessions>,
+    pub hand_over: Arc<HandOver>,
+    pub members: Arc<Members>,
     registrar: Arc<dyn Registrar>,
-    /// Tells this process's connections from those of others, in tokens to resume.
-    start: u64,
     connections: AtomicU64,
 }
 
@@ -109,14 +114,16 @@ impl Live {
         config: LiveConfig,
         hub: Arc<Hub>,
         registrar: Arc<dyn Registrar>,
-        cluster: Option<sessions::Cluster>,
+        cluster: Option<Cluster>,
         start: u64,
     ) -> Arc<Self> {
         let metrics = hub.metrics().clone();
         let admission = Admission::new(config.admission, metrics.clone());
-        let times = Times { heartbeat: config.heartbeat, lease: config.lease };
-        let sessions = Sessions::new(hub.clone(), registrar.clone(), cluster, start, times);
-        Arc::new(Self { config, hub, admission, metrics, sessions, registrar, start, connections: AtomicU64::new(0) })
+        let members = Arc::new(Members::new(cluster, config.lease));
+        let sessions = Sessions::new(hub.clone(), registrar.clone(), members.clone(), start, config.heartbeat);
+        let hand_over = HandOver::new(hub.clone(), registrar.clone(), members.clone(), start);
+        let connections = AtomicU64::new(0);
+        Arc::new(Self { config, hub, admission, metrics, sessions, hand_over, members, registrar, connections })
     }
 
     /// For an API whose pages nobody watches: the command line's, and tests'.
@@ -128,16 +135,11 @@ impl Live {
             fn refresh_user(&self, _: &Key) {}
             fn name_came(&self, _: &Key, _: Name) {}
             fn name_left(&self, _: &Key, _: Name) {}
+            fn told(&self) -> BoxFuture<'_, ()> {
+                Box::pin(std::future::ready(()))
+            }
         }
         Self::new(config, Arc::new(Hub::new(Arc::default())), Arc::new(Nobody), None, 0)
-    }
-
-    /// One viewer more (1) or less (-1) on a page, who is sent nothing or is sent it anyway.
-    fn count_viewer(&self, subject: &Subject, change: i32) {
-        if let Subject::Page(page) = subject {
-            self.hub.count_viewer(page, change);
-            self.registrar.refresh(page);
-        }
     }
 
     fn refresh(&self, subject: &Subject) {
@@ -155,15 +157,47 @@ impl Live {
 
     /// By what a client that connects anew names its session here.
     fn resume_token(&self, connection: u64) -> String {
-        format!("{:016x}-{connection:x}", self.start)
+        self.hand_over.token(connection).to_string()
     }
 
     /// After how many milliseconds a client of this node, which is stopping, should connect anew: its clients are spread over the
     /// time in which one other node would take them.
     fn reconnect_after_ms(&self) -> u64 {
+        rand::rng().random_range(0..=self.spread_ms())
+    }
+
+    fn spread_ms(&self) -> u64 {
         let open = self.admission.open();
         let spread_ms = open.saturating_mul(1_000) / u64::from(self.config.admission.per_second.max(1));
-        rand::rng().random_range(0..=spread_ms.clamp(RETRY_MS[0], SPREAD_MS_MAX))
+        spread_ms.clamp(RETRY_MS[0], SPREAD_MS_MAX)
+    }
+
+    /// This node is about to exit. Its viewers count on, for as long as their clients may take to come back elsewhere: until the last
+    /// one may try, and as long as a dead node's would. To be called before any client is told to go.
+    pub fn begin_leaving(&self) {
+        let grace = Duration::from_millis(self.spread_ms()) + self.config.lease;
+        if self.hand_over.begin(grace) {
+            self.sessions.begin_leaving(grace);
+        }
+    }
+
+    /// Hands over what [`Self::begin_leaving`] has kept, for so long at most.
+    pub async fn hand_over(&self, timeout: Duration) {
+        let handed = futures::future::join(self.hand_over.hand_on(), self.sessions.hand_on());
+        if tokio::time::timeout(timeout, handed).await.is_err() {
+            tracing::warn!("not all viewers could be handed over in time; they count again when their clients are back");
+        }
+    }
+
+    /// Takes over what another node hands to this one, and makes it known before it says so. None: this node is about to exit.
+    pub async fn take_over(&self, handed: Handed) -> Option<Vec<Answer>> {
+        let taken = match handed {
+            Handed::Orphans(bequest) => Some(vec![self.hand_over.inherit(bequest).into()]),
+            Handed::Claims(claims) => self.sessions.take(&claims).map(|stand| stand.into_iter().map(Answer::from).collect()),
+            Handed::Resumed(resumptions) => return Some(self.hand_over.end_resumed(&resumptions)),
+        };
+        self.registrar.told().await;
+        taken
     }
 
     /// How often clients are pinged.

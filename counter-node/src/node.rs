@@ -28,6 +28,7 @@ use crate::http::cors::Cors;
 use crate::http::{self, Api, RequestLimits};
 use crate::live::unread::Followed;
 use crate::live::{self, Hub, Live};
+use crate::members::Cluster;
 use crate::overview::{Gathered, Overviews};
 use crate::own_writes::Seen;
 use crate::owner::Owner;
@@ -39,7 +40,6 @@ use crate::records::{self, Records};
 use crate::resp;
 use crate::router::Router;
 use crate::server::{self, Limits, Port, Stop};
-use crate::sessions;
 use crate::site::Site;
 use crate::status::StatusSource;
 use crate::storage::{self, Identity, Store, StoreConfig, StoreError, meta};
@@ -62,7 +62,10 @@ const INTERNAL_CONNECTIONS: usize = 4_096;
 /// How long a node that is a cluster of its own waits for its layout to become durable before it serves.
 const FIRST_LAYOUT: Duration = Duration::from_secs(2);
 
-/// How long a stopping node, which has no clients any more, says so.
+/// How long a stopping node gives others its viewers: nobody waits for one that does not answer.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+/// How long a stopping node, which has no viewers any more, says so.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Why a node does not start; nothing of its data has changed.
@@ -277,7 +280,7 @@ impl Node {
             protocol: Arc::downgrade(&protocol),
         });
         protocol.set_observer(presence.clone());
-        let cluster = sessions::Cluster { protocol: protocol.clone(), client: client.clone(), tokens: tokens.clone() };
+        let cluster = Cluster { protocol: protocol.clone(), client: client.clone(), tokens: tokens.clone() };
         let live = Live::new(config.live, hub, presence.clone(), Some(cluster), start);
         presence.set_live(&live);
         let owner = Arc::new(Owner {
@@ -370,6 +373,7 @@ impl Node {
             metrics,
             tokens: tokens.clone(),
             pod_uid: config.pod_uid.clone(),
+            live: live.clone(),
             drain: CancellationToken::new(),
         });
         let api = http::Parts {
@@ -392,7 +396,7 @@ impl Node {
                 details,
                 overviews,
                 presence: presence.clone(),
-                sessions: live.sessions.clone(),
+                live: live.clone(),
                 top,
                 unread,
                 table,
@@ -432,10 +436,13 @@ impl Node {
         background.spawn(self.live.hub.clone().run(stopped.clone()));
         background.spawn(self.live.sessions.clone().run(stopped.clone()));
         background.spawn(live::unread::run(self.presence.clone(), self.peers.unread.clone(), stopped.clone()));
+        background.spawn(self.live.hand_over.clone().run(stopped.clone()));
         background.spawn(live::site::follow(self.live.hub.clone(), self.pages, stopped.clone()));
         background.spawn(deliver(self.sending.clone(), self.announced, stopped.clone()));
         background.spawn(ask_seeds(self.sending, self.config.seeds, stopped.clone()));
         let grace = self.config.shutdown_grace;
+        let leaving =
+            tokio::spawn(leave(self.admin.drain.clone(), self.live.clone(), self.presence.clone(), HAND_OVER.min(grace / 2)));
         // The rest of the time is for what the siblings still lack.
         let public = Stop { begin: self.admin.drain.clone(), grace: grace - grace / 5 };
         let internal = Stop { begin: stopped.clone(), grace: Duration::from_secs(1) };
@@ -463,14 +470,13 @@ impl Node {
             () = self.superseded.cancelled() => {}
         }
         tracing::info!("stopping");
-        self.protocol.drain();
-        self.admin.drain.cancel();
+        self.admin.begin_drain();
         let deadline = tokio::time::Instant::now() + grace;
         drop(clients.await);
         if let Some(redis_clients) = redis_clients {
             drop(redis_clients.await);
         }
-        self.presence.leave(FAREWELL).await;
+        drop(leaving.await);
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         self.forwarding.close(left()).await;
         if !self.protocol.drained(left()).await {
@@ -486,6 +492,13 @@ impl Node {
         drop(tokio::task::spawn_blocking(move || close(flushed, &identity, &*store)).await);
         if self.superseded.is_cancelled() { Ended::Superseded } else { Ended::Stopped }
     }
+}
+
+/// Once clients are sent elsewhere: hands their viewers over, so that no page shows fewer, and then says farewell.
+async fn leave(drained: CancellationToken, live: Arc<Live>, presence: Arc<PresenceProtocol>, timeout: Duration) {
+    drained.cancelled().await;
+    live.hand_over(timeout).await;
+    presence.leave(FAREWELL).await;
 }
 
 /// What the Redis port needs, if there is one.

@@ -33,6 +33,8 @@ pub const TOP_PATH: &str = "/peer/v2/top";
 pub const SESSIONS_PATH: &str = "/peer/v2/sessions";
 /// Where a node is asked for what unread counts are made of.
 pub const UNREAD_PATH: &str = "/peer/v2/unread";
+/// Sessions of a node that stops, for the receiver to go on with; and such that have gone on elsewhere.
+pub const HANDOVER_PATH: &str = "/peer/v2/handover";
 
 /// Whom the proof of an answer names: the request, by its proof. So an answer is none to another request, and no request.
 fn answer_to(request_proof: &str) -> String {

@@ -11,11 +11,12 @@ use counter_core::counter::Key;
 use counter_core::id::NodeName;
 use counter_core::layout::{Layout, LayoutVersion};
 use counter_core::message::Envelope;
-use counter_core::presence::{FeedReading, Presence, PresenceConfig, PresenceEffect, PresenceMessage, Viewers};
+use counter_core::presence::{FeedReading, Presence, PresenceConfig, PresenceEffect, PresenceMessage, Renewal, Viewers};
 use counter_core::replica::Now;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::unread::Modifications;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,8 @@ const TICK: Duration = Duration::from_millis(50);
 const ROUND: Duration = Duration::from_millis(5);
 /// Changed keys that wait to be told. More are told as their slots.
 const WAITING_MAX: usize = 65_536;
+/// How long whoever waits until a change is known waits at most.
+const TOLD: Duration = Duration::from_millis(500);
 
 /// What presence stands on.
 pub struct Parts {
@@ -267,6 +270,16 @@ impl Registrar for PresenceProtocol {
             presence.flush(table, now)
         }));
     }
+
+    fn told(&self) -> BoxFuture<'_, ()> {
+        let told = async {
+            let mark = lock(&self.presence).presence.mark();
+            while !lock(&self.presence).presence.is_told(mark, self.clock.now()) {
+                tokio::time::sleep(TICK / 5).await;
+            }
+        };
+        Box::pin(async { drop(tokio::time::timeout(TOLD, told).await) })
+    }
 }
 
 impl Observer for PresenceProtocol {
@@ -305,11 +318,13 @@ impl Conversation for Arc<PresenceProtocol> {
     fn receive(&self, envelope: Envelope<Vec<PresenceMessage>>) -> Vec<PresenceMessage> {
         let from = envelope.header.from;
         if let Some(live) = self.live.get().and_then(Weak::upgrade) {
-            let starts = envelope.body.iter().filter_map(|message| match message {
-                PresenceMessage::Renewal(renewal) => Some(renewal.gateway.start),
-                _ => None,
-            });
-            starts.for_each(|start| live.sessions.heard(start));
+            for message in &envelope.body {
+                match message {
+                    PresenceMessage::Renewal(Renewal { gateway, farewell: false, .. }) => live.members.heard(gateway),
+                    PresenceMessage::Renewal(Renewal { gateway, farewell: true, .. }) => live.members.left(gateway),
+                    _ => {}
+                }
+            }
         }
         self.drive(Some(&from), |presence, table, now| presence.handle_messages(table, now, &from, envelope.body))
     }

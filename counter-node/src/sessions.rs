@@ -1,24 +1,26 @@
 //! Sessions that bring an id: by socket or by heartbeats, through whichever node, one id is one viewer, since all who claim it do
-//! so at one node. Which, rendezvous hashing says: of the nodes that answer, the one with the highest hash of node and id.
+//! so at one node. Which, rendezvous hashing says: of the nodes that live, the one with the highest hash of node and id.
+//!
+//! **Who holds a session changes** with who lives. The edges claim theirs at the new holder at once, and the old holder, if it
+//! lives, hands over what it has: it counts a session until the new one has made known that it does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use counter_core::id::NodeName;
-use counter_core::message::Envelope;
+use counter_core::presence::subject;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::handover::{self, Answer, Handed};
 use crate::live::claims::{Claimant, Claims, Full, Session};
 use crate::live::{Hub, Name, Registrar};
 use crate::lock::lock;
-use crate::peers::{PeerClient, SESSIONS_PATH};
-use crate::protocol::Protocol;
-use crate::tokens::ClusterTokens;
+use crate::members::{Members, millis};
+use crate::peers::{HANDOVER_PATH, SESSIONS_PATH};
 
 /// How often claims are looked through for those that are over.
 const LOOK: Duration = Duration::from_millis(250);
@@ -26,8 +28,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const TIMEOUT: Duration = Duration::from_millis(700);
 /// How many nodes are tried, one after the other.
 const TRIES: usize = 3;
-/// For how long a node that did not answer is left out.
-const LEFT_OUT: Duration = Duration::from_secs(2);
 /// Claims of one message.
 const AT_ONCE: usize = 1_024;
 
@@ -51,54 +51,48 @@ pub enum ClaimError {
     Unreachable,
 }
 
-/// The way to other nodes.
-pub struct Cluster {
-    pub protocol: Arc<Protocol>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
-}
-
 /// This node as a holder of sessions with ids, and as the edge through which others are claimed.
 pub struct Sessions {
     hub: Arc<Hub>,
     registrar: Arc<dyn Registrar>,
-    /// None: this node is all there is.
-    cluster: Option<Cluster>,
+    members: Arc<Members>,
     /// This process, as claims name it.
     start: u64,
     heartbeat: Duration,
-    lease: Duration,
     held: Mutex<Claims>,
     /// What connections of this node claim, renewed until they end.
     own: Mutex<HashMap<(Session, u64), Option<Name>>>,
-    /// When each start of a node was last heard.
-    heard: Mutex<HashMap<u64, Instant>>,
-    /// Nodes that did not answer, and until when they are left out.
-    left_out: Mutex<HashMap<NodeName, Instant>>,
-}
-
-/// How long things stand.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    pub heartbeat: Duration,
-    pub lease: Duration,
+    /// This node is about to exit: it takes no claims any more.
+    leaves: AtomicBool,
+    /// Something was claimed here that another node should hold, by someone who believes in others than this node does.
+    astray: AtomicBool,
+    handing: tokio::sync::Mutex<()>,
+    /// What this node's connections have claimed, for whoever holds it now, until their clients are back.
+    orphans: Mutex<Vec<Claim>>,
 }
 
 impl Sessions {
     /// No sessions yet. Those held count in `hub`, which `registrar` makes known.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, registrar: Arc<dyn Registrar>, cluster: Option<Cluster>, start: u64, times: Times) -> Arc<Self> {
+    pub fn new(
+        hub: Arc<Hub>,
+        registrar: Arc<dyn Registrar>,
+        members: Arc<Members>,
+        start: u64,
+        heartbeat: Duration,
+    ) -> Arc<Self> {
         Arc::new(Self {
             hub,
             registrar,
-            cluster,
+            members,
             start,
-            heartbeat: times.heartbeat,
-            lease: times.lease,
+            heartbeat,
             held: Mutex::default(),
             own: Mutex::default(),
-            heard: Mutex::default(),
-            left_out: Mutex::default(),
+            leaves: AtomicBool::new(false),
+            astray: AtomicBool::new(false),
+            handing: tokio::sync::Mutex::default(),
+            orphans: Mutex::default(),
         })
     }
 
@@ -134,7 +128,10 @@ impl Sessions {
 
     /// It has it no more.
     pub fn disconnected(self: &Arc<Self>, session: Session, number: u64) {
-        lock(&self.own).remove(&(session.clone(), number));
+        if lock(&self.own).remove(&(session.clone(), number)).is_none() {
+            // It was handed over.
+            return;
+        }
         let this = self.clone();
         tokio::spawn(async move {
             let _ = this.tell(this.of_connection(session, number, Duration::ZERO)).await;
@@ -143,11 +140,6 @@ impl Sessions {
 
     fn of_connection(&self, session: Session, number: u64, time: Duration) -> Claim {
         Claim { session, user: None, claimant: Claimant::Connection { gateway: self.start, number }, for_ms: millis(time) }
-    }
-
-    /// A node's start has said that it lives.
-    pub fn heard(&self, start: u64) {
-        lock(&self.heard).insert(start, Instant::now());
     }
 
     /// How many sessions with ids this node holds.
@@ -159,44 +151,160 @@ impl Sessions {
     /// Ends claims that are over and renews this node's, until it has stopped.
     pub async fn run(self: Arc<Self>, stopped: CancellationToken) {
         let mut renewed = Instant::now();
+        let mut believed = self.members.believed();
         while stopped.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             self.expire(Instant::now());
-            if renewed.elapsed() >= self.heartbeat / 4 {
-                renewed = Instant::now();
-                self.renew().await;
+            let believed_now = self.members.believed();
+            let others_hold = believed_now != believed;
+            believed = believed_now;
+            let work = async {
+                if others_hold || renewed.elapsed() >= self.heartbeat / 4 {
+                    renewed = Instant::now();
+                    self.claim_all(self.own_claims(), SESSIONS_PATH).await;
+                }
+                if self.astray.swap(false, Ordering::Relaxed) || others_hold {
+                    self.hand_to_holders().await;
+                }
+            };
+            if stopped.run_until_cancelled(work).await.is_none() {
+                return;
             }
         }
     }
 
     fn expire(&self, now: Instant) {
-        let alive: HashSet<u64> = {
-            let mut heard = lock(&self.heard);
-            heard.retain(|_, heard| now.saturating_duration_since(*heard) < self.lease);
-            heard.keys().copied().collect()
-        };
         let mut held = lock(&self.held);
-        let ended = held.expire(now, |gateway| gateway == self.start || alive.contains(&gateway));
+        let ended = held.expire(now, |gateway| gateway == self.start || self.members.lives(gateway));
         ended.iter().for_each(|(session, name)| self.left(session, *name));
     }
 
-    /// Says again what this node's connections claim: to a holder that has lost it, or has become it.
-    async fn renew(&self) {
-        let mut by_holder: HashMap<NodeName, Vec<Claim>> = HashMap::new();
-        let own: Vec<_> = lock(&self.own).iter().map(|(claimed, user)| (claimed.clone(), *user)).collect();
-        for ((session, number), user) in own {
-            if let Some(holder) = self.candidates(&session).into_iter().next() {
-                let claim = self.of_connection(session, number, self.heartbeat);
-                by_holder.entry(holder).or_default().push(Claim { user, ..claim });
+    /// What this node's connections claim, for a holder that has lost it, or has become it.
+    fn own_claims(&self) -> Vec<Claim> {
+        let own = lock(&self.own);
+        let claim = |((session, number), user): (&(Session, u64), &Option<Name>)| Claim {
+            user: *user,
+            ..self.of_connection(session.clone(), *number, self.heartbeat)
+        };
+        own.iter().map(claim).collect()
+    }
+
+    /// Has these taken by whoever holds their sessions; where one does not answer, by the next.
+    async fn claim_all(&self, mut claims: Vec<Claim>, path: &str) {
+        for _ in 0..TRIES {
+            let mut by_holder: BTreeMap<NodeName, Vec<Claim>> = BTreeMap::new();
+            for claim in claims {
+                if let Some(holder) = self.holders(&claim.session).into_iter().next() {
+                    by_holder.entry(holder).or_default().push(claim);
+                }
+            }
+            let parts = by_holder.iter().flat_map(|(holder, claims)| claims.chunks(AT_ONCE).map(move |part| (holder, part)));
+            let asked = parts.map(async |(holder, part)| match self.ask(holder, part.to_vec(), path).await {
+                Some(_) => Vec::new(),
+                None => part.to_vec(),
+            });
+            claims = join_all(asked).await.into_iter().flatten().collect();
+            if claims.is_empty() {
+                return;
             }
         }
-        let renewals = by_holder.iter().flat_map(|(holder, claims)| claims.chunks(AT_ONCE).map(move |part| (holder, part)));
-        join_all(renewals.map(|(holder, part)| self.ask(holder, part.to_vec()))).await;
+    }
+
+    /// Hands sessions that others are to hold from now on to those.
+    async fn hand_to_holders(&self) {
+        // What another turn of this has handed over would look like what has ended meanwhile.
+        let _alone = self.handing.lock().await;
+        let nodes = self.members.believed();
+        let held = lock(&self.held).sessions();
+        let mut by_holder: BTreeMap<NodeName, Vec<Session>> = BTreeMap::new();
+        for part in held.chunks(AT_ONCE) {
+            for session in part {
+                let holder = self.members.first(rank(session), &nodes).filter(|holder| holder != self.members.me());
+                if let Some(holder) = holder {
+                    by_holder.entry(holder).or_default().push(session.clone());
+                }
+            }
+            // They may be a million.
+            tokio::task::yield_now().await;
+        }
+        let handed = by_holder.iter().map(async |(holder, sessions)| {
+            for part in sessions.chunks(AT_ONCE / 4) {
+                if !self.hand_to(holder, part).await {
+                    return;
+                }
+            }
+        });
+        join_all(handed).await;
+    }
+
+    /// Hands sessions to their new holder. Returns whether it answers; what it has taken counts here no more.
+    async fn hand_to(&self, holder: &NodeName, sessions: &[Session]) -> bool {
+        let (claims, numbers) = self.claims_on(sessions);
+        let Some(stand) = self.hand(holder, claims.clone()).await else { return false };
+        let refused: Vec<&Session> =
+            claims.iter().zip(&stand).filter(|(_, stands)| !**stands).map(|(claim, _)| &claim.session).collect();
+        let mut over = Vec::new();
+        {
+            let mut held = lock(&self.held);
+            // What has ended here meanwhile has to end there.
+            over.extend(claims.iter().filter(|claim| {
+                let claimants = held.get(&claim.session).map_or(&[][..], |(_, claimants)| claimants);
+                !claimants.iter().any(|(claimant, _)| *claimant == claim.claimant)
+            }));
+            for (session, number) in sessions.iter().zip(numbers).filter(|(session, _)| !refused.contains(session)) {
+                match number.and_then(|number| held.remove(session, number)) {
+                    Some(name) => self.left(session, name),
+                    // It was claimed here again, perhaps by the new holder, which had to give it back.
+                    None => self.astray.store(true, Ordering::Relaxed),
+                }
+            }
+        }
+        let ends: Vec<Claim> = over.into_iter().map(|claim| Claim { for_ms: 0, ..claim.clone() }).collect();
+        if !ends.is_empty() {
+            drop(self.ask(holder, ends, SESSIONS_PATH).await);
+        }
+        true
+    }
+
+    /// What is claimed of these sessions here, but for what this node's own connections claim when it is about to exit; and by
+    /// session the number of the last claim.
+    fn claims_on(&self, sessions: &[Session]) -> (Vec<Claim>, Vec<Option<u64>>) {
+        let (held, now) = (lock(&self.held), Instant::now());
+        let mut claims = Vec::new();
+        for session in sessions {
+            let Some((name, claimants)) = held.get(session) else { continue };
+            for (claimant, until) in claimants {
+                let is_own = matches!(claimant, Claimant::Connection { gateway, .. } if *gateway == self.start);
+                let for_ms = millis(until.saturating_duration_since(now));
+                if for_ms > 0 && !(is_own && self.leaves.load(Ordering::Relaxed)) {
+                    claims.push(Claim { session: session.clone(), user: Some(name), claimant: *claimant, for_ms });
+                }
+            }
+        }
+        (claims, sessions.iter().map(|session| held.number(session)).collect())
+    }
+
+    /// This node is about to exit. What its connections claim stands for so long, if their clients do not come back.
+    pub(crate) fn begin_leaving(&self, grace: Duration) {
+        self.leaves.store(true, Ordering::Relaxed);
+        let own = std::mem::take(&mut *lock(&self.own));
+        let claims = own.into_iter().flat_map(|((session, number), user)| {
+            let ended = self.of_connection(session.clone(), number, Duration::ZERO);
+            [Claim { session, user, claimant: Claimant::Orphans, for_ms: millis(grace) }, ended]
+        });
+        lock(&self.orphans).extend(claims);
+    }
+
+    /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on.
+    pub(crate) async fn hand_on(&self) {
+        let orphans = std::mem::take(&mut *lock(&self.orphans));
+        self.claim_all(orphans, HANDOVER_PATH).await;
+        self.hand_to_holders().await;
     }
 
     /// Has one claim taken by whoever holds the session.
     async fn tell(&self, claim: Claim) -> Result<(), ClaimError> {
-        for holder in self.candidates(&claim.session).into_iter().take(TRIES) {
-            match self.ask(&holder, vec![claim.clone()]).await.as_deref() {
+        for holder in self.holders(&claim.session).into_iter().take(TRIES) {
+            match self.ask(&holder, vec![claim.clone()], SESSIONS_PATH).await.as_deref() {
                 Some([true]) => return Ok(()),
                 Some(_) => return Err(Full.into()),
                 None => {}
@@ -205,41 +313,43 @@ impl Sessions {
         Err(ClaimError::Unreachable)
     }
 
-    /// The nodes that may hold the session, the one that should first; those that lately did not answer last.
-    fn candidates(&self, session: &Session) -> Vec<NodeName> {
-        let Some(cluster) = &self.cluster else { return vec![NodeName::from("")] };
-        let view = cluster.protocol.view();
-        let Some(routes) = view.routes.as_ref() else { return vec![cluster.protocol.me().clone()] };
-        let seed = session.page.as_bytes().iter().fold(0_u64, |seed, byte| seed.rotate_left(5) ^ u64::from(*byte));
-        let now = Instant::now();
-        let mut left_out = lock(&self.left_out);
-        left_out.retain(|_, until| now < *until);
-        let rank = |node: &NodeName| {
-            let hash = xxh3_64_with_seed(format!("{node}\0{}", session.id).as_bytes(), seed);
-            (left_out.contains_key(node), std::cmp::Reverse(hash))
-        };
-        let mut nodes: Vec<NodeName> = routes.layout.nodes().map(|node| node.name.clone()).collect();
-        nodes.sort_by_cached_key(rank);
-        nodes
+    /// The nodes that may hold the session, the one that should first.
+    fn holders(&self, session: &Session) -> Vec<NodeName> {
+        self.members.rank(rank(session))
     }
 
     /// Tells a holder. None: it did not answer.
-    async fn ask(&self, holder: &NodeName, claims: Vec<Claim>) -> Option<Vec<bool>> {
-        let Some(cluster) = self.cluster.as_ref().filter(|cluster| cluster.protocol.me() != holder) else {
-            return Some(self.take(&claims));
-        };
-        let answer = tokio::time::timeout(TIMEOUT, cluster.ask(holder, claims)).await.ok().flatten();
-        if answer.is_none() {
-            tracing::debug!(peer = %holder, "a holder of sessions does not answer");
-            lock(&self.left_out).insert(holder.clone(), Instant::now() + LEFT_OUT);
+    async fn ask(&self, holder: &NodeName, claims: Vec<Claim>, path: &str) -> Option<Vec<bool>> {
+        if holder == self.members.me() {
+            return self.take(&claims);
         }
-        answer
+        if path == HANDOVER_PATH {
+            self.hand(holder, claims).await
+        } else {
+            self.members.ask(holder, path, claims, TIMEOUT).await
+        }
     }
 
-    /// Takes claims in, as their holder. Says of each whether it stands.
-    pub fn take(&self, claims: &[Claim]) -> Vec<bool> {
+    /// The same, and it answers when it has made known what it took.
+    async fn hand(&self, holder: &NodeName, claims: Vec<Claim>) -> Option<Vec<bool>> {
+        let answers: Vec<Answer> = self.members.ask(holder, HANDOVER_PATH, Handed::Claims(claims), handover::TIMEOUT).await?;
+        Some(answers.into_iter().map(|answer| answer == Answer::Yes).collect())
+    }
+
+    /// Takes claims in, as their holder. Says of each whether it stands. None: another node is to hold them, since this one is about
+    /// to exit; what they end has ended here, too.
+    pub fn take(&self, claims: &[Claim]) -> Option<Vec<bool>> {
         let now = Instant::now();
-        claims.iter().map(|claim| self.take_one(claim, now)).collect()
+        let leaves = self.leaves.load(Ordering::Relaxed);
+        let taken = claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now));
+        let taken: Vec<bool> = taken.collect();
+        let nodes = self.members.believed();
+        let is_astray =
+            |claim: &Claim| self.members.first(rank(&claim.session), &nodes).is_some_and(|first| first != *self.members.me());
+        if !leaves && claims.iter().any(|claim| claim.for_ms > 0 && is_astray(claim)) {
+            self.astray.store(true, Ordering::Relaxed);
+        }
+        (!leaves).then_some(taken)
     }
 
     fn take_one(&self, Claim { session, user, claimant, for_ms }: &Claim, now: Instant) -> bool {
@@ -252,7 +362,7 @@ impl Sessions {
             return true;
         }
         if let Claimant::Connection { gateway, .. } = claimant {
-            self.heard(*gateway);
+            self.members.heard_of(*gateway);
         }
         let until = now + Duration::from_millis(*for_ms).min(self.heartbeat);
         let claimed = held.claim(session, *user, *claimant, until);
@@ -274,23 +384,13 @@ impl Sessions {
     }
 }
 
-impl Cluster {
-    async fn ask(&self, holder: &NodeName, claims: Vec<Claim>) -> Option<Vec<bool>> {
-        let view = self.protocol.view();
-        let address = view.routes.as_ref()?.layout.node(holder)?.peer.clone();
-        let envelope = Envelope { header: self.protocol.header(Some(holder.clone())), body: claims };
-        let body = Bytes::from(envelope.encode());
-        let answer = self.client.post(&self.tokens, &address, SESSIONS_PATH, &holder.0, body).await.ok()?;
-        Envelope::<Vec<bool>>::decode(&answer).ok().map(|envelope| envelope.body)
-    }
-}
-
 impl std::fmt::Debug for Sessions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sessions").field("held", &self.held()).finish_non_exhaustive()
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+/// What its holder is found by.
+fn rank(session: &Session) -> u64 {
+    subject(session.page.as_bytes(), &session.id)
 }

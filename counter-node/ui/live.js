@@ -57,7 +57,7 @@ class Socket {
     this.told.set(first, wanted.get(first));
     if (wanted.has(USER)) this.told.set(USER, false);
     this.user = link.user;
-    const url = link.url(first, true);
+    const url = link.url(first, link.resume, true);
     url.protocol = url.protocol.replace("http", "ws");
     this.socket = new WebSocket(url);
     this.socket.onmessage = ({ data }) => this.said(parse(data));
@@ -69,6 +69,7 @@ class Socket {
     this.expect();
     if (message.type === "hello") {
       this.link.hello(message);
+      this.link.resume = message.resume;
       this.link.up();
       this.sync();
     } else if (message.type === "reconnect") {
@@ -126,6 +127,7 @@ class Streams {
   constructor(link) {
     this.link = link;
     this.sources = new Map();
+    this.timers = new Set();
     this.patience = setTimeout(() => this.fail(), OPEN_MS);
   }
 
@@ -147,10 +149,9 @@ class Streams {
     }
   }
 
-  open(topic) {
+  open(topic, failures = 0) {
     const { link } = this;
-    const source = new EventSource(link.url(topic, false));
-    let failures = 0;
+    const source = new EventSource(link.url(topic, link.resumes.get(topic)));
     source.onopen = () => {
       failures = 0;
       clearTimeout(this.patience);
@@ -158,13 +159,25 @@ class Streams {
     };
     const what = topic === USER ? { type: "unread" } : { type: "count", page: topic };
     source.onmessage = ({ data }) => link.said({ ...what, ...parse(data) });
-    source.addEventListener("hello", ({ data }) => link.hello(parse(data)));
+    source.addEventListener("hello", ({ data }) => {
+      const hello = parse(data);
+      link.resumes.set(topic, hello.resume);
+      link.hello(hello);
+    });
     source.addEventListener("reconnect", ({ data }) => this.fail(parse(data).after_ms));
-    // The browser opens a stream that has broken again by itself, unless the server has said no.
+    // A browser opens a stream that has broken again by itself, unless the server has said no; but by the address that it had, which
+    // does not name the session that has just ended.
     source.onerror = () => {
-      if (source.readyState === 2 || ++failures > 2) this.fail();
+      if (source.readyState === 2 || ++failures > 2) return this.fail();
+      source.close();
+      this.timers.add(setTimeout(() => this.reopen(topic, source, failures), between(...link.retryMs)));
     };
     return source;
+  }
+
+  reopen(topic, source, failures) {
+    const known = this.sources.get(topic);
+    if (known?.source === source) known.source = this.open(topic, failures);
   }
 
   fail(afterMs) {
@@ -174,6 +187,7 @@ class Streams {
 
   close() {
     clearTimeout(this.patience);
+    this.timers.forEach(clearTimeout);
     for (const { source } of this.sources.values()) source.close();
   }
 }
@@ -231,6 +245,7 @@ class Link {
   failures = 0; // since something held last
   heartbeatMs = 20_000;
   retryMs = RETRY_MS;
+  resumes = new Map(); // topic → by what the session of its last stream is named; `resume` is that of the last WebSocket
   state = "connecting";
 
   open() {
@@ -247,8 +262,7 @@ class Link {
     }
   }
 
-  hello({ resume, heartbeat_seconds: seconds, retry_ms: retryMs }) {
-    this.resume = resume ?? this.resume;
+  hello({ heartbeat_seconds: seconds, retry_ms: retryMs }) {
     if (seconds > 0) this.heartbeatMs = seconds * 1000;
     if (retryMs?.length === 2) this.retryMs = retryMs;
   }
@@ -372,12 +386,12 @@ class Counts extends Link {
     return pages.find((page) => this.viewed(page)) ?? pages[0] ?? USER;
   }
 
-  url(topic, onSocket) {
+  url(topic, resume, onSocket = false) {
     if (topic === USER) return new URL(`users/${segment(this.user)}/unread/live`, this.base);
     const url = new URL(topic === SITE ? "live" : `${segment(topic)}/live`, this.base);
     if (topic !== SITE && !this.viewed(topic)) url.searchParams.set("observe", "true");
     if (onSocket && this.topics.has(USER)) url.searchParams.set("user", this.user);
-    if (onSocket && this.resume) url.searchParams.set("resume", this.resume);
+    if (resume) url.searchParams.set("resume", resume);
     return url;
   }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use counter_node::live::{AdmissionLimits, Live, LiveConfig, Mode, PAGES_MAX, Subject, Subscriptions, messages};
+use counter_node::live::{AdmissionLimits, Live, LiveConfig, Mode, PAGES_MAX, Subject, Subscriptions, Who, messages};
 use serde_json::Value;
 
 /// Each line is a message. Whatever it is, it has an answer that is documented; a client never looks at more pages than it may,
@@ -21,7 +21,7 @@ async fn say(bytes: &[u8], session: Option<String>) {
     let admission = AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
     let live = Live::alone(LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission });
     let has_id = session.is_some();
-    let mut client = Subscriptions::new(live.clone(), session, None);
+    let mut client = Subscriptions::new(live.clone(), Who { session, ..Who::default() });
     client.add(vec![Subject::Site], Mode::View).unwrap();
     let figures = || [&live.metrics.subscriptions, &live.metrics.sessions].map(|figure| figure.load(Ordering::Relaxed));
     for text in bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {

@@ -16,6 +16,7 @@ mod kills;
 mod limits;
 mod live;
 mod live_bad_input;
+mod live_handover;
 mod live_limits;
 mod own_writes;
 mod redis;

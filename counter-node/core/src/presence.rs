@@ -25,6 +25,7 @@
 //! - A commit or a merge has changed tallies: for keys whose slot [`Viewers::is_watched`], [`Presence::changed`], then `flush`.
 //! - An envelope has come, and its header is of this cluster: [`Presence::handle_messages`].
 //! - A planned stop: when the sessions are handed over, [`Presence::farewell`], and ticks go on until [`Presence::has_left`].
+//!   Beside it [`Orphans`], the viewers of gateways that stop, and [`Roster`], who lives: small machines of their own.
 //!
 //! Each of these answers with [`PresenceEffect`]s, to be performed in their order, under the mutex or in a queue.
 
@@ -37,12 +38,15 @@ mod gateway;
 mod ledger;
 mod link;
 mod messages;
+mod orphans;
 mod owner;
 mod placement;
+mod roster;
 mod siblings;
 mod step;
 #[cfg(test)]
 mod tests;
+mod token;
 mod unique;
 mod viewers;
 
@@ -55,9 +59,12 @@ pub use self::ledger::Ledger;
 pub use self::messages::{
     Change, Delta, Feed, FeedReading, GatewayId, Heard, PageState, PresenceMessage, Reached, Renewal, RenewalAck,
 };
+pub use self::orphans::{Arrived, Bequeathed, Bequest, Orphan, Orphans, Resumed, Resumption, TooManyOrphans};
 use self::owner::Owner;
+pub use self::roster::{Roster, RosterTimes, subject};
 pub use self::step::PresenceEffect;
 use self::step::Step;
+pub use self::token::{NoToken, ResumeKey, SessionToken};
 pub use self::unique::{EXACT_MAX, Unique};
 pub use self::viewers::{PageViewers, Viewers};
 use crate::id::NodeName;
@@ -191,6 +198,18 @@ impl Presence {
             presence.gateway.farewell(step);
             presence.owner.resign(step);
         })
+    }
+
+    /// Where this node is in what it has to say of its sessions.
+    #[must_use]
+    pub fn mark(&self) -> u64 {
+        self.gateway.mark()
+    }
+
+    /// Whether every replica that answers knows what this node had when it was at `mark`.
+    #[must_use]
+    pub fn is_told(&self, mark: u64, now: Now) -> bool {
+        self.gateway.is_told(mark, now.monotonic_ms)
     }
 
     /// Whether everyone has heard the farewell, or would not any more.

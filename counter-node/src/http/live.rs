@@ -15,7 +15,7 @@ use super::negotiate::accepts_events;
 use super::problem::Problem;
 use super::{Backend, Content, Reply, Shared, page, query};
 use crate::live::stream::Events;
-use crate::live::{Mode, Name, Opening, Subject, echo, socket};
+use crate::live::{Mode, Name, Opening, Subject, Who, echo, socket};
 use crate::server::Peer;
 
 /// The longest id or token that a live connection may bring, in bytes.
@@ -104,7 +104,7 @@ pub(super) fn echo<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) ->
 }
 
 fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Parts) -> Result<Reply, Problem> {
-    let Asked { observe, session, user, unread } = Asked::read(head.uri.query(), &subject)?;
+    let Asked { observe, who, unread } = Asked::read(head.uri.query(), &subject)?;
     let accept = handshake(head)?;
     if accept.is_none() && !accepts_events(&head.headers) {
         return Err(Problem::upgrade_required());
@@ -117,7 +117,7 @@ fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Pa
     let place = live.admission.admit(peer.from.ip(), Instant::now())?;
     let mode = if observe { Mode::Observe } else { Mode::View };
     let last_id = head.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let opening = Opening { live, place, subject, mode, session, user, unread, last_id };
+    let opening = Opening { live, place, subject, mode, who, unread, last_id };
     match accept {
         Some(accept) => {
             peer.take_over(move |connection| socket::serve(connection, opening));
@@ -172,8 +172,7 @@ fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
 #[derive(Debug, Default)]
 struct Asked {
     observe: bool,
-    session: Option<String>,
-    user: Option<Name>,
+    who: Who,
     /// The key of the user whose unread count is sent along.
     unread: Option<Key>,
 }
@@ -189,13 +188,14 @@ impl Asked {
                 }
                 ("observe", "false") if *subject != Subject::Site => asked.observe = false,
                 ("observe", _) => return Err(Problem::bad_field("observe", "must be true or false")),
-                ("session", _) => asked.session = Some(id("session", value)?),
+                ("session", _) => asked.who.session = Some(id("session", value)?),
                 ("user", _) => {
                     let user = id("user", value)?;
-                    asked.user = Some(Name::of_user(&user));
+                    asked.who.user = Some(Name::of_user(&user));
                     asked.unread = Some(Key::user(user.as_bytes()).map_err(|error| Problem::bad_field("user", error))?);
                 }
-                ("resume", _) => drop(id("resume", value)?),
+                // What no node has given, or one of another release, means nothing.
+                ("resume", _) => asked.who.resumes = id("resume", value)?.parse().ok(),
                 _ => return Err(Problem::bad_field(&name, "is not a parameter of this request")),
             }
         }

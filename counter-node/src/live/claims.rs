@@ -29,6 +29,8 @@ pub enum Claimant {
     Heartbeats,
     /// An open connection: the start of the node that has it, and its number there.
     Connection { gateway: u64, number: u64 },
+    /// Connections of a node that has stopped, until one of their clients is back.
+    Orphans,
 }
 
 /// The node holds, or the session has, as many as may be.
@@ -38,13 +40,19 @@ pub struct Full;
 
 /// The sessions held.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(HashMap<Session, Held>);
+pub(crate) struct Claims {
+    held: HashMap<Session, Held>,
+    /// Of the last claim.
+    number: u64,
+}
 
 #[derive(Debug)]
 struct Held {
     /// Whose it is, by whoever claimed it first.
     name: Name,
     claimants: Vec<(Claimant, Instant)>,
+    /// Of the last claim to it: another one than before has come since, or the same anew.
+    number: u64,
 }
 
 impl Claims {
@@ -56,7 +64,12 @@ impl Claims {
         claimant: Claimant,
         until: Instant,
     ) -> Result<Option<Name>, Full> {
-        if let Some(Held { claimants, .. }) = self.0.get_mut(session) {
+        self.number += 1;
+        if let Some(Held { claimants, number, .. }) = self.held.get_mut(session) {
+            *number = self.number;
+            if matches!(claimant, Claimant::Connection { .. }) {
+                claimants.retain(|(other, _)| *other != Claimant::Orphans);
+            }
             let room = claimants.len() < CLAIMANTS_MAX;
             match claimants.iter_mut().find(|(other, _)| *other == claimant) {
                 Some((_, deadline)) => *deadline = until,
@@ -65,40 +78,63 @@ impl Claims {
             }
             return Ok(None);
         }
-        if self.0.len() >= HELD_MAX {
+        if self.held.len() >= HELD_MAX {
             return Err(Full);
         }
         let name = user.unwrap_or_else(|| Name::of_session(&session.id));
-        self.0.insert(session.clone(), Held { name, claimants: vec![(claimant, until)] });
+        let held = Held { name, claimants: vec![(claimant, until)], number: self.number };
+        self.held.insert(session.clone(), held);
         Ok(Some(name))
     }
 
     /// This claim is over. Returns the session's name if that is over, too.
     pub(crate) fn end(&mut self, session: &Session, claimant: Claimant) -> Option<Name> {
-        let Held { claimants, .. } = self.0.get_mut(session)?;
+        let Held { claimants, .. } = self.held.get_mut(session)?;
         claimants.retain(|(other, _)| *other != claimant);
         if !claimants.is_empty() {
             return None;
         }
-        self.0.remove(session).map(|held| held.name)
+        self.held.remove(session).map(|held| held.name)
     }
 
     /// Ends claims whose time is over, and those of nodes that are not `alive`. Returns the sessions that are over.
     pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
         let stands = |(claimant, until): &(Claimant, Instant)| match claimant {
-            Claimant::Heartbeats => now < *until,
+            Claimant::Heartbeats | Claimant::Orphans => now < *until,
             Claimant::Connection { gateway, .. } => now < *until && alive(*gateway),
         };
-        let ended = self.0.extract_if(|_, held| {
+        let ended = self.held.extract_if(|_, held| {
             held.claimants.retain(stands);
             held.claimants.is_empty()
         });
         ended.map(|(session, held)| (session, held.name)).collect()
     }
 
+    /// The sessions held.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        self.held.keys().cloned().collect()
+    }
+
+    /// A session's name, and its claims with their ends; none when it is not held.
+    pub(crate) fn get(&self, session: &Session) -> Option<(Name, &[(Claimant, Instant)])> {
+        self.held.get(session).map(|held| (held.name, held.claimants.as_slice()))
+    }
+
+    /// The number of the last claim to a session.
+    pub(crate) fn number(&self, session: &Session) -> Option<u64> {
+        self.held.get(session).map(|held| held.number)
+    }
+
+    /// Another node holds the session, by all that was claimed up to this number. Returns its name here, unless more has been
+    /// claimed since, and it stays.
+    pub(crate) fn remove(&mut self, session: &Session, number: u64) -> Option<Name> {
+        self.number(session).filter(|last| *last == number)?;
+        self.held.remove(session).map(|held| held.name)
+    }
+
     /// How many sessions are held.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.held.len()
     }
 }
 
@@ -137,6 +173,34 @@ mod tests {
         assert_eq!(claims.expire(now, |gateway| gateway != 1), ended("b"));
         assert_eq!(claims.expire(until, |_| true), ended("a"));
         assert_eq!(claims.len(), 0);
+    }
+
+    #[test]
+    fn orphans_stand_without_their_node_until_a_connection_of_theirs_is_back() {
+        let (mut claims, now) = (Claims::default(), Instant::now());
+        let until = now + Duration::from_secs(20);
+        for id in ["a", "b"] {
+            claims.claim(&session(id), None, Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
+            claims.claim(&session(id), None, Claimant::Orphans, until).unwrap();
+        }
+        assert_eq!(claims.expire(now, |_| false), []);
+        let back = Claimant::Connection { gateway: 3, number: 1 };
+        assert_eq!(claims.claim(&session("a"), None, back, until), Ok(None));
+        assert_eq!(claims.end(&session("a"), back), Some(Name::of_session("a")), "nothing else keeps it");
+        assert_eq!(claims.expire(until, |_| true), [(session("b"), Name::of_session("b"))]);
+    }
+
+    #[test]
+    fn a_session_that_was_claimed_again_while_it_was_handed_over_stays() {
+        let (mut claims, until) = (Claims::default(), Instant::now());
+        claims.claim(&session("a"), None, Claimant::Heartbeats, until).unwrap();
+        let number = claims.number(&session("a")).unwrap();
+        claims.claim(&session("b"), None, Claimant::Heartbeats, until).unwrap();
+        claims.claim(&session("a"), None, Claimant::Heartbeats, until).unwrap();
+        assert_eq!(claims.remove(&session("a"), number), None);
+        let number = claims.number(&session("a")).unwrap();
+        assert_eq!(claims.remove(&session("a"), number), Some(Name::of_session("a")));
+        assert_eq!((claims.remove(&session("a"), number), claims.len()), (None, 1));
     }
 
     #[test]

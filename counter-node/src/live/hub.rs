@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::mailbox::Mailbox;
 use super::metrics::LiveMetrics;
-use super::pace;
 use super::value::{Count, Value};
+use super::{Name, pace};
 use crate::lock::lock;
 
 /// What can be looked at.
@@ -79,7 +79,10 @@ struct State {
 #[derive(Debug)]
 struct Subscriber {
     mailbox: Arc<Mailbox>,
-    place: usize,
+    /// Below [`super::PAGES_MAX`].
+    place: u8,
+    /// It counts as one of the page's viewers, by itself.
+    views: bool,
 }
 
 /// How one connection is reached.
@@ -87,7 +90,7 @@ struct Subscriber {
 pub(super) struct Address {
     pub(super) connection: u64,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) place: usize,
+    pub(super) place: u8,
 }
 
 impl Hub {
@@ -196,8 +199,8 @@ impl Hub {
         self.wake.notify_one();
     }
 
-    /// Has a connection told of the subject's counts; with a session, it is one of the page's viewers.
-    pub(super) fn enter(&self, subject: Subject, address: Address, session: bool) -> Arc<Topic> {
+    /// Has a connection told of the subject's counts; if it views, it is one of the page's viewers.
+    pub(super) fn enter(&self, subject: Subject, address: Address, views: bool) -> Arc<Topic> {
         let mut topics = lock(&self.topics);
         let topic = topics.entry(subject).or_insert_with_key(|subject| {
             self.metrics.pages.fetch_add(1, Ordering::Relaxed);
@@ -206,11 +209,11 @@ impl Hub {
         let mut state = lock(&topic.state);
         let Address { connection, mailbox, place } = address;
         if state.told.is_some() {
-            mailbox.mark(place);
+            mailbox.mark(place.into());
         }
-        let is_first = state.subscribers.insert(connection, Subscriber { mailbox, place }).is_none();
+        let is_first = state.subscribers.insert(connection, Subscriber { mailbox, place, views }).is_none();
         self.metrics.subscriptions.fetch_add(u64::from(is_first), Ordering::Relaxed);
-        if session {
+        if views {
             self.count(&mut state, 1);
         }
         // What was heard while nobody listened.
@@ -221,19 +224,57 @@ impl Hub {
         topic.clone()
     }
 
-    /// Ends what [`Self::enter`] began.
-    pub(super) fn leave(&self, topic: &Topic, connection: u64, session: bool) {
+    /// Ends what [`Self::enter`] began. Returns whether the connection was one of the page's viewers.
+    pub(super) fn leave(&self, topic: &Topic, connection: u64) -> bool {
         let mut topics = lock(&self.topics);
         let mut state = lock(&topic.state);
-        let was_there = state.subscribers.remove(&connection).is_some();
-        self.metrics.subscriptions.fetch_sub(u64::from(was_there), Ordering::Relaxed);
-        if session {
+        let left = state.subscribers.remove(&connection);
+        self.metrics.subscriptions.fetch_sub(u64::from(left.is_some()), Ordering::Relaxed);
+        let viewed = left.is_some_and(|subscriber| subscriber.views);
+        if viewed {
             self.count(&mut state, -1);
         }
         self.forget(&mut topics, topic, &state);
+        viewed
     }
 
-    /// One viewer more (1) or less (-1) on a page, without a connection of its own.
+    /// Has a connection be one of the page's viewers, or not. Returns whether that is a change.
+    pub(super) fn set_viewer(&self, topic: &Topic, connection: u64, views: bool) -> bool {
+        let mut state = lock(&topic.state);
+        let subscriber = state.subscribers.get_mut(&connection);
+        let changes = subscriber.is_some_and(|subscriber| std::mem::replace(&mut subscriber.views, views) != views);
+        if changes {
+            self.count(&mut state, if views { 1 } else { -1 });
+        }
+        changes
+    }
+
+    /// The connection of this number is not a viewer of the page any more, though it may be told of its counts. Returns whose
+    /// it is; none when it was no viewer.
+    pub(crate) fn end_viewer(&self, page: &Key, connection: u64) -> Option<Option<Name>> {
+        let topic = self.topic(&Subject::Page(page.clone()))?;
+        let user = lock(&topic.state).subscribers.get(&connection)?.mailbox.user;
+        self.set_viewer(&topic, connection, false).then_some(user)
+    }
+
+    /// All viewers that are connections, by page: their numbers, and whose they are. They count on, whatever becomes of their
+    /// connections, until [`Self::count_viewer`] says otherwise.
+    pub(crate) fn take_viewers(&self) -> Vec<(Key, Vec<(u64, Option<Name>)>)> {
+        let topics: Vec<Arc<Topic>> = lock(&self.topics).values().cloned().collect();
+        let viewers = topics.iter().filter_map(|topic| {
+            let page = topic.subject.page()?.clone();
+            let mut state = lock(&topic.state);
+            let viewers = state.subscribers.iter_mut().filter(|(_, subscriber)| subscriber.views);
+            let take = |(connection, subscriber): (&u64, &mut Subscriber)| {
+                subscriber.views = false;
+                (*connection, subscriber.mailbox.user)
+            };
+            Some((page, viewers.map(take).collect::<Vec<_>>()))
+        });
+        viewers.filter(|(_, viewers)| !viewers.is_empty()).collect()
+    }
+
+    /// So many viewers more, or less, on a page, without connections.
     pub(crate) fn count_viewer(&self, page: &Key, change: i32) {
         let mut topics = lock(&self.topics);
         let topic = topics.entry(Subject::Page(page.clone())).or_insert_with_key(|subject| {
@@ -297,7 +338,7 @@ impl Hub {
         state.queued = false;
         let Some(newest) = state.newest.filter(|_| state.is_untold()) else { return };
         state.told = Some((Arc::new(Value::new(&topic.subject, newest)), now));
-        let replaced = state.subscribers.values().filter(|subscriber| subscriber.mailbox.mark(subscriber.place)).count();
+        let replaced = state.subscribers.values().filter(|subscriber| subscriber.mailbox.mark(subscriber.place.into())).count();
         self.metrics.replaced.fetch_add(replaced as u64, Ordering::Relaxed);
     }
 }
@@ -370,6 +411,32 @@ mod tests {
     }
 
     #[test]
+    fn viewers_that_are_taken_count_on_and_one_that_has_resumed_does_not() {
+        let user = Name::of_user("ann");
+        let hub = Hub::new(Arc::default());
+        let enter = |connection, user, views| {
+            let address = Address { connection, mailbox: Arc::new(Mailbox::new(user)), place: 0 };
+            hub.enter(Subject::Page(page()), address, views)
+        };
+        let topic = enter(1, None, true);
+        enter(2, Some(user), true);
+        enter(3, Some(user), false);
+        assert_eq!(hub.end_viewer(&page(), 2), Some(Some(user)));
+        assert_eq!((hub.end_viewer(&page(), 2), hub.end_viewer(&page(), 3), hub.end_viewer(&page(), 4)), (None, None, None));
+        assert!(hub.set_viewer(&topic, 2, true) && !hub.set_viewer(&topic, 2, true));
+        let mut taken = hub.take_viewers();
+        taken[0].1.sort_unstable_by_key(|(connection, _)| *connection);
+        assert_eq!(taken, [(page(), vec![(1, None), (2, Some(user))])]);
+        assert_eq!(hub.take_viewers(), []);
+        for connection in 1..=3 {
+            assert!(!hub.leave(&topic, connection), "it is a viewer no more");
+        }
+        assert_eq!(hub.attendance(&page()), Attendance { sessions: 2, watched: false });
+        hub.count_viewer(&page(), -2);
+        assert_eq!((hub.attendance(&page()), hub.pages().len()), (Attendance::default(), 0));
+    }
+
+    #[test]
     fn a_page_that_is_spread_is_told_when_every_part_was_heard_and_forgotten_when_nobody_is_left() {
         let hub = Hub::new(Arc::default());
         let (topic, mailbox) = watched(&hub, 1);
@@ -388,7 +455,7 @@ mod tests {
         hub.tell(next);
         assert_eq!(topic.told().unwrap().count.count, 14);
         assert_eq!(hub.attendance(&page()), Attendance { sessions: 1, watched: true });
-        hub.leave(&topic, 1, true);
+        assert!(hub.leave(&topic, 1) && !hub.leave(&topic, 1));
         assert_eq!((hub.attendance(&page()), hub.pages().len()), (Attendance::default(), 0));
     }
 }

@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 
+use super::Name;
+
 /// Bits of one word.
 const WORD: usize = 64;
 
@@ -13,11 +15,18 @@ const WORD: usize = 64;
 pub(super) struct Mailbox {
     marks: [AtomicU64; 2],
     waker: AtomicWaker,
+    /// Whose the connection is, if that is said.
+    pub(super) user: Option<Name>,
 }
 
 const _: () = assert!(super::PAGES_MAX <= 2 * WORD);
 
 impl Mailbox {
+    /// The mailbox of a connection of this user.
+    pub(super) fn new(user: Option<Name>) -> Self {
+        Self { user, ..Self::default() }
+    }
+
     /// The page at this place has a new value. Returns whether the one before had not been taken yet.
     pub(super) fn mark(&self, place: usize) -> bool {
         let bit = 1 << (place % WORD);

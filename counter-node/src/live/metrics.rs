@@ -14,6 +14,10 @@ pub struct LiveMetrics {
     pub subscriptions: AtomicU64,
     /// Viewers of pages that this node holds.
     pub sessions: AtomicU64,
+    /// Those of them whose node has stopped, and whose clients are not back.
+    pub orphans: AtomicU64,
+    /// Those of whom nobody came back in time.
+    pub orphans_lost: AtomicU64,
     /// Pages that someone here looks at.
     pub pages: AtomicU64,
     /// Counts sent.
@@ -81,6 +85,18 @@ impl Source for LiveMetrics {
             ),
             one("live_pages", "Pages that someone on this node looks at", Kind::Gauge, &self.pages),
             one("live_sessions", "Viewers that this node holds", Kind::Gauge, &self.sessions),
+            one(
+                "live_orphans",
+                "Viewers that this node holds for one that has stopped, until their clients are back",
+                Kind::Gauge,
+                &self.orphans,
+            ),
+            one(
+                "live_orphans_lost",
+                "Viewers that this node held for one that has stopped, and whose clients did not come back in time",
+                Kind::Counter,
+                &self.orphans_lost,
+            ),
             one("live_messages_sent", "Counts sent to live connections", Kind::Counter, &self.sent),
             one(
                 "live_messages_replaced",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use counter_core::counter::Key;
+use counter_core::presence::SessionToken;
 
 use super::{Live, Mode, Name, Place, Subject};
 
@@ -14,12 +15,20 @@ pub struct Opening {
     /// What its address names.
     pub subject: Subject,
     pub mode: Mode,
-    /// The session's id, if it has one of its own.
-    pub session: Option<String>,
-    /// Who it is, if that is said.
-    pub user: Option<Name>,
+    pub who: Who,
     /// The key of the user whose unread count is sent along.
     pub unread: Option<Key>,
     /// By [`super::value::Count::id`]: what the client has been sent already.
     pub last_id: Option<String>,
+}
+
+/// Who a client says that it is.
+#[derive(Clone, Debug, Default)]
+pub struct Who {
+    /// The session's id, if it has one of its own.
+    pub session: Option<String>,
+    /// Whose the session is, if that is said.
+    pub user: Option<Name>,
+    /// The session that it goes on with, if it had one.
+    pub resumes: Option<SessionToken>,
 }

@@ -48,9 +48,9 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
     let socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config())).await;
     // It is a part of HTTP's buffer, all of which it holds.
     drop(early);
-    let Opening { live, place, subject, mode, session, user, unread, .. } = opening;
+    let Opening { live, place, subject, mode, who, unread, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
-    let mut client = Client { socket, subscriptions: Subscriptions::new(live, session, user), cut };
+    let mut client = Client { socket, subscriptions: Subscriptions::new(live, who), cut };
     let ended = client.converse(subject, mode, unread, &begin).await;
     if let Err(Ended::Cut) = ended {
         client.subscriptions.live().metrics.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

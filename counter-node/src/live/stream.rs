@@ -34,9 +34,9 @@ impl Events {
     /// The events that `opening` asks for, until `stopping` is cancelled.
     #[must_use]
     pub fn new(opening: Opening, stopping: CancellationToken) -> Self {
-        let Opening { live, place, subject, mode, session, user, unread, last_id } = opening;
+        let Opening { live, place, subject, mode, who, unread, last_id } = opening;
         let counted: Counted<fn(&LiveMetrics) -> &_> = Counted::new(Arc::clone(&live.metrics), |metrics| &metrics.streams);
-        let mut subscriptions = Subscriptions::new(live, session, user);
+        let mut subscriptions = Subscriptions::new(live, who);
         let live = subscriptions.live().clone();
         let hello = serde_json::json!({
             "version": 1,

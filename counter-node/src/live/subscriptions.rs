@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use counter_core::counter::Key;
+use counter_core::presence::SessionToken;
 
 use super::claims::Session;
 use super::hub::{Address, Topic};
 use super::mailbox::{Mailbox, Marks};
 use super::value::Value;
-use super::{Live, Name, PAGES_MAX, Subject};
+use super::{Live, PAGES_MAX, Subject, Who};
 
 /// Whether whoever looks at a page is one of its viewers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub struct Subscriptions {
     places: Vec<Option<Looking>>,
     /// The id that the client's session has; none: the connection is the session.
     session: Option<Arc<str>>,
-    user: Option<Name>,
+    /// The session that this one replaces.
+    resumes: Option<Box<SessionToken>>,
 }
 
 #[derive(Debug)]
@@ -46,9 +48,11 @@ struct Looking {
 impl Subscriptions {
     /// A connection that looks at nothing yet.
     #[must_use]
-    pub fn new(live: Arc<Live>, session: Option<String>, user: Option<Name>) -> Self {
+    pub fn new(live: Arc<Live>, who: Who) -> Self {
         let connection = live.next_connection();
-        Self { live, connection, mailbox: Arc::default(), places: Vec::new(), session: session.map(Arc::from), user }
+        let Who { session, user, resumes } = who;
+        let (session, resumes) = (session.map(Arc::from), resumes.map(Box::new));
+        Self { live, connection, mailbox: Arc::new(Mailbox::new(user)), places: Vec::new(), session, resumes }
     }
 
     /// The live part that it belongs to.
@@ -87,7 +91,8 @@ impl Subscriptions {
         if let Some(looking) = self.find(&subject).and_then(|place| self.places[place].as_mut()) {
             if looking.mode != mode {
                 looking.mode = mode;
-                self.count_viewer(&subject, mode);
+                let topic = looking.topic.clone();
+                self.change_mode(&topic, mode);
             }
             return;
         }
@@ -96,7 +101,9 @@ impl Subscriptions {
             self.places.reserve_exact(1);
             self.places.push(None);
         }
-        let address = Address { connection: self.connection, mailbox: self.mailbox.clone(), place };
+        // There are at most as many as may be.
+        let address =
+            Address { connection: self.connection, mailbox: self.mailbox.clone(), place: u8::try_from(place).unwrap_or(0) };
         let topic = self.live.hub.enter(subject, address, mode == Mode::View && self.session.is_none());
         self.live.refresh(&topic.subject);
         if mode == Mode::View {
@@ -113,31 +120,35 @@ impl Subscriptions {
     }
 
     fn leave(&self, Looking { topic, mode, .. }: &Looking) {
-        self.live.hub.leave(topic, self.connection, *mode == Mode::View && self.session.is_none());
+        let viewed = self.live.hub.leave(topic, self.connection);
         self.live.refresh(&topic.subject);
-        if *mode == Mode::View {
+        if viewed || (self.session.is_some() && *mode == Mode::View) {
             self.tell(&topic.subject, Mode::Observe);
         }
     }
 
     /// The page has this client as a viewer from now on, or has it no more.
-    fn count_viewer(&self, subject: &Subject, mode: Mode) {
-        if self.session.is_none() {
-            self.live.count_viewer(subject, if mode == Mode::View { 1 } else { -1 });
+    fn change_mode(&self, topic: &Topic, mode: Mode) {
+        let changes = self.session.is_none() && self.live.hub.set_viewer(topic, self.connection, mode == Mode::View);
+        self.live.refresh(&topic.subject);
+        if changes || self.session.is_some() {
+            self.tell(&topic.subject, mode);
         }
-        self.tell(subject, mode);
     }
 
     /// Tells who the viewer is. A session with an id counts where such sessions are held.
     fn tell(&self, subject: &Subject, mode: Mode) {
         let Some(page) = subject.page() else { return };
         let session = self.session.as_ref().map(|id| Session { page: page.clone(), id: id.clone() });
-        match (session, self.user, mode) {
+        match (session, self.mailbox.user, mode) {
             (Some(session), user, Mode::View) => self.live.sessions.connected(session, self.connection, user),
             (Some(session), _, Mode::Observe) => self.live.sessions.disconnected(session, self.connection),
             (None, Some(user), Mode::View) => self.live.registrar.name_came(page, user),
             (None, Some(user), Mode::Observe) => self.live.registrar.name_left(page, user),
             (None, None, _) => {}
+        }
+        if let (None, Mode::View, Some(token)) = (&self.session, mode, &self.resumes) {
+            self.live.hand_over.resumed(**token, page);
         }
     }
 

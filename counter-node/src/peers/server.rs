@@ -20,22 +20,34 @@ use tokio::sync::Semaphore;
 
 use super::outbox::fitting;
 use super::{
-    Conversation, DETAIL_PATH, FORWARD_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH,
-    TOP_PATH, TOTALS_PATH, UNREAD_PATH, answer_to,
+    Conversation, DETAIL_PATH, FORWARD_PATH, HANDOVER_PATH, MESSAGE_BYTES_MAX, MESSAGES_PATH, OVERVIEW_PATH, PRESENCE_PATH,
+    SESSIONS_PATH, TOP_PATH, TOTALS_PATH, UNREAD_PATH, answer_to,
 };
 use crate::details::Details;
 use crate::forwarding::Forwarding;
+use crate::handover::Handed;
+use crate::live::Live;
 use crate::overview::Overviews;
 use crate::presence::PresenceProtocol;
 use crate::protocol::Protocol;
-use crate::sessions::{Claim, Sessions};
+use crate::sessions::Claim;
 use crate::tokens::ClusterTokens;
 use crate::top::{Asked, Top};
 use crate::totals::SlotTotals;
 use crate::unread::shards::{Ask, Shards};
 
-const PATHS: [&str; 9] =
-    [MESSAGES_PATH, FORWARD_PATH, DETAIL_PATH, TOTALS_PATH, OVERVIEW_PATH, PRESENCE_PATH, SESSIONS_PATH, TOP_PATH, UNREAD_PATH];
+const PATHS: [&str; 10] = [
+    MESSAGES_PATH,
+    FORWARD_PATH,
+    DETAIL_PATH,
+    TOTALS_PATH,
+    OVERVIEW_PATH,
+    PRESENCE_PATH,
+    SESSIONS_PATH,
+    HANDOVER_PATH,
+    TOP_PATH,
+    UNREAD_PATH,
+];
 /// How long a peer may take to send a body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// What all bodies that are being read may take together, in KiB. Whoever has recorded requests can send their heads
@@ -50,7 +62,7 @@ pub struct PeerService {
     pub details: Arc<Details>,
     pub overviews: Arc<Overviews>,
     pub presence: Arc<PresenceProtocol>,
-    pub sessions: Arc<Sessions>,
+    pub live: Arc<Live>,
     pub top: Arc<Top>,
     pub unread: Arc<Shards>,
     pub table: Arc<Table>,
@@ -89,6 +101,8 @@ enum Refused {
     OtherNode { here: String, to: String },
     #[error("the request is of another cluster than this node")]
     OtherCluster,
+    #[error("this node is about to exit, and holds no sessions any more")]
+    Leaves,
 }
 
 impl Refused {
@@ -97,7 +111,7 @@ impl Refused {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Proof => StatusCode::UNAUTHORIZED,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Leaves => StatusCode::SERVICE_UNAVAILABLE,
             Self::CutOff => StatusCode::REQUEST_TIMEOUT,
             Self::OtherBody | Self::Envelope(_) => StatusCode::BAD_REQUEST,
             Self::OtherNode { .. } | Self::OtherCluster => StatusCode::MISDIRECTED_REQUEST,
@@ -137,6 +151,7 @@ impl PeerService {
             MESSAGES_PATH => self.messages(&self.protocol, &body, Strictness::AnyCluster)?,
             PRESENCE_PATH => self.messages(&self.presence, &body, Strictness::SameCluster)?,
             SESSIONS_PATH => self.sessions(&body)?,
+            HANDOVER_PATH => self.hand_over(&body).await?,
             TOP_PATH => self.top(&body)?,
             UNREAD_PATH => self.unread(&body)?,
             FORWARD_PATH => self.forward(&body).await?,
@@ -197,8 +212,14 @@ impl PeerService {
 
     fn sessions(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<Vec<Claim>> = self.open(body, Strictness::SameCluster)?;
-        let stand = self.sessions.take(&envelope.body);
+        let stand = self.live.sessions.take(&envelope.body).ok_or(Refused::Leaves)?;
         Ok(self.reply(envelope.header, stand))
+    }
+
+    async fn hand_over(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let envelope: Envelope<Handed> = self.open(body, Strictness::SameCluster)?;
+        let taken = self.live.take_over(envelope.body).await.ok_or(Refused::Leaves)?;
+        Ok(self.reply(envelope.header, taken))
     }
 
     fn top(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {

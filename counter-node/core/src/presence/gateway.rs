@@ -310,6 +310,21 @@ impl Gateway {
         }
     }
 
+    /// The number of the last change.
+    pub(super) fn mark(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether every replica that answers has all changes up to this one.
+    pub(super) fn is_told(&self, mark: u64, now_ms: u64) -> bool {
+        let silence_ms = self.config.feed_silence_ms();
+        let is_told = |outgoing: &Outgoing| {
+            let ledger = &outgoing.ledger;
+            outgoing.links.values().all(|link| !link.answers(now_ms, silence_ms) || link.has(ledger, mark))
+        };
+        self.shards.values().all(is_told)
+    }
+
     /// From now on this node has no sessions, and says so to everyone.
     pub(super) fn farewell(&mut self, step: &mut Step<'_>) {
         self.leaving_ms.get_or_insert(step.now_ms());

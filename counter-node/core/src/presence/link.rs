@@ -85,6 +85,12 @@ impl Link {
         self.stirred || self.differs || self.reached.is_none_or(|reached| reached.upto < ledger.head())
     }
 
+    /// Whether the replica has all changes of the ledger up to this number.
+    pub(super) fn has(&self, ledger: &Ledger, upto: u64) -> bool {
+        let upto = upto.min(ledger.head());
+        !self.differs && self.reached.is_some_and(|reached| reached.follows(ledger) && reached.upto >= upto)
+    }
+
     /// Whether it has answered all that was said.
     pub(super) fn is_settled(&self) -> bool {
         !self.stirred && self.under_way.is_none()

@@ -78,7 +78,7 @@ fn a_user_is_followed_from_the_first_who_looks_to_the_last() {
     fed(&world.followed, "a", 7);
     fed(&world.followed, "b", 2);
     assert_eq!(world.told(&topic), Some(5));
-    world.hub.leave(&topic, 1, false);
+    world.hub.leave(&topic, 1);
     let Rewatch { begin, mut end } = world.followed.refresh(&ann);
     end.sort();
     assert_eq!((begin, end), (Vec::new(), [keys(&["a", "b"]), vec![ann]].concat()));
@@ -122,9 +122,9 @@ fn a_page_of_several_users_is_watched_until_the_last_of_them_is_gone() {
     }
     fed(&world.followed, "a", 6);
     assert_eq!((world.told(&topics[0]), world.told(&topics[1])), (Some(5), Some(2)));
-    world.hub.leave(&topics[0], 1, false);
+    world.hub.leave(&topics[0], 1);
     assert_eq!(world.followed.refresh(&ann).end, [ann]);
-    world.hub.leave(&topics[1], 2, false);
+    world.hub.leave(&topics[1], 2);
     assert_eq!(world.followed.refresh(&bob).end, [keys(&["a"]), vec![bob]].concat());
 }
 

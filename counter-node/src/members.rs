@@ -1,0 +1,167 @@
+//! The other nodes, as one to be asked for something sees them: who is believed to live, in which order they are to be asked, and
+//! asking.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use counter_core::id::NodeName;
+use counter_core::message::Envelope;
+use counter_core::presence::{GatewayId, Roster, RosterTimes};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::lock::lock;
+use crate::peers::PeerClient;
+use crate::protocol::Protocol;
+use crate::tokens::ClusterTokens;
+
+/// For how long a node that did not answer is passed over.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// The way to other nodes.
+pub struct Cluster {
+    pub protocol: Arc<Protocol>,
+    pub client: PeerClient,
+    pub tokens: Arc<ClusterTokens>,
+}
+
+/// See the module's text.
+pub struct Members {
+    /// None: this node is all there is.
+    cluster: Option<Cluster>,
+    me: NodeName,
+    roster: Mutex<Roster>,
+    began: Instant,
+}
+
+impl Members {
+    /// Of nobody was anything heard yet. A node that says nothing for four fifths of a lease is passed over: before what it has is gone.
+    #[must_use]
+    pub fn new(cluster: Option<Cluster>, lease: Duration) -> Self {
+        let me = cluster.as_ref().map_or_else(|| NodeName::from(""), |cluster| cluster.protocol.me().clone());
+        let times = RosterTimes { lease_ms: millis(lease), doubt_ms: millis(lease * 4 / 5), silence_ms: millis(SILENCE) };
+        Self { roster: Mutex::new(Roster::new(me.clone(), times, 0)), cluster, me, began: Instant::now() }
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> &NodeName {
+        &self.me
+    }
+
+    /// Milliseconds on the clock of this process.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        millis(self.began.elapsed())
+    }
+
+    /// A node has said that it lives.
+    pub fn heard(&self, gateway: &GatewayId) {
+        lock(&self.roster).heard(&gateway.node, gateway.start, self.now_ms());
+    }
+
+    /// A node has said farewell.
+    pub fn left(&self, gateway: &GatewayId) {
+        lock(&self.roster).left(&gateway.node, gateway.start, self.now_ms());
+    }
+
+    /// Someone has to do with this start of a node.
+    pub fn heard_of(&self, start: u64) {
+        lock(&self.roster).heard_of(start, self.now_ms());
+    }
+
+    /// Whether what a start of a node has still counts.
+    #[must_use]
+    pub fn lives(&self, start: u64) -> bool {
+        lock(&self.roster).lives(start, self.now_ms())
+    }
+
+    /// The node of a start that has not said farewell.
+    #[must_use]
+    pub fn node_of(&self, start: u64) -> Option<NodeName> {
+        lock(&self.roster).node_of(start, self.now_ms()).cloned()
+    }
+
+    /// This node is about to exit, and nothing new is for it.
+    pub fn leave(&self) {
+        lock(&self.roster).leave();
+    }
+
+    /// The nodes of the layout in the order in which they are to be asked about a subject; those that are passed over come last.
+    #[must_use]
+    pub fn rank(&self, subject: u64) -> Vec<NodeName> {
+        let nodes = self.nodes();
+        lock(&self.roster).rank(subject, &nodes, self.now_ms()).into_iter().cloned().collect()
+    }
+
+    /// Those of [`Self::rank`] that are not passed over.
+    #[must_use]
+    pub fn heirs(&self, subject: u64) -> Vec<NodeName> {
+        let nodes = self.nodes();
+        let (roster, now_ms) = (lock(&self.roster), self.now_ms());
+        let ranked = roster.rank(subject, &nodes, now_ms).into_iter();
+        ranked.filter(|node| roster.believes_in(node, now_ms)).cloned().collect()
+    }
+
+    /// The first of these nodes, unless all are passed over.
+    #[must_use]
+    pub fn first(&self, subject: u64, nodes: &[NodeName]) -> Option<NodeName> {
+        let roster = lock(&self.roster);
+        let now_ms = self.now_ms();
+        let first = roster.rank(subject, nodes, now_ms).into_iter().next();
+        first.filter(|node| roster.believes_in(node, now_ms)).cloned()
+    }
+
+    /// Nodes that are not passed over, this one perhaps among them.
+    #[must_use]
+    pub fn believed(&self) -> Vec<NodeName> {
+        let mut nodes = self.nodes();
+        let mut roster = lock(&self.roster);
+        let now_ms = self.now_ms();
+        roster.forget(now_ms);
+        nodes.retain(|node| roster.believes_in(node, now_ms));
+        nodes
+    }
+
+    fn nodes(&self) -> Vec<NodeName> {
+        let view = self.cluster.as_ref().map(|cluster| cluster.protocol.view());
+        match view.as_ref().and_then(|view| view.routes.as_ref()) {
+            Some(routes) => routes.layout.nodes().map(|node| node.name.clone()).collect(),
+            None => vec![self.me.clone()],
+        }
+    }
+
+    /// Asks another node. None: it has not answered in time, and is passed over for a while.
+    pub async fn ask<B: Serialize, A: DeserializeOwned>(&self, to: &NodeName, path: &str, body: B, time: Duration) -> Option<A> {
+        let cluster = self.cluster.as_ref()?;
+        let answer = tokio::time::timeout(time, cluster.post(to, path, body)).await.ok().flatten();
+        if answer.is_none() {
+            tracing::debug!(peer = %to, path, "a node does not answer");
+            lock(&self.roster).is_silent(to, self.now_ms());
+        }
+        answer
+    }
+}
+
+impl Cluster {
+    async fn post<B: Serialize, A: DeserializeOwned>(&self, to: &NodeName, path: &str, body: B) -> Option<A> {
+        let view = self.protocol.view();
+        let address = view.routes.as_ref()?.layout.node(to)?.peer.clone();
+        let envelope = Envelope { header: self.protocol.header(Some(to.clone())), body };
+        let body = Bytes::from(envelope.encode());
+        let answer = self.client.post(&self.tokens, &address, path, &to.0, body).await.ok()?;
+        Envelope::<A>::decode(&answer).ok().map(|envelope| envelope.body)
+    }
+}
+
+/// A time in milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Members").field("me", &self.me).finish_non_exhaustive()
+    }
+}
