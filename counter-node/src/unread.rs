@@ -5,6 +5,8 @@
 //! - What changes a subscription first hears *all* replicas of its user's and its page's shards that answer: so it goes on from what
 //!   any of them has acknowledged, whichever the client spoke to last. What only reads hears one of each.
 //! - Every change is a step up that can be repeated without harm. One that fails may be sent again.
+//! - What is as it should be already is raised to what it is all the same: what a replica says need not be durable yet, and an answer
+//!   must rest on what is.
 
 mod held;
 pub mod shards;
@@ -131,7 +133,7 @@ pub async fn subscribe(backend: &impl Backend, keeper: &dyn Keeper, (user, page)
     let key = subscription_key(user, page)?;
     let standing = keeper.standing(key.clone()).await?;
     if standing.subscription.is_active() {
-        return Ok(standing);
+        return raise(backend, key, standing, standing.subscription).await;
     }
     if standing.active >= SUBSCRIPTIONS_MAX {
         return Err(Refused::TooMany);
@@ -147,7 +149,7 @@ pub async fn subscribe(backend: &impl Backend, keeper: &dyn Keeper, (user, page)
 pub async fn unsubscribe(backend: &impl Backend, keeper: &dyn Keeper, (user, page): (&Key, &Key)) -> Result<(), Refused> {
     let key = subscription_key(user, page)?;
     let standing = keeper.standing(key.clone()).await?;
-    if standing.subscription.is_active() {
+    if standing.subscription != Subscription::default() {
         raise(backend, key, standing, standing.subscription.ended()).await?;
     }
     Ok(())
@@ -170,9 +172,6 @@ pub async fn read(
         return Err(Refused::NotSubscribed);
     }
     let to = standing.subscription.read(modifications.cursor(version));
-    if to == standing.subscription {
-        return Ok((standing, modifications));
-    }
     Ok((raise(backend, key, standing, to).await?, modifications))
 }
 

@@ -35,10 +35,24 @@ pub(crate) enum Bug {
     EarlyForget,
     /// A node that gets slots writes their counters without the records of their tokens.
     RecordNotMoved,
+    /// Who subscribes is told by one replica how often the page was modified.
+    OneOfPageHeard,
+    /// What changes a subscription hears one replica of the user's shard.
+    OneOfUserHeard,
+    /// A user has read what the client says, whatever there is.
+    VersionBelieved,
+    /// A subscription that is as it should be is acknowledged before that is durable.
+    StandingNotDurable,
+    /// What nodes send each other leaves out what is of no actor.
+    RegisterNotSent,
+    /// What is of no actor is retired with the others.
+    RegisterRetired,
+    /// A node that gets slots writes their counters without the subscriptions.
+    SubscriptionNotMoved,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::AckBeforeDurable,
         Self::ReusedIncarnation,
         Self::EarlyFlip,
@@ -55,5 +69,12 @@ impl Bug {
         Self::DoubleSettle,
         Self::EarlyForget,
         Self::RecordNotMoved,
+        Self::OneOfPageHeard,
+        Self::OneOfUserHeard,
+        Self::VersionBelieved,
+        Self::StandingNotDurable,
+        Self::RegisterNotSent,
+        Self::RegisterRetired,
+        Self::SubscriptionNotMoved,
     ];
 }

@@ -12,6 +12,7 @@ use crate::disk::Write;
 use crate::faults::Fault;
 use crate::operator::Said;
 use crate::process::Work;
+use crate::unread::{Answer, Part};
 
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -67,6 +68,23 @@ pub(crate) enum Event {
     },
     Sync,
     Client,
+    /// A user does something.
+    User,
+    UserAsks {
+        to: usize,
+        wish: usize,
+        round: u32,
+        part: Part,
+    },
+    UserHears {
+        wish: usize,
+        round: u32,
+        answer: Option<Box<Answer>>,
+    },
+    UserWaited {
+        wish: usize,
+        round: u32,
+    },
     Again {
         request: u64,
     },

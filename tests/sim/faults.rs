@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) fsync: Fsync,
     pub(crate) quorum: bool,
     pub(crate) client_ms: u64,
+    /// As often something is modified, subscribed to or read.
+    pub(crate) user_ms: u64,
     pub(crate) faults: Vec<(u64, Fault)>,
     pub(crate) faults_end_ms: u64,
     /// Restarts keep to kills, and volumes stay where they are.
@@ -115,6 +117,7 @@ impl Plan {
             fsync: *rng.pick(&[Fsync::Always, Fsync::EverySecond, Fsync::EverySecond, Fsync::Never]),
             quorum: rng.per_mille(250),
             client_ms: rng.range(20, 100),
+            user_ms: 200,
             faults: Vec::new(),
             faults_end_ms: rng.range(8_000, 16_000),
             losses: rng.per_mille(500),

@@ -29,7 +29,7 @@ pub(crate) struct Request {
     pub(crate) update: Update,
     pub(crate) asked_ms: u64,
     pub(crate) told: Told,
-    told_ms: u64,
+    pub(crate) told_ms: u64,
     token: Option<Token>,
     /// How often it has been sent again.
     repeats: u32,
@@ -52,7 +52,9 @@ pub(crate) fn amount(update: Update) -> Option<i64> {
     match update {
         Update::Increment(by) => Some(i64::try_from(by).unwrap()),
         Update::Decrement(by) => Some(-i64::try_from(by).unwrap()),
-        Update::Reset | Update::Set(_) | Update::Raise { .. } => None,
+        // It adds nothing, and may be lost as others are.
+        Update::Raise { .. } => Some(0),
+        Update::Reset | Update::Set(_) => None,
     }
 }
 
@@ -94,6 +96,22 @@ impl Ledger {
     pub(crate) fn request(&self, request: u64) -> (usize, Update, Option<Token>) {
         let request = &self.requests[usize::try_from(request).unwrap()];
         (request.key, request.update, request.token)
+    }
+
+    /// What the client heard, and when.
+    pub(crate) fn told(&self, request: u64) -> (Told, u64) {
+        let request = &self.requests[usize::try_from(request).unwrap()];
+        (request.told, request.told_ms)
+    }
+
+    /// How many acknowledged updates of the key a lost tail may have taken along.
+    pub(crate) fn lost_of(&self, key: usize) -> usize {
+        self.lost[key].len()
+    }
+
+    /// How many of the keys, the first ones, are clients' pages.
+    pub(crate) fn counted(&self) -> usize {
+        self.keys.iter().take_while(|key| key.kind().is_counted()).count()
     }
 
     /// A copy of the request is under way, and may be applied whatever the client hears.

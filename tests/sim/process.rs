@@ -7,12 +7,12 @@ use counter_core::counter::Key;
 use counter_core::forward::{ForwardConfig, ForwardInbox, Forwarder, InboxConfig, ItemResult, MessageId, Session};
 use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, NodeName};
+use counter_core::key::KeyKind;
 use counter_core::layout::LayoutVersion;
 use counter_core::replica::{CommitMark, Effect, Now, PersistId, Replica, ReplicaConfig};
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::{Table, TableLimits};
-use counter_core::token::TokenRecord;
 use counter_core::vector::CounterView;
 
 use crate::bugs::Bug;
@@ -183,7 +183,10 @@ impl Process {
         }
         let current =
             |key: &Key| Write::Counter(key.clone(), self.table.slot(key.slot()).counter(key).map(CounterView::to_counter));
-        writes.extend(work.keys.iter().map(current));
+        let left_behind = |key: &&Key| {
+            bug == Some(Bug::SubscriptionNotMoved) && key.kind() == KeyKind::Subscription && self.is_coming(key.slot())
+        };
+        writes.extend(work.keys.iter().filter(|key| !left_behind(key)).map(current));
         for slot in work.keys.iter().map(Key::slot).chain(work.slots.iter().chain(&work.floors).copied()) {
             self.records_of_tokens(slot, bug, &mut writes);
         }
@@ -192,10 +195,10 @@ impl Process {
 }
 
 impl Process {
-    /// Whether the record's slot has not become this node's yet.
-    fn is_coming(&self, record: &TokenRecord) -> bool {
+    /// Whether the slot has not become this node's yet.
+    fn is_coming(&self, slot: Slot) -> bool {
         let name = self.replica.header(None, self.clock).from;
-        let owner = self.replica.layout().and_then(|layout| layout.owner(record.key.slot()));
+        let owner = self.replica.layout().and_then(|layout| layout.owner(slot));
         owner.is_none_or(|shard| shard.nodes.iter().all(|node| node.name != name))
     }
 
@@ -207,7 +210,8 @@ impl Process {
             let key = record.as_ref().map(|record| record.key.clone());
             let counter = key.map(|key| Write::Counter(key.clone(), vector.counter(&key).map(CounterView::to_counter)));
             writes.extend(counter);
-            let left_behind = bug == Some(Bug::RecordNotMoved) && record.as_ref().is_some_and(|record| self.is_coming(record));
+            let left_behind =
+                bug == Some(Bug::RecordNotMoved) && record.as_ref().is_some_and(|record| self.is_coming(record.key.slot()));
             if bug != Some(Bug::EffectWithoutRecord) && !left_behind {
                 writes.push(Write::Token(name, record));
             }

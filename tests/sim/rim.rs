@@ -8,6 +8,7 @@ use counter_core::layout::Layout;
 use counter_core::message::{Envelope, Message};
 use counter_core::replica::{Effect, Now, Report};
 use counter_core::token::TokenRecord;
+use counter_core::unread::REGISTER;
 
 use crate::bugs::Bug;
 use crate::disk::{Batch, Write};
@@ -51,6 +52,9 @@ impl World {
         match effect {
             Effect::Send { .. } => {}
             Effect::Persist { id, keys, slots, floors } => {
+                if self.bug == Some(Bug::RegisterRetired) {
+                    slots.iter().for_each(|slot| drop(process.table.slot(*slot).retire(&[REGISTER])));
+                }
                 let raised = floors.len();
                 process.queued.keys.extend(keys);
                 process.queued.slots.extend(slots);

@@ -18,6 +18,7 @@ fn plan(rng: &mut Rng, (shards, replicas): (u16, u16), faults: &[(u64, Fault)]) 
         fsync: Fsync::EverySecond,
         quorum: false,
         client_ms: rng.range(15, 60),
+        user_ms: 150,
         faults: faults.to_vec(),
         faults_end_ms,
         losses: true,
@@ -131,6 +132,16 @@ pub(crate) fn kills_amid_slow_writes(rng: &mut Rng) -> Plan {
 #[test]
 fn an_update_that_is_repeated_while_it_is_written_waits_for_the_write() {
     play_until(kills_amid_slow_writes, &["update replayed"]);
+}
+
+/// The same without tokens, while users wish much.
+pub(crate) fn wishes_amid_slow_writes(rng: &mut Rng) -> Plan {
+    Plan { tokens: false, client_ms: 200, user_ms: 20, ..kills_amid_slow_writes(rng) }
+}
+
+#[test]
+fn a_subscription_that_is_as_it_should_be_is_acknowledged_once_it_is_durable() {
+    play_until(wishes_amid_slow_writes, &["unread count within bounds"]);
 }
 
 fn restored(rng: &mut Rng, then: &[(u64, Fault)]) -> Plan {

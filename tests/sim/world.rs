@@ -9,6 +9,7 @@ use counter_core::layout::{Layout, MovePhase, Spread};
 use counter_core::message::{Envelope, Header, Message};
 use counter_core::replica::{Acks, ReplicaConfig};
 use counter_core::token::Token;
+use counter_core::unread::REGISTER;
 use counter_core::vector::{Refusal, SlotDelta};
 
 use crate::bugs::Bug;
@@ -20,6 +21,7 @@ use crate::ledger::{Ledger, Told};
 use crate::operator::{Operator, SPREAD_PAGE, Said};
 use crate::process::{EPOCH_MS, Node, Process, Start, TOKEN_SLACK_MS, TOKEN_WINDOW_MS};
 use crate::rng::Rng;
+use crate::unread::Users;
 
 /// Shards and replicas that there can be.
 const SHARDS_MAX: u16 = 4;
@@ -47,6 +49,7 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) operator: Operator,
     pub(crate) ledger: Ledger,
+    pub(crate) users: Users,
     pub(crate) captures: Captures,
     /// What reads of the last phase were answered.
     pub(crate) reads: BTreeMap<u64, Outcome>,
@@ -81,6 +84,7 @@ impl World {
         // The first page's virtual shards stand right behind it.
         let page = keys[0].clone();
         keys.splice(1..1, (0..SUB_KEYS).map(|index| page.virtual_shard(index)));
+        let users = Users::new(&mut keys);
         let mut world = Self {
             now_ms: 0,
             operator: Operator::new(plan.shards, plan.replicas, bug),
@@ -91,6 +95,7 @@ impl World {
             names,
             network: Network { delay_ms_max: 5, ..Network::default() },
             ledger: Ledger::new(keys),
+            users,
             captures: Captures::default(),
             reads: BTreeMap::new(),
             violation: None,
@@ -111,6 +116,7 @@ impl World {
         }
         self.events.at(0, Event::Operate);
         self.events.at(0, Event::Client);
+        self.events.at(0, Event::User);
         self.events.at(SYNC_MS, Event::Sync);
     }
 
@@ -143,6 +149,10 @@ impl World {
             Event::Start { node } => self.start(node),
             Event::Sync => self.sync(),
             Event::Client => self.client(),
+            Event::User => self.user_acts(),
+            Event::UserAsks { to, wish, round, part } => self.user_asks(to, wish, round, part),
+            Event::UserHears { wish, round, answer } => self.user_hears(wish, round, answer.map(|answer| *answer)),
+            Event::UserWaited { wish, round } => self.user_waited(wish, round),
             Event::Again { request } => self.again(request),
             Event::Operate => self.operate(),
             Event::LayoutArrives { to, layout } => self.layout_arrives(to, *layout),
@@ -172,8 +182,10 @@ impl World {
         let envelope =
             if self.rng.per_mille(20) { Envelope::decode(&envelope.encode()).expect("an envelope reads back") } else { envelope };
         let mut envelope = envelope;
-        if self.bug == Some(Bug::NoRefund) {
-            self.take_as_settled(to, &mut envelope);
+        match self.bug {
+            Some(Bug::NoRefund) => self.take_as_settled(to, &mut envelope),
+            Some(Bug::RegisterNotSent) => leave_out_register(&mut envelope),
+            _ => {}
         }
         self.step(to, |process, now| process.replica.handle_envelope(&process.table, now, envelope));
     }
@@ -205,18 +217,24 @@ impl World {
             return;
         }
         self.events.at(self.now_ms + self.rng.range(1, 2 * self.plan.client_ms), Event::Client);
-        let running: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].process.is_some()).collect();
-        if running.is_empty() || self.now_ms < 800 {
-            return;
-        }
-        let node = *self.rng.pick(&running);
+        let Some(node) = self.any_running().filter(|_| self.now_ms >= 800) else { return };
         let key = self.pick_key(node);
         let by = self.rng.range(1, 1_000_000);
-        let update = match (key + self.plan.keys_reset >= self.ledger.keys.len(), self.rng.below(10)) {
+        let update = match (key + self.plan.keys_reset >= self.ledger.counted(), self.rng.below(10)) {
             (true, 0) => Update::Reset,
             (false, 0..3) => Update::Decrement(by),
             _ => Update::Increment(by),
         };
+        self.send_update(node, key, update);
+    }
+
+    pub(crate) fn any_running(&mut self) -> Option<usize> {
+        let running: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].process.is_some()).collect();
+        (!running.is_empty()).then(|| *self.rng.pick(&running))
+    }
+
+    /// Sends an update, under a token or not.
+    pub(crate) fn send_update(&mut self, node: usize, key: usize, update: Update) {
         let made_ms = EPOCH_MS + self.now_ms;
         let tokened = self.plan.tokens && self.rng.per_mille(700);
         // As the node does: a retry must find the first try's record, whatever the number of virtual shards is by then.
@@ -237,7 +255,7 @@ impl World {
 
     /// The first page's updates go to one of its virtual shards, as many as the node knows.
     fn pick_key(&mut self, node: usize) -> usize {
-        let others = self.ledger.keys.len() - 1 - usize::from(SUB_KEYS);
+        let others = self.ledger.counted() - 1 - usize::from(SUB_KEYS);
         let page = self.rng.index(others + 2);
         if page >= 2 {
             return page - 1 + usize::from(SUB_KEYS);
@@ -588,6 +606,16 @@ impl Node {
             wall_offset_ms: 0,
             storage_fails: false,
             snapshot: None,
+        }
+    }
+}
+
+/// The planted bug of deltas without what is of no actor.
+fn leave_out_register(envelope: &mut Envelope) {
+    for (_, counter) in envelope.body.iter_mut().flat_map(slot_deltas_of).flat_map(|delta| &mut delta.counters) {
+        let actors: Vec<ActorId> = counter.actors().filter(|actor| *actor != REGISTER).collect();
+        if actors.len() < counter.actors().count() {
+            *counter = counter.part_of(&actors);
         }
     }
 }

@@ -196,3 +196,21 @@ async fn a_shard_that_does_not_answer_makes_no_count_up() {
     assert_eq!(client.put("/users/ann/subscriptions/b").await.status, 503);
     assert_eq!(client.put_json("/users/ann/unread/a", json!({"version": 0})).await.status, 503);
 }
+
+/// What a replica says need not be durable yet: an answer rests on an update of its own, also one that changes nothing.
+#[tokio::test]
+async fn what_is_as_it_should_be_is_no_success_where_it_cannot_be_put_down() {
+    let client = Client::new();
+    client.modify("a").await;
+    client.put("/users/ann/subscriptions/a").await;
+    client.put("/users/bob/subscriptions/a").await;
+    assert_eq!(client.delete("/users/bob/subscriptions/a").await.status, 204);
+    client.backend.table.set_writer(Slot::all(), None);
+    assert_eq!(client.put("/users/ann/subscriptions/a").await.status, 503);
+    assert_eq!(client.put_json("/users/ann/unread/a", json!({"version": 1})).await.status, 503);
+    assert_eq!(client.delete("/users/bob/subscriptions/a").await.status, 503);
+    assert_eq!(client.delete("/users/nobody/subscriptions/a").await.status, 204, "there is nothing to put down");
+    client.backend.table.set_writer(Slot::all(), Some(ACTOR));
+    assert_eq!(client.put("/users/ann/subscriptions/a").await.status, 200);
+    assert_eq!(client.delete("/users/bob/subscriptions/a").await.status, 204);
+}
