@@ -7,6 +7,7 @@ use crate::load::redis_benchmark::Command;
 use crate::load::wrk::Request;
 use crate::row::{Aim, CONNECTIONS, Row, Setting};
 use crate::server::{Aof, Server, Storage};
+use crate::unread::SUBSCRIPTIONS;
 
 /// Tokens in the rows of them.
 const TOKENS: u64 = 400_000;
@@ -35,6 +36,8 @@ pub(crate) enum Group {
     Lag,
     /// One counter, at one, two and three nodes.
     Hot,
+    /// Modifications of pages with few and many subscribers, and a user's total.
+    Unread,
     /// Live connections: memory at rest, how soon viewers and changes are seen, and storms of viewers.
     Live,
     /// Throughput and latency against the number of connections; drawn, not tabled.
@@ -42,7 +45,7 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Http,
         Self::Resp,
         Self::Keys,
@@ -53,6 +56,7 @@ impl Group {
         Self::Steady,
         Self::Lag,
         Self::Hot,
+        Self::Unread,
         Self::Live,
         Self::Curve,
     ];
@@ -70,6 +74,7 @@ impl Group {
             Self::Steady => "At a fixed rate, over a million keys (open loop: latency counts from when a request was due)",
             Self::Lag => "Replica lag (the writer under full load)",
             Self::Hot => "One hot counter (each node with a quarter of a processor)",
+            Self::Unread => "Unread counts (EverySecond)",
             Self::Live => "Live connections (WebSockets)",
             Self::Curve => "Load curves",
         }
@@ -92,6 +97,7 @@ impl Group {
                 aims: vec![Aim::P99(100.0)],
             }],
             Self::Hot => hot(),
+            Self::Unread => unread(),
             Self::Live => live(),
             Self::Curve => Vec::new(),
         }
@@ -183,6 +189,24 @@ fn routes() -> Vec<Row> {
         row("PUT, one node".to_owned(), node, load(Request::Put)),
         row("POST /counters, 100 updates each".to_owned(), node, load(Request::Batch(100))).against("PUT, one node", &[]),
     ]
+}
+
+fn unread() -> Vec<Row> {
+    let modified = |subscribers| Row {
+        name: format!("POST modifications, {subscribers} subscribers"),
+        setting: Setting::Modified { subscribers },
+        peer: None,
+        aims: Vec::new(),
+    };
+    let few = modified(10);
+    let many = modified(20_000).against(&few.name, &[Aim::Throughput(0.9)]);
+    let total = Row {
+        name: format!("GET unread of {SUBSCRIPTIONS} subscriptions, three shards"),
+        setting: Setting::Unread,
+        peer: None,
+        aims: Vec::new(),
+    };
+    vec![few, many, total]
 }
 
 fn memory(most: u64) -> Vec<Row> {

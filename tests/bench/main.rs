@@ -17,6 +17,7 @@ mod plot;
 mod report;
 mod row;
 mod server;
+mod unread;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ use crate::live::{self, Storm};
 use crate::load::wrk::{Request, Wrk};
 use crate::load::{Load, fill, lag, redis_benchmark, steady, wrk};
 use crate::server::{Running, Server, Storage};
+use crate::unread;
 
 /// Connections of the background load, and of the rows that do not vary them.
 pub(crate) const CONNECTIONS: usize = 64;
@@ -41,6 +42,10 @@ pub(crate) enum Setting {
     Started { counters: u64, actors: usize },
     /// One of so many replicas, under load at a fixed rate.
     Steady { storage: Storage, replicas: usize },
+    /// A page that so many users subscribe to is modified.
+    Modified { subscribers: usize },
+    /// What a user of as many subscriptions as may be has not read.
+    Unread,
     /// Two replicas, the first of them under full load.
     Lag,
     /// One page, updated through every one of so many nodes, each with a fixed share of a processor.
@@ -101,6 +106,8 @@ impl Row {
             Setting::Tokens { tokens, pages } => Ok(remembering(args, *tokens, *pages)?),
             Setting::Started { counters, actors } => Ok(started(args, *counters, *actors)?),
             Setting::Steady { storage, replicas } => Ok(at_rate(args, *storage, *replicas)?),
+            Setting::Modified { subscribers } => Ok(unread::modifications(args, *subscribers)?),
+            Setting::Unread => Ok(unread::totals(args)?),
             Setting::Lag => Ok(lagging(args)?),
             Setting::Hot { nodes } => return hot(args, *nodes),
             Setting::Idle { server, pages } => Ok(live::idle(args, *server, *pages)?),

@@ -17,6 +17,8 @@ pub(crate) enum Request {
     Put,
     /// The same, but on these pages.
     PutOn(Vec<String>),
+    /// `POST /{page}/modifications` of this page.
+    Modify(String),
     /// `POST /counters`, so many updates each. Operations are updates.
     Batch(usize),
 }
@@ -33,6 +35,7 @@ impl Request {
     fn script(&self) -> String {
         let mut pages = match self {
             Self::PutOn(pages) => pages.clone(),
+            Self::Modify(page) => vec![page.clone()],
             _ => (0..1000).map(|page| format!("page-{page}")).collect(),
         };
         if let Self::Batch(updates) = self {
@@ -43,6 +46,7 @@ impl Request {
         script.push_str("}\nlocal json = {[\"Content-Type\"] = \"application/json\"}\n");
         script.push_str(match self {
             Self::Get => "local function make(item) return wrk.format('GET', '/' .. item .. '/counter') end\n",
+            Self::Modify(_) => "local function make(item) return wrk.format('POST', '/' .. item .. '/modifications') end\n",
             Self::Batch(_) => "local function make(item) return wrk.format('POST', '/counters', json, item) end\n",
             Self::Put | Self::PutOn(_) => {
                 "local function make(item) return wrk.format('PUT', '/' .. item .. '/counter', json, '{\"action\":\"increment\"}') end\n"
