@@ -93,6 +93,9 @@ pub(super) struct Address {
     pub(super) place: u8,
 }
 
+/// A viewer that is a connection: its number, and whose it is.
+pub(crate) type Viewer = (u64, Option<Name>);
+
 impl Hub {
     /// Nobody looks at anything.
     #[must_use]
@@ -259,7 +262,7 @@ impl Hub {
 
     /// All viewers that are connections, by page: their numbers, and whose they are. They count on, whatever becomes of their
     /// connections, until [`Self::count_viewer`] says otherwise.
-    pub(crate) fn take_viewers(&self) -> Vec<(Key, Vec<(u64, Option<Name>)>)> {
+    pub(crate) fn take_viewers(&self) -> Vec<(Key, Vec<Viewer>)> {
         let topics: Vec<Arc<Topic>> = lock(&self.topics).values().cloned().collect();
         let viewers = topics.iter().filter_map(|topic| {
             let page = topic.subject.page()?.clone();

@@ -192,9 +192,15 @@ impl Orphans {
 
     /// Forgets gateways whose grace is over. Returns the orphans that have not resumed, and count no more.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Orphan> {
-        let over = self.estates.extract_if(.., |_, estate| now_ms >= estate.until_ms);
-        let gone: Vec<Orphan> =
-            over.flat_map(|(_, estate)| orphans(estate.here).into_iter().chain(orphans(estate.under_way))).collect();
+        let mut gone: Vec<Orphan> = Vec::new();
+        self.estates.retain(|_, estate| {
+            let is_over = now_ms >= estate.until_ms;
+            if is_over {
+                gone.extend(orphans(std::mem::take(&mut estate.here)));
+                gone.extend(orphans(std::mem::take(&mut estate.under_way)));
+            }
+            !is_over
+        });
         self.count = self.count.saturating_sub(gone.len());
         gone
     }
