@@ -1,7 +1,8 @@
 //! A seeded simulation of whole clusters: the state machines that the node runs, a network, volumes and an operator.
 //!
 //! `SIM_SEEDS=n` runs so many seeds, `SIM_FIRST=n` begins there, `SIM_SEED=n` runs one and prints the end of its trace,
-//! as every failure does; `SIM_TRACE=n` sets how many lines. `SIM_BUG=name` plants this bug alone. Faults first, then healing, then everything must come to
+//! as every failure does; `SIM_TRACE=n` sets how many lines. `SIM_BUG=name` plants this bug alone,
+//! `SIM_EACH=n` plays each scenario with so many seeds. Faults first, then healing, then everything must come to
 //! rest and each number must be one that it may be, see `ledger.rs`.
 #![allow(
     clippy::unwrap_used,

@@ -6,7 +6,7 @@ use counter_core::id::ShardId;
 use crate::faults::{COPY_MS_MAX, Fault, Fsync, Plan};
 use crate::operator::Transfer;
 use crate::rng::Rng;
-use crate::{report, search};
+use crate::{number, report, search};
 
 const SEEDS: u64 = 12;
 
@@ -31,7 +31,7 @@ fn plan(rng: &mut Rng, (shards, replicas): (u16, u16), faults: &[(u64, Fault)]) 
 
 /// Plays it with some seeds. In one at least each of these must happen.
 fn play_until(planner: fn(&mut Rng) -> Plan, seen: &[&str]) {
-    let (found, outlines) = search(0, SEEDS, planner, None);
+    let (found, outlines) = search(0, number("SIM_EACH").unwrap_or(SEEDS), planner, None);
     if let Some((seed, violation)) = found {
         panic!("{}", report(seed, planner, &violation));
     }

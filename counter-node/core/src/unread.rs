@@ -14,7 +14,8 @@
 //! **Epochs.** Where replicas have counted a page's first modifications apart from each other, the earlier epoch is that of both: it
 //! merges by minimum. So a cursor of the same epoch or of a later one counts modifications that are part of the page's; one of an
 //! earlier epoch counted what has been lost since, and says nothing. What is read can so be told as unread again after a loss, but
-//! nothing unread as read.
+//! nothing unread as read. Only where a page loses its last modifications and keeps its first, the epoch stays: then as many of the
+//! next ones pass as read as had been read of those that are lost.
 
 use serde::{Deserialize, Serialize};
 

@@ -356,7 +356,7 @@ impl SlotVector {
     ) -> Result<Applied, Refusal> {
         let actor = self.writer.ok_or(Refusal::NotOwner)?;
         let key = key.into();
-        self.check_modifications(key)?;
+        self.check_kind(key, update)?;
         if let Some(token) = token.filter(|_| !matches!(update, Update::Raise { .. })) {
             return self.apply_once(key, update, token, (actor, now), admit);
         }
@@ -377,19 +377,22 @@ impl SlotVector {
         if self.adjustment(key).is_some() {
             return Ok(None);
         }
-        self.check_modifications(key)?;
+        self.check_kind(key, update)?;
         let Some(changed) = self.counters.apply_in_place(key.as_bytes(), actor, update, now)? else { return Ok(None) };
         self.changed(key, changed);
         Ok(Some(Applied { reading: answer(update, changed.before, changed.after), actor, changed: true, replayed: false }))
     }
 
-    /// Whether one more of a page's modifications is within what cursors can tell.
-    fn check_modifications(&self, key: KeyRef<'_>) -> Result<(), OutOfRange> {
-        if key.kind() != KeyKind::Modifications {
-            return Ok(());
-        }
-        let tally = self.read(key).tally;
-        if tally < i128::from(MODIFICATIONS_MAX) { Ok(()) } else { Err(OutOfRange { tally }) }
+    /// Whether the update is one of those that keys of this kind take: another would make nonsense of what is kept there. One more of
+    /// a page's modifications must be within what cursors can tell.
+    fn check_kind(&self, key: KeyRef<'_>, update: Update) -> Result<(), OutOfRange> {
+        let fits = match (key.kind(), update) {
+            (KeyKind::Page | KeyKind::VirtualShard, Update::Raise { .. }) | (KeyKind::User, _) => false,
+            (KeyKind::Page | KeyKind::VirtualShard, _) | (KeyKind::Subscription, Update::Raise { .. }) => true,
+            (KeyKind::Modifications, Update::Increment(_)) => self.read(key).tally < i128::from(MODIFICATIONS_MAX),
+            (KeyKind::Modifications | KeyKind::Subscription, _) => false,
+        };
+        if fits { Ok(()) } else { Err(OutOfRange { tally: self.read(key).tally }) }
     }
 
     fn apply_to_new(

@@ -243,6 +243,36 @@ fn raising_to_what_is_there_already_changes_nothing() {
     assert_eq!((vector.digest(), vector.read(&subscription).updated_at), (digest, Some(second(1))));
 }
 
+/// Nodes send each other any update of any key: one that makes no sense changes nothing.
+#[test]
+fn keys_take_only_updates_of_their_kind() {
+    let (front, ann) = (page("{x}front"), user("{x}ann"));
+    let subscription = ann.subscription(&front).unwrap();
+    let raise = Update::Raise { generation: 1, cursor: Cursor(9) };
+    let token = Token { id: 5, made_ms: Some(1_000) };
+    let mut vector = replica(0);
+    let refused = [
+        (&front, vec![raise]),
+        (&front.virtual_shard(2), vec![raise]),
+        (&front.modifications(), vec![raise, Update::Decrement(1), Update::Reset, Update::Set(4)]),
+        (&subscription, vec![Update::Increment(1), Update::Decrement(1), Update::Reset, Update::Set(4)]),
+        (&ann, vec![raise, Update::Increment(1), Update::Set(4)]),
+    ];
+    for turn in 0..2 {
+        let before = vector.digest();
+        for (key, update) in refused.iter().flat_map(|(key, updates)| updates.iter().map(move |update| (*key, *update))) {
+            for token in [None, Some(&token)] {
+                let applied = vector.apply(key, update, token, second(1), |_| Ok(()));
+                assert!(matches!(applied, Err(Refusal::OutOfRange(_))), "{key:?} {update:?} {turn}");
+            }
+        }
+        assert_eq!(vector.digest(), before);
+        vector.apply(&front, Update::Increment(1), None, second(1), |_| Ok(())).unwrap();
+        modify(&mut vector, &front.modifications(), second(1)).unwrap();
+        vector.apply(&subscription, raise, None, second(1), |_| Ok(())).unwrap();
+    }
+}
+
 /// What one replica does, or two with each other.
 #[derive(Clone, Debug)]
 enum Step {
