@@ -172,6 +172,7 @@ fn every_planted_bug_is_found() {
         // What takes a rare course of events is looked for where that happens.
         let planner: Planner = match bug {
             Bug::SlotRecordLeft => scenarios::growth_taken_back,
+            Bug::StatusBeforeSync => scenarios::power_lost_with_slots_just_taken,
             Bug::EarlyForget => scenarios::clock_ahead_in_a_partition,
             Bug::ReplayBeforeDurable => scenarios::kills_amid_slow_writes,
             Bug::StandingNotDurable => scenarios::wishes_amid_slow_writes,

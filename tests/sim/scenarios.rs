@@ -204,10 +204,12 @@ fn power_may_go_everywhere_while_slots_move() {
 
 #[test]
 fn a_lone_replica_may_lose_power_right_after_it_took_slots() {
-    play(|rng| {
-        let at_ms = rng.range(3_500, 5_500);
-        plan(rng, (2, 1), &[(2_900, transfer(0, 1, 8_000)), (at_ms, Fault::PowerLoss { node: 3, down_ms: 300 })])
-    });
+    play(power_lost_with_slots_just_taken);
+}
+
+pub(crate) fn power_lost_with_slots_just_taken(rng: &mut Rng) -> Plan {
+    let at_ms = rng.range(3_500, 5_500);
+    plan(rng, (2, 1), &[(2_900, transfer(0, 1, 8_000)), (at_ms, Fault::PowerLoss { node: 3, down_ms: 300 })])
 }
 
 #[test]
