@@ -193,7 +193,9 @@ impl Live {
     pub async fn take_over(&self, handed: Handed) -> Option<Vec<Answer>> {
         let taken = match handed {
             Handed::Orphans(bequest) => Some(vec![self.hand_over.inherit(bequest).into()]),
-            Handed::Claims(claims) => self.sessions.take(&claims).map(|stand| stand.into_iter().map(Answer::from).collect()),
+            Handed::Claims(claims) => {
+                self.sessions.take(&claims, true).map(|stand| stand.into_iter().map(Answer::from).collect())
+            }
             Handed::Resumed(resumptions) => return Some(self.hand_over.end_resumed(&resumptions)),
         };
         self.registrar.told().await;

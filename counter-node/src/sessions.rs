@@ -321,7 +321,7 @@ impl Sessions {
     /// Tells a holder. None: it did not answer.
     async fn ask(&self, holder: &NodeName, claims: Vec<Claim>, path: &str) -> Option<Vec<bool>> {
         if holder == self.members.me() {
-            return self.take(&claims);
+            return self.take(&claims, path == HANDOVER_PATH);
         }
         if path == HANDOVER_PATH {
             self.hand(holder, claims).await
@@ -337,11 +337,12 @@ impl Sessions {
     }
 
     /// Takes claims in, as their holder. Says of each whether it stands. None: another node is to hold them, since this one is about
-    /// to exit; what they end has ended here, too.
-    pub fn take(&self, claims: &[Claim]) -> Option<Vec<bool>> {
+    /// to exit; what they end has ended here, too. `handed_over`: by a node that held them, and may not have heard of their end.
+    pub fn take(&self, claims: &[Claim], handed_over: bool) -> Option<Vec<bool>> {
         let now = Instant::now();
         let leaves = self.leaves.load(Ordering::Relaxed);
-        let taken = claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now));
+        let taken =
+            claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now, handed_over));
         let taken: Vec<bool> = taken.collect();
         let nodes = self.members.believed();
         let is_astray =
@@ -352,13 +353,17 @@ impl Sessions {
         (!leaves).then_some(taken)
     }
 
-    fn take_one(&self, Claim { session, user, claimant, for_ms }: &Claim, now: Instant) -> bool {
+    fn take_one(&self, Claim { session, user, claimant, for_ms }: &Claim, now: Instant, handed_over: bool) -> bool {
         // Under the lock, so that counts are changed in the order of what they follow from.
         let mut held = lock(&self.held);
         if *for_ms == 0 {
-            if let Some(name) = held.end(session, *claimant) {
+            if let Some(name) = held.end(session, *claimant, now) {
                 self.left(session, name);
             }
+            return true;
+        }
+        if handed_over && held.has_ended(session, *claimant, now) {
+            // Who has it lets go of it.
             return true;
         }
         if let Claimant::Connection { gateway, .. } = claimant {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use counter_core::counter::Key;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,10 @@ use super::Name;
 const HELD_MAX: usize = 1_000_000;
 /// Claims of one session: tabs that share an id.
 const CLAIMANTS_MAX: usize = 64;
+/// For how long an ended claim is not taken over from another node, which may have handed it over before it heard of the end.
+const ENDED: Duration = Duration::from_secs(10);
+/// Ended claims that are remembered; when there are more in that time, some that are handed over stand until they are not renewed.
+const ENDED_MAX: usize = 65_536;
 
 /// A session with an id, on a page.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +46,8 @@ pub struct Full;
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     held: HashMap<Session, Held>,
+    /// What has ended here lately, held or not.
+    ended: HashMap<(Session, Claimant), Instant>,
     /// Of the last claim.
     number: u64,
 }
@@ -65,6 +71,9 @@ impl Claims {
         until: Instant,
     ) -> Result<Option<Name>, Full> {
         self.number += 1;
+        if !self.ended.is_empty() {
+            self.ended.remove(&(session.clone(), claimant));
+        }
         if let Some(Held { claimants, number, .. }) = self.held.get_mut(session) {
             *number = self.number;
             if matches!(claimant, Claimant::Connection { .. }) {
@@ -87,8 +96,17 @@ impl Claims {
         Ok(Some(name))
     }
 
+    /// Whether the claim has ended here a moment ago: whoever hands it over has not heard of that.
+    pub(crate) fn has_ended(&self, session: &Session, claimant: Claimant, now: Instant) -> bool {
+        let ended = self.ended.get(&(session.clone(), claimant));
+        ended.is_some_and(|ended| now.saturating_duration_since(*ended) < ENDED)
+    }
+
     /// This claim is over. Returns the session's name if that is over, too.
-    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant) -> Option<Name> {
+    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant, now: Instant) -> Option<Name> {
+        if self.ended.len() < ENDED_MAX {
+            self.ended.insert((session.clone(), claimant), now);
+        }
         let Held { claimants, .. } = self.held.get_mut(session)?;
         claimants.retain(|(other, _)| *other != claimant);
         if !claimants.is_empty() {
@@ -99,6 +117,7 @@ impl Claims {
 
     /// Ends claims whose time is over, and those of nodes that are not `alive`. Returns the sessions that are over.
     pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
+        self.ended.retain(|_, ended| now.saturating_duration_since(*ended) < ENDED);
         let stands = |(claimant, until): &(Claimant, Instant)| match claimant {
             Claimant::Heartbeats | Claimant::Orphans => now < *until,
             Claimant::Connection { gateway, .. } => now < *until && alive(*gateway),
@@ -140,8 +159,6 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn session(id: &str) -> Session {
@@ -156,9 +173,9 @@ mod tests {
         assert_eq!(claims.claim(&session("a"), user, Claimant::Heartbeats, until), Ok(user));
         assert_eq!(claims.claim(&session("a"), user, Claimant::Heartbeats, until), Ok(None));
         assert_eq!(claims.claim(&session("a"), None, socket, until), Ok(None));
-        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats), None);
-        assert_eq!(claims.end(&session("a"), socket), user, "it leaves under the name under which it came");
-        assert_eq!(claims.end(&session("a"), socket), None, "ended twice");
+        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now), None);
+        assert_eq!(claims.end(&session("a"), socket, now), user, "it leaves under the name under which it came");
+        assert_eq!(claims.end(&session("a"), socket, now), None, "ended twice");
         assert_eq!(claims.len(), 0);
     }
 
@@ -186,7 +203,7 @@ mod tests {
         assert_eq!(claims.expire(now, |_| false), []);
         let back = Claimant::Connection { gateway: 3, number: 1 };
         assert_eq!(claims.claim(&session("a"), None, back, until), Ok(None));
-        assert_eq!(claims.end(&session("a"), back), Some(Name::of_session("a")), "nothing else keeps it");
+        assert_eq!(claims.end(&session("a"), back, now), Some(Name::of_session("a")), "nothing else keeps it");
         assert_eq!(claims.expire(until, |_| true), [(session("b"), Name::of_session("b"))]);
     }
 
@@ -201,6 +218,27 @@ mod tests {
         let number = claims.number(&session("a")).unwrap();
         assert_eq!(claims.remove(&session("a"), number), Some(Name::of_session("a")));
         assert_eq!((claims.remove(&session("a"), number), claims.len()), (None, 1));
+    }
+
+    #[test]
+    fn what_has_ended_is_remembered_for_a_while_held_or_not_and_until_it_begins_anew() {
+        let (mut claims, now) = (Claims::default(), Instant::now());
+        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now), None, "it is still on its way here");
+        assert!(claims.has_ended(&session("a"), Claimant::Heartbeats, now));
+        assert!(
+            !claims.has_ended(&session("a"), Claimant::Orphans, now)
+                && !claims.has_ended(&session("b"), Claimant::Heartbeats, now)
+        );
+        claims.claim(&session("a"), None, Claimant::Heartbeats, now + ENDED).unwrap();
+        assert!(!claims.has_ended(&session("a"), Claimant::Heartbeats, now), "a heartbeat has come since");
+        claims.end(&session("a"), Claimant::Heartbeats, now);
+        assert!(!claims.has_ended(&session("a"), Claimant::Heartbeats, now + ENDED));
+        claims.expire(now + ENDED, |_| true);
+        assert!(claims.ended.is_empty());
+        for id in 0..=ENDED_MAX {
+            claims.end(&session(&id.to_string()), Claimant::Heartbeats, now);
+        }
+        assert_eq!(claims.ended.len(), ENDED_MAX);
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl PeerService {
 
     fn sessions(&self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let envelope: Envelope<Vec<Claim>> = self.open(body, Strictness::SameCluster)?;
-        let stand = self.live.sessions.take(&envelope.body).ok_or(Refused::Leaves)?;
+        let stand = self.live.sessions.take(&envelope.body, false).ok_or(Refused::Leaves)?;
         Ok(self.reply(envelope.header, stand))
     }
 
