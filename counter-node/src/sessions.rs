@@ -229,6 +229,8 @@ impl Sessions {
         let handed = by_holder.iter().map(async |(holder, sessions)| {
             for part in sessions.chunks(AT_ONCE / 4) {
                 if !self.hand_to(holder, part).await {
+                    // It may just be starting: it is asked again with the next look, for as long as it is believed in.
+                    self.astray.store(true, Ordering::Relaxed);
                     return;
                 }
             }
