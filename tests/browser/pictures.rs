@@ -23,6 +23,10 @@ async fn pictures_are_made_where_they_are_asked_for() -> anyhow::Result<()> {
             http.send(Method::PUT, &format!("{base}/{page}/sessions/{page}-{person}"), None).await?;
         }
     }
+    http.send(Method::PUT, &format!("{base}/users/ada/subscriptions/harbour%2Flighthouse"), None).await?;
+    for _ in 0..3 {
+        http.send(Method::POST, &format!("{base}/harbour%2Flighthouse/modifications"), None).await?;
+    }
     let site = Site::serve(&base).await?;
     let browser = Chromium::start()?;
     let pictures = [
@@ -40,7 +44,7 @@ async fn pictures_are_made_where_they_are_asked_for() -> anyhow::Result<()> {
             tab.go(&url).await?;
             tab.shows_something().await?;
             if name == "dashboard" || name == "counter-page" {
-                come_and_go(&http, &base, &tab).await?;
+                come_and_go(&http, &base, &tab, &format!("{name}-{scheme}")).await?;
             }
             tab.becomes("Number(document.querySelector('live-count').count) > 0", &json!(true)).await?;
             std::fs::write(folder.join(format!("{name}-{scheme}.png")), tab.picture().await?)?;
@@ -50,15 +54,15 @@ async fn pictures_are_made_where_they_are_asked_for() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// People come and go, so that there is something to plot.
-async fn come_and_go(http: &Http, base: &str, tab: &Tab) -> anyhow::Result<()> {
+/// People come and go, so that there is something to plot: others than in pictures of another name.
+async fn come_and_go(http: &Http, base: &str, tab: &Tab, name: &str) -> anyhow::Result<()> {
     let count = "document.querySelector('live-count').count";
     for round in 0_u32..24 {
         let before = tab.value(count).await?;
         let (method, people) = if round % 4 == 3 { (Method::DELETE, 2) } else { (Method::PUT, 1 + round * 7 % 4) };
         for person in 0..people {
             let first = if method == Method::DELETE { round - 3 } else { round };
-            http.send(method.clone(), &format!("{base}/front-page/sessions/{first}-{person}"), None).await?;
+            http.send(method.clone(), &format!("{base}/front-page/sessions/{name}-{first}-{person}"), None).await?;
         }
         until("the number has moved", async || {
             anyhow::ensure!(tab.value(count).await? != before);
