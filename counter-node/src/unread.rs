@@ -114,15 +114,23 @@ pub async fn modify(backend: &impl Backend, page: &Key, token: Option<Token>) ->
     backend.update(page.modifications(), Write { action: Action::Increment(1), token }).await
 }
 
-/// What a user has not read, in one round over the shards of the pages.
+/// A user's subscriptions, each with what is known of its page, in one round over the shards of the pages.
 ///
 /// # Errors
 /// [`Failure`] when some shard does not answer: a part of a sum is no sum.
-pub async fn unread(keeper: &dyn Keeper, user: Key) -> Result<Unread, Failure> {
+pub async fn subscriptions(keeper: &dyn Keeper, user: Key) -> Result<Vec<(Subscribed, Modifications)>, Failure> {
     let subscriptions = keeper.subscriptions(user).await?;
     let keys = subscriptions.iter().map(|subscribed| subscribed.page.modifications()).collect();
     let modifications = keeper.modifications(keys).await?;
-    Ok(Unread::of(subscriptions.into_iter().zip(modifications)))
+    Ok(subscriptions.into_iter().zip(modifications).collect())
+}
+
+/// What a user has not read.
+///
+/// # Errors
+/// As [`subscriptions`].
+pub async fn unread(keeper: &dyn Keeper, user: Key) -> Result<Unread, Failure> {
+    Ok(Unread::of(subscriptions(keeper, user).await?))
 }
 
 /// Subscribes a user to a page. Who was not subscribed has read all of it; who was goes on as before.

@@ -17,6 +17,11 @@ pub(crate) fn named(page: &str) -> Result<Key, Problem> {
     Key::new(page.as_bytes()).map_err(|error| Problem::bad_field("page", error))
 }
 
+/// A page as it stands in a document.
+pub(super) fn text(page: &Key) -> String {
+    String::from_utf8_lossy(page.as_bytes()).into_owned()
+}
+
 /// Percent-decodes. Pages are text, so that they can stand in JSON: what is no UTF-8 is refused, never replaced, since
 /// two pages could become one.
 pub(super) fn decode(encoded: &str) -> Result<Cow<'_, str>, &'static str> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::{Backend, Reply, Shared, query, reply};
+use super::{Backend, Reply, Shared, page, query, reply};
 use crate::top::{Asked, TOP_MAX};
 
 /// Pages that are asked for when the request does not say.
@@ -57,7 +57,7 @@ pub(super) async fn get<B: Backend>(shared: &Shared<B>, head: &Parts) -> Result<
     let readings = shared.backend.read_many(keys).await;
     let mut pages = Vec::with_capacity(busiest.len());
     for ((key, viewers), reading) in busiest.into_iter().zip(readings) {
-        pages.push(TopPage { page: String::from_utf8_lossy(key.as_bytes()).into_owned(), viewers, count: reading?.count });
+        pages.push(TopPage { page: page::text(&key), viewers, count: reading?.count });
     }
     let staleness_ms = u64::try_from((age + read.elapsed()).as_millis()).unwrap_or(u64::MAX);
     let mut answer = reply(StatusCode::OK, "application/json", reply::to_json(&TopPages { pages, staleness_ms })?);

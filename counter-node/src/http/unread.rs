@@ -122,8 +122,7 @@ where
     let page = page::key(segment)?;
     query::none(head.uri.query())?;
     let token = idempotency::token(&head.headers)?;
-    let bytes = body::read(body, EMPTY_BODY_BYTES_MAX).await?;
-    let Nothing {} = if bytes.is_empty() { Nothing {} } else { body::parse(&head.headers, &bytes)? };
+    nothing(head, body).await?;
     let reading = unread::modify(&shared.backend, &page, token).await?;
     let version = u64::try_from(reading.tally).unwrap_or_default();
     let answer = json(&Modified { version, updated_at: moment(reading.updated_at) })?;
@@ -143,8 +142,11 @@ where
 pub(super) async fn get<B: Backend>(shared: &Shared<B>, user: &str, head: &Parts) -> Result<Reply, Problem> {
     query::none(head.uri.query())?;
     let Unread { count, updated_at, pages } = unread::unread(&*shared.keeper, self::user(user)?).await?;
-    let pages =
-        pages.into_iter().map(|unread::UnreadPage { page, unread, version }| UnreadPage { page: named(&page), unread, version });
+    let pages = pages.into_iter().map(|unread::UnreadPage { page, unread, version }| UnreadPage {
+        page: page::text(&page),
+        unread,
+        version,
+    });
     json(&UnreadCount { count, updated_at: moment(updated_at), pages: pages.collect() })
 }
 
@@ -179,7 +181,7 @@ where
     let ReadUpTo { version } = body::parse(&head.headers, &bytes)?;
     let (standing, modifications) = unread::read(&shared.backend, &*shared.keeper, (&user, &page), version).await?;
     let unread = standing.subscription.unread(modifications);
-    json(&UnreadPage { page: named(&page), unread, version: modifications.number })
+    json(&UnreadPage { page: page::text(&page), unread, version: modifications.number })
 }
 
 /// Read the pages that a user subscribes to.
@@ -196,7 +198,7 @@ pub(super) async fn list<B: Backend>(shared: &Shared<B>, user: &str, head: &Part
     query::none(head.uri.query())?;
     let subscribed = shared.keeper.subscriptions(self::user(user)?).await?;
     let subscriptions = subscribed.into_iter().map(|subscribed| Subscription {
-        page: named(&subscribed.page),
+        page: page::text(&subscribed.page),
         subscribed: true,
         read: subscribed.subscription.cursor.number(),
         updated_at: moment(subscribed.updated_at),
@@ -249,8 +251,7 @@ where
     R::Error: std::fmt::Display,
 {
     let (user, page) = subscription(of, head)?;
-    let bytes = body::read(body, EMPTY_BODY_BYTES_MAX).await?;
-    let Nothing {} = if bytes.is_empty() { Nothing {} } else { body::parse(&head.headers, &bytes)? };
+    nothing(head, body).await?;
     let standing = unread::subscribe(&shared.backend, &*shared.keeper, (&user, &page)).await?;
     json(&told(&page, &standing))
 }
@@ -291,15 +292,22 @@ fn subscription((user, page): (&str, &str), head: &Parts) -> Result<(Key, Key), 
 
 fn told(page: &Key, Standing { subscription, updated_at, .. }: &Standing) -> Subscription {
     Subscription {
-        page: named(page),
+        page: page::text(page),
         subscribed: subscription.is_active(),
         read: subscription.cursor.number(),
         updated_at: moment(*updated_at),
     }
 }
 
-fn named(page: &Key) -> String {
-    String::from_utf8_lossy(page.as_bytes()).into_owned()
+/// Reads a body that has nothing to say: none, or an empty object.
+async fn nothing<R>(head: &Parts, body: R) -> Result<(), Problem>
+where
+    R: Body<Data = Bytes> + Send,
+    R::Error: std::fmt::Display,
+{
+    let bytes = body::read(body, EMPTY_BODY_BYTES_MAX).await?;
+    let Nothing {} = if bytes.is_empty() { Nothing {} } else { body::parse(&head.headers, &bytes)? };
+    Ok(())
 }
 
 fn json(document: &impl Serialize) -> Result<Reply, Problem> {

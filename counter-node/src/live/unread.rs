@@ -19,8 +19,7 @@ use super::hub::{Hub, Part};
 use super::value::Count;
 use crate::lock::lock;
 use crate::presence::PresenceProtocol;
-use crate::router::Failure;
-use crate::unread::{Keeper, Subscribed};
+use crate::unread::{Keeper, Subscribed, subscriptions};
 
 /// Users whose subscriptions are fetched at the same time.
 const FETCHED_AT_ONCE: usize = 64;
@@ -121,7 +120,8 @@ impl Followed {
     pub fn fetched(&self, user: &Key, subscribed: Vec<(Subscribed, Modifications)>) -> Rewatch {
         let mut state = lock(&self.state);
         let Some(following) = state.users.get_mut(user) else { return Rewatch::default() };
-        following.is_known = true;
+        // Nothing is told before all of it is added up.
+        following.is_known = false;
         following.updated_at = subscribed.iter().map(|(subscribed, _)| subscribed.updated_at).max().flatten();
         let now = subscribed.iter().map(|(subscribed, _)| (subscribed.page.modifications(), subscribed.subscription));
         let before = std::mem::replace(&mut following.subscriptions, now.collect());
@@ -214,7 +214,7 @@ impl State {
     /// Adds a user's count up anew.
     fn reckon(&mut self, user: &Key) {
         let Some(following) = self.users.get_mut(user) else { return };
-        following.count = 0;
+        (following.is_known, following.count) = (true, 0);
         for (page, subscription) in &following.subscriptions {
             let known = self.pages.get(page).map(|page| page.known).unwrap_or_default();
             following.count = following.count.saturating_add(subscription.unread(known).into());
@@ -232,7 +232,7 @@ pub async fn run(presence: Arc<PresenceProtocol>, keeper: Arc<dyn Keeper>, stopp
             let Some(Ok(place)) = acquired else { return };
             let (presence, keeper, stopped) = (presence.clone(), keeper.clone(), stopped.clone());
             tokio::spawn(async move {
-                let fetched = fetch(&*keeper, &user).await;
+                let fetched = subscriptions(&*keeper, user.clone()).await;
                 drop(place);
                 let failed = fetched.is_err();
                 match fetched {
@@ -246,13 +246,6 @@ pub async fn run(presence: Arc<PresenceProtocol>, keeper: Arc<dyn Keeper>, stopp
             });
         }
     }
-}
-
-async fn fetch(keeper: &dyn Keeper, user: &Key) -> Result<Vec<(Subscribed, Modifications)>, Failure> {
-    let subscribed = keeper.subscriptions(user.clone()).await?;
-    let pages = subscribed.iter().map(|subscribed| subscribed.page.modifications()).collect();
-    let modifications = keeper.modifications(pages).await?;
-    Ok(subscribed.into_iter().zip(modifications).collect())
 }
 
 #[cfg(test)]
