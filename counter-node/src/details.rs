@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use counter_core::forward::{NotApplied, ReadItem};
-use counter_core::layout::Node;
-use counter_core::message::Envelope;
 use counter_core::presence::Viewers;
 use counter_core::replica::Freshness;
 use counter_core::table::Table;
@@ -15,9 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::own_writes::SEEN_TIMEOUT;
-use crate::peers::{DETAIL_PATH, PeerClient};
+use crate::peers::{DETAIL_PATH, Peers, Question};
 use crate::protocol::Protocol;
-use crate::tokens::ClusterTokens;
 
 /// How long the owner's replicas may take to answer, all together.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,8 +34,7 @@ pub struct Details {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
     pub viewers: Arc<Viewers>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
 }
 
 impl Details {
@@ -89,27 +84,17 @@ impl Details {
     /// # Errors
     /// As [`Self::read`], of those that were asked now.
     pub async fn read_elsewhere(&self, item: &ReadItem) -> Result<Detail, NotApplied> {
-        let key = &item.key;
         let view = self.protocol.view();
         let routes = view.routes.as_ref().ok_or(NotApplied::NotReady)?;
-        let nodes = &routes.layout.shards[routes.owners().index(key.slot())].nodes;
-        // So that one that hangs leaves time for the others.
-        let each = TIMEOUT / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+        let nodes = &routes.layout.shards[routes.owners().index(item.key.slot())].nodes;
         let mut reason = NotApplied::Unreachable;
-        for node in nodes.iter().filter(|node| node.name != *self.protocol.me()) {
-            match tokio::time::timeout(each, self.ask(node, item)).await.ok().flatten() {
-                Some(Ok(detail)) => return Ok(detail),
-                Some(Err(NotApplied::Behind)) => reason = NotApplied::Behind,
-                Some(Err(_)) | None => tracing::debug!(peer = %node.name, "no details from this replica"),
+        let question = Question { path: DETAIL_PATH, body: item, time: TIMEOUT };
+        let detail = self.peers.first(nodes.iter(), question, |said: Result<Detail, NotApplied>| {
+            if said == Err(NotApplied::Behind) {
+                reason = NotApplied::Behind;
             }
-        }
-        Err(reason)
-    }
-
-    async fn ask(&self, node: &Node, item: &ReadItem) -> Option<Result<Detail, NotApplied>> {
-        let envelope = Envelope { header: self.protocol.header(Some(node.name.clone())), body: item };
-        let body = Bytes::from(envelope.encode());
-        let answer = self.client.post(&self.tokens, &node.peer, DETAIL_PATH, &node.name.0, body).await.ok()?;
-        Some(Envelope::<Result<Detail, NotApplied>>::decode(&answer).ok()?.body)
+            said.ok()
+        });
+        detail.await.ok_or(reason)
     }
 }

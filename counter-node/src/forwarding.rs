@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use counter_core::counter::Key;
 use counter_core::forward::{
     Answer, Failure, ForwardEffect, ForwardInbox, ForwardReply, ForwardRequest, Forwarder, ItemResult, Marked, NotApplied,
@@ -14,7 +13,6 @@ use counter_core::forward::{
 };
 use counter_core::id::NodeName;
 use counter_core::marks::Mark;
-use counter_core::message::Envelope;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,9 +20,8 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::lock::lock;
 use crate::owner::Owner;
-use crate::peers::{FORWARD_PATH, PeerClient, PostError};
+use crate::peers::{FORWARD_PATH, Peers, PostError};
 use crate::protocol::Protocol;
-use crate::tokens::ClusterTokens;
 
 /// How often the forwarder is told the time while something waits.
 const TICK: Duration = Duration::from_millis(10);
@@ -42,8 +39,7 @@ pub struct Parts {
     pub protocol: Arc<Protocol>,
     pub owner: Arc<Owner>,
     pub clock: Arc<Clock>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
     pub forwarder: Forwarder,
     pub inbox: ForwardInbox,
 }
@@ -53,8 +49,7 @@ pub struct Forwarding {
     protocol: Arc<Protocol>,
     owner: Arc<Owner>,
     clock: Arc<Clock>,
-    client: PeerClient,
-    tokens: Arc<ClusterTokens>,
+    peers: Peers,
     myself: Weak<Self>,
     forwarder: Mutex<Forwarder>,
     inbox: Mutex<ForwardInbox>,
@@ -69,13 +64,12 @@ impl Forwarding {
     /// Forwarding that has nothing to do yet.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { protocol, owner, clock, client, tokens, forwarder, inbox } = parts;
+        let Parts { protocol, owner, clock, peers, forwarder, inbox } = parts;
         Arc::new_cyclic(|myself| Self {
             protocol,
             owner,
             clock,
-            client,
-            tokens,
+            peers,
             myself: myself.clone(),
             forwarder: Mutex::new(forwarder),
             inbox: Mutex::new(inbox),
@@ -223,16 +217,14 @@ impl Forwarding {
         let view = self.protocol.view();
         let address = view.routes.as_ref().and_then(|routes| routes.layout.node(to)).map(|node| node.peer.clone());
         let Some(address) = address else { return Err(Failure::NotSent) };
-        let envelope = Envelope { header: self.protocol.header(Some(to.clone())), body: request };
-        let answer = self.client.post(&self.tokens, &address, FORWARD_PATH, &to.0, Bytes::from(envelope.encode())).await;
-        let answer = answer.map_err(|error| {
+        let answer = self.peers.post(&address, Some(to), FORWARD_PATH, request).await;
+        answer.map(|envelope| envelope.body).map_err(|error| {
             tracing::debug!(peer = %to, %error, "a forwarded request was not answered");
             match error {
                 // A refusal comes before the request is looked into.
                 PostError::NotSent(_) | PostError::Refused(_) => Failure::NotSent,
                 PostError::Lost(_) => Failure::Lost,
             }
-        })?;
-        Envelope::<ForwardReply>::decode(&answer).map(|envelope| envelope.body).map_err(|_| Failure::Lost)
+        })
     }
 }

@@ -35,7 +35,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::handover::{Answer, HandOver, Handed};
-use crate::members::{Cluster, Members};
+use crate::members::Members;
+use crate::peers::Peers;
 use crate::sessions::Sessions;
 
 pub use admission::{Admission, AdmissionLimits, Place, Refused};
@@ -110,16 +111,10 @@ pub struct Live {
 impl Live {
     /// The live part over `hub`, whose attendance `registrar` makes known. `start` is this process's number.
     #[must_use]
-    pub fn new(
-        config: LiveConfig,
-        hub: Arc<Hub>,
-        registrar: Arc<dyn Registrar>,
-        cluster: Option<Cluster>,
-        start: u64,
-    ) -> Arc<Self> {
+    pub fn new(config: LiveConfig, hub: Arc<Hub>, registrar: Arc<dyn Registrar>, peers: Option<Peers>, start: u64) -> Arc<Self> {
         let metrics = hub.metrics().clone();
         let admission = Admission::new(config.admission, metrics.clone());
-        let members = Arc::new(Members::new(cluster, config.lease));
+        let members = Arc::new(Members::new(peers, config.lease));
         let sessions = Sessions::new(hub.clone(), registrar.clone(), members.clone(), start, config.heartbeat);
         let hand_over = HandOver::new(hub.clone(), registrar.clone(), members.clone(), start);
         let connections = AtomicU64::new(0);

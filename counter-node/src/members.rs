@@ -1,35 +1,24 @@
 //! The other nodes, as one to be asked for something sees them: who is believed to live, in which order they are to be asked, and
 //! asking.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use counter_core::id::NodeName;
-use counter_core::message::Envelope;
 use counter_core::presence::{GatewayId, Roster, RosterTimes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::lock::lock;
-use crate::peers::PeerClient;
-use crate::protocol::Protocol;
-use crate::tokens::ClusterTokens;
+use crate::peers::{Peers, Question};
 
 /// For how long a node that did not answer is passed over.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The way to other nodes.
-pub struct Cluster {
-    pub protocol: Arc<Protocol>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
-}
-
 /// See the module's text.
 pub struct Members {
     /// None: this node is all there is.
-    cluster: Option<Cluster>,
+    peers: Option<Peers>,
     me: NodeName,
     roster: Mutex<Roster>,
     began: Instant,
@@ -38,10 +27,10 @@ pub struct Members {
 impl Members {
     /// Of nobody was anything heard yet. A node that says nothing for four fifths of a lease is passed over: before what it has is gone.
     #[must_use]
-    pub fn new(cluster: Option<Cluster>, lease: Duration) -> Self {
-        let me = cluster.as_ref().map_or_else(|| NodeName::from(""), |cluster| cluster.protocol.me().clone());
+    pub fn new(peers: Option<Peers>, lease: Duration) -> Self {
+        let me = peers.as_ref().map_or_else(|| NodeName::from(""), |peers| peers.protocol.me().clone());
         let times = RosterTimes { lease_ms: millis(lease), doubt_ms: millis(lease * 4 / 5), silence_ms: millis(SILENCE) };
-        Self { roster: Mutex::new(Roster::new(me.clone(), times, 0)), cluster, me, began: Instant::now() }
+        Self { roster: Mutex::new(Roster::new(me.clone(), times, 0)), peers, me, began: Instant::now() }
     }
 
     /// This node.
@@ -125,7 +114,7 @@ impl Members {
     }
 
     fn nodes(&self) -> Vec<NodeName> {
-        let view = self.cluster.as_ref().map(|cluster| cluster.protocol.view());
+        let view = self.peers.as_ref().map(|peers| peers.protocol.view());
         match view.as_ref().and_then(|view| view.routes.as_ref()) {
             Some(routes) => routes.layout.nodes().map(|node| node.name.clone()).collect(),
             None => vec![self.me.clone()],
@@ -134,24 +123,17 @@ impl Members {
 
     /// Asks another node. None: it has not answered in time, and is passed over for a while.
     pub async fn ask<B: Serialize, A: DeserializeOwned>(&self, to: &NodeName, path: &str, body: B, time: Duration) -> Option<A> {
-        let cluster = self.cluster.as_ref()?;
-        let answer = tokio::time::timeout(time, cluster.post(to, path, body)).await.ok().flatten();
+        let peers = self.peers.as_ref()?;
+        let view = peers.protocol.view();
+        let answer = match view.routes.as_ref().and_then(|routes| routes.layout.node(to)) {
+            Some(node) => peers.ask(node, &Question { path, body, time }).await,
+            None => None,
+        };
         if answer.is_none() {
             tracing::debug!(peer = %to, path, "a node does not answer");
             lock(&self.roster).is_silent(to, self.now_ms());
         }
         answer
-    }
-}
-
-impl Cluster {
-    async fn post<B: Serialize, A: DeserializeOwned>(&self, to: &NodeName, path: &str, body: B) -> Option<A> {
-        let view = self.protocol.view();
-        let address = view.routes.as_ref()?.layout.node(to)?.peer.clone();
-        let envelope = Envelope { header: self.protocol.header(Some(to.clone())), body };
-        let body = Bytes::from(envelope.encode());
-        let answer = self.client.post(&self.tokens, &address, path, &to.0, body).await.ok()?;
-        Envelope::<A>::decode(&answer).ok().map(|envelope| envelope.body)
     }
 }
 

@@ -28,12 +28,11 @@ use crate::http::cors::Cors;
 use crate::http::{self, Api, RequestLimits};
 use crate::live::unread::Followed;
 use crate::live::{self, Hub, Live};
-use crate::members::Cluster;
 use crate::overview::{Gathered, Overviews};
 use crate::own_writes::Seen;
 use crate::owner::Owner;
 use crate::pages::{NodePages, Pages};
-use crate::peers::{Announced, Bodies, Outboxes, PeerClient, PeerService, Sending, ask_seeds, deliver};
+use crate::peers::{Announced, Bodies, Outboxes, PeerClient, PeerService, Peers, Sending, ask_seeds, deliver};
 use crate::presence::{self, PresenceProtocol};
 use crate::protocol::{self, Protocol};
 use crate::records::{self, Records};
@@ -280,8 +279,8 @@ impl Node {
             protocol: Arc::downgrade(&protocol),
         });
         protocol.set_observer(presence.clone());
-        let cluster = Cluster { protocol: protocol.clone(), client: client.clone(), tokens: tokens.clone() };
-        let live = Live::new(config.live, hub, presence.clone(), Some(cluster), start);
+        let peers = Peers { protocol: protocol.clone(), client, tokens: tokens.clone() };
+        let live = Live::new(config.live, hub, presence.clone(), Some(peers.clone()), start);
         presence.set_live(&live);
         let owner = Arc::new(Owner {
             table: table.clone(),
@@ -295,41 +294,35 @@ impl Node {
             protocol: protocol.clone(),
             owner: owner.clone(),
             clock,
-            client: client.clone(),
-            tokens: tokens.clone(),
+            peers: peers.clone(),
             forwarder: Forwarder::new(actor, protocol.me().clone(), ForwardConfig::default()),
             inbox: ForwardInbox::new(actor, InboxConfig::default()),
         });
         let top = Arc::new(Top {
             protocol: protocol.clone(),
             viewers: presence.viewers().clone(),
-            client: client.clone(),
-            tokens: tokens.clone(),
+            peers: peers.clone(),
             recent: Recent::default(),
         });
-        let unread =
-            Arc::new(Shards { protocol: protocol.clone(), table: table.clone(), client: client.clone(), tokens: tokens.clone() });
+        let unread = Arc::new(Shards { protocol: protocol.clone(), table: table.clone(), peers: peers.clone() });
         let site = Site {
             protocol: protocol.clone(),
             table: table.clone(),
             viewers: presence.viewers().clone(),
-            client: client.clone(),
-            tokens: tokens.clone(),
+            peers: peers.clone(),
             totals: Totals::default(),
         };
         let details = Arc::new(Details {
             protocol: protocol.clone(),
             table: table.clone(),
             viewers: presence.viewers().clone(),
-            client: client.clone(),
-            tokens: tokens.clone(),
+            peers: peers.clone(),
         });
         let overviews = Arc::new(Overviews {
             protocol: protocol.clone(),
             table: table.clone(),
             committer: committer.clone(),
-            client: client.clone(),
-            tokens: tokens.clone(),
+            peers: peers.clone(),
             gathered: Gathered::default(),
         });
         let router = Arc::new(Router {
@@ -400,10 +393,10 @@ impl Node {
                 top,
                 unread,
                 table,
-                tokens: tokens.clone(),
+                tokens,
                 bodies: Bodies::default(),
             },
-            sending: Sending { conversation: protocol.clone(), protocol: protocol.clone(), client, tokens },
+            sending: Sending { conversation: protocol.clone(), peers },
             presence,
             presence_announced,
             live,
@@ -429,8 +422,7 @@ impl Node {
         // A cluster of one has just made its layout: its first client should not have to wait for that.
         self.protocol.settles(FIRST_LAYOUT).await;
         background.spawn(self.forwarding.clone().run(stopped.clone()));
-        let Sending { protocol, client, tokens, .. } = self.sending.clone();
-        let leases = Sending { conversation: self.presence.clone(), protocol, client, tokens };
+        let leases = Sending { conversation: self.presence.clone(), peers: self.sending.peers.clone() };
         background.spawn(deliver(leases, self.presence_announced, stopped.clone()));
         background.spawn(self.presence.clone().run(stopped.clone()));
         background.spawn(self.live.hub.clone().run(stopped.clone()));

@@ -4,10 +4,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use counter_core::id::{NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase, Node};
-use counter_core::message::Envelope;
 use counter_core::slot::SlotRange;
 use counter_core::status::Readiness;
 use counter_core::table::Table;
@@ -16,9 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::commit::Committer;
 use crate::lock::lock;
-use crate::peers::{OVERVIEW_PATH, PeerClient};
+use crate::peers::{OVERVIEW_PATH, Peers, Question};
 use crate::protocol::Protocol;
-use crate::tokens::ClusterTokens;
 
 /// For how long an overview serves further readers, at the least.
 const FRESH: Duration = Duration::from_secs(1);
@@ -101,8 +98,7 @@ pub struct Overviews {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
     pub committer: Arc<Committer>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
     pub gathered: Gathered,
 }
 
@@ -165,11 +161,7 @@ impl Overviews {
         if node.name == *self.protocol.me() {
             return Some(self.here());
         }
-        let envelope = Envelope { header: self.protocol.header(Some(node.name.clone())), body: () };
-        let body = Bytes::from(envelope.encode());
-        let asked = self.client.post(&self.tokens, &node.peer, OVERVIEW_PATH, &node.name.0, body);
-        let answer = tokio::time::timeout(ASK_TIMEOUT, asked).await.ok()?.ok()?;
-        Some(Envelope::<NodeOverview>::decode(&answer).ok()?.body)
+        self.peers.ask(node, &Question { path: OVERVIEW_PATH, body: (), time: ASK_TIMEOUT }).await
     }
 }
 

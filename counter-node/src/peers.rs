@@ -7,7 +7,7 @@ mod client;
 mod outbox;
 mod server;
 
-pub use client::{PeerClient, PostError};
+pub use client::{PeerClient, Peers, PostError, Question};
 pub use outbox::{Announced, Conversation, Outbox, Outboxes, Sending, ask_seeds, deliver};
 pub use server::{Bodies, PeerService};
 

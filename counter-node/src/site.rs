@@ -3,17 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use counter_core::id::NodeName;
-use counter_core::layout::Node;
-use counter_core::message::Envelope;
 use counter_core::presence::Viewers;
 use counter_core::table::Table;
 use futures::future::join_all;
 
-use crate::peers::{PeerClient, TOTALS_PATH};
+use crate::peers::{Peers, Question, TOTALS_PATH};
 use crate::protocol::{Protocol, Routes};
-use crate::tokens::ClusterTokens;
 use crate::totals::{GATHER_TIMEOUT, NeverHeard, SiteTotal, SlotTotals, Totals};
 
 /// Why there is no total.
@@ -30,8 +25,7 @@ pub struct Site {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
     pub viewers: Arc<Viewers>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
     pub totals: Totals,
 }
 
@@ -60,30 +54,13 @@ impl Site {
         let said = if routes.mine() == Some(shard) && self.protocol.is_serving() {
             Some(SlotTotals::of(&self.table, &self.viewers, self.protocol.freshness()))
         } else {
-            tokio::time::timeout(GATHER_TIMEOUT, self.ask(&routes.layout.shards[shard].nodes)).await.ok().flatten()
+            let question = Question { path: TOTALS_PATH, body: (), time: GATHER_TIMEOUT };
+            // A replica that owns nothing is starting: another may know.
+            let take = |said: SlotTotals| (!said.owned.is_empty()).then_some(said);
+            self.peers.first(routes.layout.shards[shard].nodes.iter(), question, take).await
         };
         if let Some(said) = said {
             self.totals.take(&routes.layout, routes.owners(), shard, &said, Instant::now());
         }
-    }
-
-    async fn ask(&self, nodes: &[Node]) -> Option<SlotTotals> {
-        // So that one that hangs leaves time for the others.
-        let each = GATHER_TIMEOUT / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
-        for node in nodes.iter().filter(|node| node.name != *self.protocol.me()) {
-            match tokio::time::timeout(each, self.ask_node(&node.name, &node.peer)).await.ok().flatten() {
-                Some(said) => return Some(said),
-                None => tracing::debug!(peer = %node.name, "no totals from this replica"),
-            }
-        }
-        None
-    }
-
-    async fn ask_node(&self, name: &NodeName, address: &str) -> Option<SlotTotals> {
-        let envelope = Envelope { header: self.protocol.header(Some(name.clone())), body: () };
-        let answer = self.client.post(&self.tokens, address, TOTALS_PATH, &name.0, Bytes::from(envelope.encode())).await.ok()?;
-        let said = Envelope::<SlotTotals>::decode(&answer).ok()?.body;
-        // A replica that owns nothing is starting: another may know.
-        (!said.owned.is_empty()).then_some(said)
     }
 }

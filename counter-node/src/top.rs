@@ -5,20 +5,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use counter_core::counter::Key;
 use counter_core::id::ShardId;
 use counter_core::layout::Shard;
-use counter_core::message::Envelope;
 use counter_core::presence::Viewers;
 use counter_core::slot::Slot;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::lock::lock;
-use crate::peers::{PeerClient, TOP_PATH};
+use crate::peers::{Peers, Question, TOP_PATH};
 use crate::protocol::{Protocol, Routes};
-use crate::tokens::ClusterTokens;
 
 /// Pages of one answer, at the most.
 pub const TOP_MAX: usize = 100;
@@ -54,8 +51,7 @@ pub enum TopError {
 pub struct Top {
     pub protocol: Arc<Protocol>,
     pub viewers: Arc<Viewers>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
     pub recent: Recent,
 }
 
@@ -138,16 +134,9 @@ impl Top {
         {
             return Ok(pages);
         }
-        let each = TIMEOUT / u32::try_from(shard.nodes.len()).unwrap_or(u32::MAX).max(1);
-        for node in shard.nodes.iter().filter(|node| node.name != *self.protocol.me()) {
-            let envelope = Envelope { header: self.protocol.header(Some(node.name.clone())), body: asked };
-            let body = Bytes::from(envelope.encode());
-            let post = self.client.post(&self.tokens, &node.peer, TOP_PATH, &node.name.0, body);
-            let Ok(Ok(answer)) = tokio::time::timeout(each, post).await else { continue };
-            let Ok(Envelope { body: Some(pages), .. }) = Envelope::<Option<Busiest>>::decode(&answer) else { continue };
-            return Ok(pages);
-        }
-        Err(TopError::Silent(shard.shard))
+        let question = Question { path: TOP_PATH, body: asked, time: TIMEOUT };
+        let pages = self.peers.first(shard.nodes.iter(), question, |said: Option<Busiest>| said);
+        pages.await.ok_or(TopError::Silent(shard.shard))
     }
 }
 

@@ -1,17 +1,24 @@
-//! Requests to other nodes' peer ports, each with its proof, over HTTP/2 connections that are kept.
+//! Requests to other nodes' peer ports, each with its proof, over HTTP/2 connections that are kept; and asking nodes, in envelopes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use counter_core::id::NodeName;
+use counter_core::layout::Node;
+use counter_core::message::Envelope;
 use counter_core::proof::{BODY_HEADER, BodyDigest, PROOF_HEADER};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{MESSAGE_BYTES_MAX, answer_to};
 use crate::hosts::Hosts;
+use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -103,6 +110,66 @@ impl PeerClient {
             if error.is_connect() { PostError::NotSent(text) } else { PostError::Lost(text) }
         })?;
         read(answer).await
+    }
+}
+
+/// The way to other nodes.
+#[derive(Clone)]
+pub struct Peers {
+    pub protocol: Arc<Protocol>,
+    pub client: PeerClient,
+    pub tokens: Arc<ClusterTokens>,
+}
+
+/// What a node is asked.
+#[derive(Debug)]
+pub struct Question<'l, B> {
+    pub path: &'l str,
+    pub body: B,
+    /// How long it may take to answer; of several that are asked one after another, all together.
+    pub time: Duration,
+}
+
+impl Peers {
+    /// What a node says. None: it has not answered in time, or something that cannot be read.
+    pub async fn ask<B: Serialize, A: DeserializeOwned>(&self, node: &Node, question: &Question<'_, B>) -> Option<A> {
+        let posted = self.post(&node.peer, Some(&node.name), question.path, &question.body);
+        tokio::time::timeout(question.time, posted).await.ok()?.ok().map(|answer| answer.body)
+    }
+
+    /// The first answer that is taken, of these nodes in their order; this one is passed over.
+    pub async fn first<'l, B: Serialize, A: DeserializeOwned, T>(
+        &self,
+        nodes: impl ExactSizeIterator<Item = &'l Node>,
+        Question { path, body, time }: Question<'_, B>,
+        mut take: impl FnMut(A) -> Option<T>,
+    ) -> Option<T> {
+        // So that one that hangs leaves time for the others.
+        let time = time / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+        for node in nodes.filter(|node| node.name != *self.protocol.me()) {
+            match self.ask(node, &Question { path, body: &body, time }).await.and_then(&mut take) {
+                Some(taken) => return Some(taken),
+                None => tracing::debug!(peer = %node.name, path, "no answer from this replica"),
+            }
+        }
+        None
+    }
+
+    /// Posts an envelope, and returns the one that comes back. `to` is not known of a seed.
+    ///
+    /// # Errors
+    /// As [`PeerClient::post`]; an answer that cannot be read is lost.
+    pub async fn post<B: Serialize, A: DeserializeOwned>(
+        &self,
+        address: &str,
+        to: Option<&NodeName>,
+        path: &str,
+        body: B,
+    ) -> Result<Envelope<A>, PostError> {
+        let envelope = Envelope { header: self.protocol.header(to.cloned()), body }.encode();
+        let to = to.map_or("", |name| &name.0);
+        let answer = self.client.post(&self.tokens, address, path, to, envelope.into()).await?;
+        Envelope::decode(&answer).map_err(|error| PostError::Lost(error.to_string()))
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use counter_core::id::NodeName;
 use counter_core::layout::Layout;
 use counter_core::message::{Envelope, Message};
@@ -13,10 +12,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{MESSAGE_BYTES_MAX, PeerClient, PostError};
+use super::{MESSAGE_BYTES_MAX, Peers, PostError};
 use crate::lock::lock;
 use crate::protocol::Protocol;
-use crate::tokens::ClusterTokens;
 
 /// Messages that wait for one peer. More are dropped: the protocol repeats what is not answered.
 const WAITING_MAX: usize = 256;
@@ -119,9 +117,7 @@ impl<M> Outboxes<M> {
 #[derive(Clone)]
 pub struct Sending<C> {
     pub conversation: C,
-    pub protocol: Arc<Protocol>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
 }
 
 /// Sends what the outboxes hold, each in a task of its own, until the node has stopped.
@@ -147,9 +143,7 @@ impl<C: Conversation> Sending<C> {
                 continue;
             }
             let Some(address) = self.address_of(&outbox.to) else { continue };
-            let header = self.protocol.header(Some(outbox.to.clone()));
-            let sent = self.exchange(&address, &outbox.to.0, Envelope { header, body: messages }).await;
-            if let Err(error) = sent {
+            if let Err(error) = self.exchange(&address, Some(&outbox.to), messages).await {
                 tracing::debug!(peer = %outbox.to, %error, "messages were not delivered");
                 tokio::time::sleep(PAUSE).await;
             }
@@ -157,17 +151,15 @@ impl<C: Conversation> Sending<C> {
     }
 
     fn address_of(&self, name: &NodeName) -> Option<String> {
-        let view = self.protocol.view();
+        let view = self.peers.protocol.view();
         let layout = &view.routes.as_ref()?.layout;
         layout.node(name).map(|node| node.peer.clone())
     }
 
-    /// Posts an envelope, and takes in what the receiver answers.
-    async fn exchange(&self, address: &str, to: &str, envelope: Envelope<Vec<C::Message>>) -> Result<(), PostError> {
-        let body = Bytes::from(envelope.encode());
-        let post = self.client.post(&self.tokens, address, C::PATH, to, body);
+    /// Posts messages, and takes in what the receiver answers.
+    async fn exchange(&self, address: &str, to: Option<&NodeName>, messages: Vec<C::Message>) -> Result<(), PostError> {
+        let post = self.peers.post(address, to, C::PATH, messages);
         let answer = tokio::time::timeout(TIMEOUT, post).await.unwrap_or_else(|_| Err(PostError::Lost("time-out".to_owned())))?;
-        let answer = Envelope::decode(&answer).map_err(|error| PostError::Lost(error.to_string()))?;
         let own = answer.header.from.clone();
         for message in self.conversation.receive(answer) {
             self.conversation.send(&own, message);
@@ -200,11 +192,10 @@ pub(super) fn fitting<'a, M: Serialize + 'a>(messages: impl IntoIterator<Item = 
 pub async fn ask_seeds(sending: Sending<Arc<Protocol>>, seeds: Vec<String>, stopped: CancellationToken) {
     let ask = async {
         for seed in seeds.iter().cycle() {
-            if sending.protocol.view().routes.is_some() {
+            if sending.peers.protocol.view().routes.is_some() {
                 return;
             }
-            let envelope = Envelope { header: sending.protocol.header(None), body: vec![Message::LayoutAsk] };
-            if let Err(error) = sending.exchange(seed, "", envelope).await {
+            if let Err(error) = sending.exchange(seed, None, vec![Message::LayoutAsk]).await {
                 tracing::debug!(%seed, %error, "a seed did not answer");
             }
             tokio::time::sleep(SEED_INTERVAL).await;

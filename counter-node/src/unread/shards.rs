@@ -5,11 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use counter_core::counter::Key;
 use counter_core::forward::NotApplied;
 use counter_core::layout::{Node, Shard};
-use counter_core::message::Envelope;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::unread::{Modifications, modifications_of};
@@ -18,10 +16,9 @@ use futures::future::{BoxFuture, join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 
 use super::{Keeper, Standing, Subscribed, held};
-use crate::peers::{PeerClient, UNREAD_PATH};
+use crate::peers::{Peers, Question, UNREAD_PATH};
 use crate::protocol::Protocol;
 use crate::router::{Failure, not_applied};
-use crate::tokens::ClusterTokens;
 
 /// How long a shard may take to answer, all of its replicas together.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,8 +50,7 @@ pub enum Answer {
 pub struct Shards {
     pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
-    pub client: PeerClient,
-    pub tokens: Arc<ClusterTokens>,
+    pub peers: Peers,
 }
 
 impl Ask {
@@ -93,14 +89,9 @@ impl Shards {
         let view = self.protocol.view();
         let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
         let nodes = self.others(&routes.layout.shards[routes.owners().index(slot)]);
-        let each = TIMEOUT / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
-        for node in nodes {
-            if let Ok(Some(Ok(answer))) = tokio::time::timeout(each, self.ask(node, &ask)).await {
-                return Ok(answer);
-            }
-            tracing::debug!(peer = %node.name, "no subscriptions or modifications from this replica");
-        }
-        Err(not_applied(NotApplied::Unreachable))
+        let question = Question { path: UNREAD_PATH, body: ask, time: TIMEOUT };
+        let answer = self.peers.first(nodes.into_iter(), question, |said: Result<Answer, NotApplied>| said.ok());
+        answer.await.ok_or_else(|| not_applied(NotApplied::Unreachable))
     }
 
     /// What every replica of the slot's owner says that answers in time.
@@ -108,8 +99,9 @@ impl Shards {
         let view = self.protocol.view();
         let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
         let nodes = self.others(&routes.layout.shards[routes.owners().index(slot)]);
-        let asked = nodes.into_iter().map(|node| tokio::time::timeout(OTHERS_TIME, self.ask(node, &ask)));
-        let heard = join_all(asked).await.into_iter().filter_map(|answer| answer.ok()??.ok());
+        let question = Question { path: UNREAD_PATH, body: &ask, time: OTHERS_TIME };
+        let heard = join_all(nodes.into_iter().map(|node| self.peers.ask(node, &question))).await;
+        let heard = heard.into_iter().filter_map(|said: Option<Result<Answer, NotApplied>>| said?.ok());
         // Read last: so it is not older than what the others said.
         let answers: Vec<Answer> = heard.chain(self.here(&ask).ok()).collect();
         if answers.is_empty() { Err(not_applied(NotApplied::Unreachable)) } else { Ok(answers) }
@@ -121,13 +113,6 @@ impl Shards {
         let mut nodes: Vec<&Node> = shard.nodes.iter().filter(|node| node.name != *me).collect();
         nodes.sort_by_key(order);
         nodes
-    }
-
-    async fn ask(&self, node: &Node, ask: &Ask) -> Option<Result<Answer, NotApplied>> {
-        let envelope = Envelope { header: self.protocol.header(Some(node.name.clone())), body: ask };
-        let body = Bytes::from(envelope.encode());
-        let answer = self.client.post(&self.tokens, &node.peer, UNREAD_PATH, &node.name.0, body).await.ok()?;
-        Some(Envelope::<Result<Answer, NotApplied>>::decode(&answer).ok()?.body)
     }
 
     async fn of_shard(&self, keys: Vec<(usize, Key)>) -> Result<Vec<(usize, Modifications)>, Failure> {
