@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::own_writes::SEEN_TIMEOUT;
 use crate::peers::{DETAIL_PATH, Peers, Question};
-use crate::protocol::Protocol;
 
 /// How long the owner's replicas may take to answer, all together.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,7 +30,6 @@ pub struct Detail {
 
 /// The way to details.
 pub struct Details {
-    pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
     pub viewers: Arc<Viewers>,
     pub peers: Peers,
@@ -45,7 +43,7 @@ impl Details {
     /// it does not know the page's viewers.
     pub fn here(&self, ReadItem { key, marks }: &ReadItem) -> Result<Detail, NotApplied> {
         let slot = key.slot();
-        if !self.protocol.serves(slot) {
+        if !self.peers.protocol.serves(slot) {
             return Err(NotApplied::NotOwner);
         }
         if !marks.is_empty() && !self.table.has_seen(key, marks) {
@@ -54,7 +52,7 @@ impl Details {
         let viewers = self.viewers.read_in(slot, key.into()).ok_or(NotApplied::NotReady)?;
         let unique = self.viewers.unique(key).ok_or(NotApplied::NotReady)?;
         let reading = self.table.read_in(slot, key.into()).with(viewers);
-        Ok(Detail { reading, freshness: self.protocol.freshness(), unique })
+        Ok(Detail { reading, freshness: self.peers.protocol.freshness(), unique })
     }
 
     /// What the owner says.
@@ -84,7 +82,7 @@ impl Details {
     /// # Errors
     /// As [`Self::read`], of those that were asked now.
     pub async fn read_elsewhere(&self, item: &ReadItem) -> Result<Detail, NotApplied> {
-        let view = self.protocol.view();
+        let view = self.peers.protocol.view();
         let routes = view.routes.as_ref().ok_or(NotApplied::NotReady)?;
         let nodes = &routes.layout.shards[routes.owners().index(item.key.slot())].nodes;
         let mut reason = NotApplied::Unreachable;

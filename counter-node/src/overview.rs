@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::commit::Committer;
 use crate::lock::lock;
 use crate::peers::{OVERVIEW_PATH, Peers, Question};
-use crate::protocol::Protocol;
 
 /// For how long an overview serves further readers, at the least.
 const FRESH: Duration = Duration::from_secs(1);
@@ -95,7 +94,6 @@ pub fn phase(phase: MovePhase) -> &'static str {
 
 /// Gathers overviews.
 pub struct Overviews {
-    pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
     pub committer: Arc<Committer>,
     pub peers: Peers,
@@ -113,8 +111,8 @@ impl Overviews {
     /// What this node says of itself.
     #[must_use]
     pub fn here(&self) -> NodeOverview {
-        let view = self.protocol.view();
-        let (_, replica) = self.protocol.status();
+        let view = self.peers.protocol.view();
+        let (_, replica) = self.peers.protocol.status();
         let left = |status: &counter_core::status::MoveStatus| MoveOverview {
             from: status.from,
             to: status.to,
@@ -125,7 +123,7 @@ impl Overviews {
             writable: *self.committer.writable().borrow(),
             counters: self.table.counters(),
             unsent_changes: replica.unsent_entries,
-            silent_ms: self.protocol.freshness().silent_ms,
+            silent_ms: self.peers.protocol.freshness().silent_ms,
             layout_version: view.routes.as_ref().map_or(0, |routes| routes.layout.version.0),
             moves: replica.moves.iter().map(left).collect(),
         }
@@ -146,10 +144,10 @@ impl Overviews {
     }
 
     async fn gather(&self) -> ClusterOverview {
-        let layout = self.protocol.view().routes.as_ref().map(|routes| routes.layout.clone());
+        let layout = self.peers.protocol.view().routes.as_ref().map(|routes| routes.layout.clone());
         let nodes: Vec<Node> = layout.as_ref().map(|layout| layout.nodes().cloned().collect()).unwrap_or_default();
         let nodes = stream::iter(nodes).map(|node| self.named(node)).buffered(ASKED_AT_ONCE).collect().await;
-        ClusterOverview { node: self.protocol.me().clone(), layout, nodes }
+        ClusterOverview { node: self.peers.protocol.me().clone(), layout, nodes }
     }
 
     async fn named(&self, node: Node) -> (NodeName, Option<NodeOverview>) {
@@ -158,7 +156,7 @@ impl Overviews {
     }
 
     async fn ask(&self, node: &Node) -> Option<NodeOverview> {
-        if node.name == *self.protocol.me() {
+        if node.name == *self.peers.protocol.me() {
             return Some(self.here());
         }
         self.peers.ask(node, &Question { path: OVERVIEW_PATH, body: (), time: ASK_TIMEOUT }).await

@@ -8,7 +8,7 @@ use counter_core::table::Table;
 use futures::future::join_all;
 
 use crate::peers::{Peers, Question, TOTALS_PATH};
-use crate::protocol::{Protocol, Routes};
+use crate::protocol::Routes;
 use crate::totals::{GATHER_TIMEOUT, NeverHeard, SiteTotal, SlotTotals, Totals};
 
 /// Why there is no total.
@@ -22,7 +22,6 @@ pub enum SiteError {
 
 /// The site's total, as seen from this node.
 pub struct Site {
-    pub protocol: Arc<Protocol>,
     pub table: Arc<Table>,
     pub viewers: Arc<Viewers>,
     pub peers: Peers,
@@ -42,7 +41,7 @@ impl Site {
         if let Some(total) = self.totals.fresh(Instant::now()) {
             return Ok(total?);
         }
-        let view = self.protocol.view();
+        let view = self.peers.protocol.view();
         let routes = view.routes.as_ref().ok_or(SiteError::NoLayout)?;
         self.totals.begin();
         join_all((0..routes.layout.shards.len()).map(|shard| self.gather(routes, shard))).await;
@@ -51,8 +50,8 @@ impl Site {
 
     /// Asks one shard, replica after replica until one answers.
     async fn gather(&self, routes: &Routes, shard: usize) {
-        let said = if routes.mine() == Some(shard) && self.protocol.is_serving() {
-            Some(SlotTotals::of(&self.table, &self.viewers, self.protocol.freshness()))
+        let said = if routes.mine() == Some(shard) && self.peers.protocol.is_serving() {
+            Some(SlotTotals::of(&self.table, &self.viewers, self.peers.protocol.freshness()))
         } else {
             let question = Question { path: TOTALS_PATH, body: (), time: GATHER_TIMEOUT };
             // A replica that owns nothing is starting: another may know.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lock::lock;
 use crate::peers::{Peers, Question, TOP_PATH};
-use crate::protocol::{Protocol, Routes};
+use crate::protocol::Routes;
 
 /// Pages of one answer, at the most.
 pub const TOP_MAX: usize = 100;
@@ -49,7 +49,6 @@ pub enum TopError {
 
 /// The way to the busiest pages.
 pub struct Top {
-    pub protocol: Arc<Protocol>,
     pub viewers: Arc<Viewers>,
     pub peers: Peers,
     pub recent: Recent,
@@ -91,7 +90,7 @@ impl Top {
     /// The busiest pages of this node's shard; none when this node does not know all of its viewers.
     #[must_use]
     pub fn here(&self, asked: &Asked) -> Option<Busiest> {
-        let view = self.protocol.view();
+        let view = self.peers.protocol.view();
         let routes = view.routes.as_ref().filter(|_| view.is_serving())?;
         routes.mine()?;
         let is_known = Slot::all().filter(|slot| routes.is_mine(*slot)).all(|slot| self.viewers.is_known(slot));
@@ -118,7 +117,7 @@ impl Top {
     }
 
     async fn gather(&self, asked: &Asked) -> Result<Busiest, TopError> {
-        let view = self.protocol.view();
+        let view = self.peers.protocol.view();
         let routes = view.routes.as_ref().ok_or(TopError::NoLayout)?;
         let shards = routes.layout.shards.iter().enumerate();
         let said = join_all(shards.map(|(index, shard)| self.of_shard(routes, index, shard, asked))).await;
