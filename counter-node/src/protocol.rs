@@ -5,6 +5,9 @@
 //! are stored by a task of their own, in their order. Until one is durable, the replica gives the slots that it brings no writer,
 //! and neither says nor claims anything that a crash could take back.
 
+mod effects;
+mod layouts;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -12,9 +15,9 @@ use arc_swap::ArcSwap;
 use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
 use counter_core::key::KeyKind;
-use counter_core::layout::{Adoption, Layout, LayoutRefused, Owners, Spread};
+use counter_core::layout::{Layout, Owners, Spread};
 use counter_core::message::{Envelope, Header, LayoutId, Message};
-use counter_core::replica::{CommitMark, Effect, Freshness, Now, PersistId, Replica, ReplicaStatus, Report};
+use counter_core::replica::{CommitMark, Effect, Freshness, Replica, ReplicaStatus};
 use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::Table;
@@ -23,17 +26,15 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::commit::{CommitError, Committer};
+use crate::commit::Committer;
 use crate::lock::lock;
 use crate::peers::{Conversation, MESSAGES_PATH, Outboxes};
-use crate::storage::{Change, Identity, Store, StoreError, meta};
+use crate::storage::{Identity, Store};
 
 /// How often the replica is told the time.
 const TICK: Duration = Duration::from_millis(50);
 /// How long to wait before storage is asked again for what it refused.
 const RETRY: Duration = Duration::from_secs(1);
-/// Changes of one commit: a write that has waited for storage to be mended can have more than the committer ever admits.
-const COMMIT_AT_ONCE: usize = 4_096;
 /// Own changes between two ticks that room is kept for: what a million updates a second make.
 const OWN_KEPT: usize = 1 << 16;
 
@@ -209,89 +210,6 @@ impl Protocol {
         }
     }
 
-    /// Takes an envelope in. Returns what is to be said to its sender at once.
-    pub fn receive(&self, envelope: Envelope) -> Vec<Message> {
-        let sender = envelope.header.from.clone();
-        let replies = self.drive(Some(&sender), |replica, table, now| replica.handle_envelope(table, now, envelope));
-        self.merged.notify_waiters();
-        replies
-    }
-
-    /// A layout from the operator.
-    ///
-    /// # Errors
-    /// [`LayoutRefused`]; nothing has changed then.
-    pub fn offer_layout(&self, layout: Layout) -> Result<Adoption, LayoutRefused> {
-        let mut offered = Err(LayoutRefused::Conflict { version: layout.version });
-        drop(self.drive(None, |replica, table, _| match replica.offer_layout(table, layout) {
-            Ok((adoption, effects)) => {
-                offered = Ok(adoption);
-                effects
-            }
-            Err(refused) => {
-                offered = Err(refused);
-                Vec::new()
-            }
-        }));
-        offered
-    }
-
-    /// Stores new layouts, in their order, until the node has stopped. Of several that came meanwhile, the newest does.
-    pub async fn save_layouts(self: Arc<Self>, stopped: CancellationToken) {
-        while stopped.run_until_cancelled(self.layout_came.notified()).await.is_some() {
-            while let Some(layout) = self.unsaved_layout() {
-                let version = layout.version;
-                match self.store_layout(layout.clone()).await {
-                    Ok(()) => drop(self.drive(None, |replica, table, _| {
-                        // Under the replica's lock, where newer ones come.
-                        lock(&self.unsaved_layout).take_if(|unsaved| unsaved.version == version);
-                        replica.layout_persisted(table, version);
-                        Vec::new()
-                    })),
-                    Err(error) => {
-                        tracing::error!(%error, version = version.0, "cannot store the layout; trying again");
-                        if stopped.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-                            return;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn unsaved_layout(&self) -> Option<Arc<Layout>> {
-        lock(&self.unsaved_layout).clone()
-    }
-
-    /// Not under any lock: it waits for the disk.
-    async fn store_layout(&self, layout: Arc<Layout>) -> Result<(), StoreError> {
-        let document = serde_json::to_vec(&*layout).unwrap_or_default();
-        let cluster = layout.cluster.to_string();
-        let store = self.parts.store.clone();
-        let put = move || store.put_meta(&[(meta::LAYOUT, Some(&document)), (meta::CLUSTER, Some(cluster.as_bytes()))]);
-        let cut_off = |error: tokio::task::JoinError| Err(StoreError::Engine(error.to_string()));
-        tokio::task::spawn_blocking(put).await.unwrap_or_else(cut_off)
-    }
-
-    /// The newest layout that a crash would not take back.
-    #[must_use]
-    pub fn durable_layout(&self) -> Option<LayoutId> {
-        *self.durable_layout.borrow()
-    }
-
-    /// Waits until the layout that this node acts by is durable. False: it was all the time, or is not in time.
-    pub async fn settles(&self, timeout: Duration) -> bool {
-        let mut durable = self.durable_layout.subscribe();
-        let is_settled = |durable: &Option<LayoutId>| {
-            let acts_by = self.view.load().routes.as_ref().map(|routes| routes.layout.version);
-            acts_by <= durable.map(|id| id.version)
-        };
-        if is_settled(&durable.borrow_and_update()) {
-            return false;
-        }
-        tokio::time::timeout(timeout, durable.wait_for(is_settled)).await.is_ok_and(|settled| settled.is_ok())
-    }
-
     /// Ends when another node's next messages have been taken in, which is where anything is merged.
     pub fn merged(&self) -> Notified<'_> {
         self.merged.notified()
@@ -379,11 +297,6 @@ impl Protocol {
         self.replica().header(to, clock)
     }
 
-    /// Puts a message into a peer's outbox.
-    pub fn send(&self, to: &NodeName, message: Message) {
-        self.parts.outboxes.push(to, message);
-    }
-
     /// This node's name.
     #[must_use]
     pub fn me(&self) -> &NodeName {
@@ -393,128 +306,6 @@ impl Protocol {
     fn replica(&self) -> MutexGuard<'_, Replica> {
         lock(&self.parts.replica)
     }
-
-    /// One step, and its effects. What is for `direct` is returned, not put into an outbox.
-    fn drive(&self, direct: Option<&NodeName>, step: impl FnOnce(&mut Replica, &Table, Now) -> Vec<Effect>) -> Vec<Message> {
-        let Parts { table, clock, replica, .. } = &self.parts;
-        let mut replica = lock(replica);
-        let mut replies = Vec::new();
-        for effect in step(&mut replica, table, clock.now()) {
-            match effect {
-                Effect::Send { to, message } if Some(&to) == direct => replies.push(message),
-                Effect::Send { to, message } => self.parts.outboxes.push(&to, message),
-                Effect::Persist { id, keys, slots, floors } => {
-                    self.tell(&keys, &slots);
-                    self.persist(id, changes_of(&slots, &floors, &keys));
-                }
-                Effect::AdoptLayout(layout) => self.adopt(layout),
-                Effect::RenewActor { above } => self.renew_actor(above),
-                Effect::Forget { slots, keys } => self.forget(&slots, &keys),
-                Effect::Report(report) => self.report(&report),
-            }
-        }
-        self.publish(&replica);
-        replies
-    }
-
-    /// Tells the observer what has been merged.
-    fn tell(&self, keys: &[Key], slots: &[Slot]) {
-        let Some(observer) = self.observer.get() else { return };
-        let keys: Vec<&Key> = keys.iter().filter(|key| observer.watches(key.slot())).collect();
-        let slots: Vec<Slot> = slots.iter().copied().filter(|slot| observer.watches(*slot)).collect();
-        if !keys.is_empty() || !slots.is_empty() {
-            observer.changed(&mut keys.into_iter().cloned(), &mut slots.into_iter());
-        }
-    }
-
-    /// Lets everyone see what the replica has come to.
-    fn publish(&self, replica: &Replica) {
-        // A clock too far ahead was refused by the replica already.
-        let _ = self.parts.clock.hear(replica.clock());
-        // What a majority held stays acknowledged when a layout brings siblings that have to pull it first.
-        let acknowledged = replica.acknowledged();
-        self.acknowledged.send_if_modified(|held| acknowledged > std::mem::replace(held, acknowledged.max(*held)));
-        let durable = replica.durable_layout();
-        self.durable_layout.send_if_modified(|held| durable.is_some() && std::mem::replace(held, durable) != durable);
-        let view = self.view.load();
-        let held = view.routes.as_ref().map(|routes| &routes.layout);
-        let current = replica.layout();
-        let same_layout = held.map(Arc::as_ptr) == current.map(Arc::as_ptr);
-        let readiness = replica.readiness();
-        if same_layout && view.readiness == readiness {
-            return;
-        }
-        tracing::info!(?readiness, layout = current.map(|layout| layout.version.0), "serving state changed");
-        let routes = current.map(|layout| Routes::of(layout, &self.parts.me));
-        self.view.store(Arc::new(View { routes, readiness }));
-        if let (false, Some(layout), Some(observer)) = (same_layout, current, self.observer.get()) {
-            observer.adopt(layout);
-        }
-    }
-
-    fn adopt(&self, layout: Arc<Layout>) {
-        self.parts.outboxes.retain(&layout);
-        *lock(&self.unsaved_layout) = Some(layout);
-        self.layout_came.notify_one();
-    }
-
-    fn persist(&self, id: PersistId, changes: Vec<Change>) {
-        let Some(protocol) = self.myself.upgrade() else { return };
-        tokio::spawn(async move {
-            match commit(&protocol.parts.committer, &changes).await {
-                Ok(()) => drop(protocol.drive(None, |replica, _, _| replica.persisted(id))),
-                Err(error) => {
-                    tracing::debug!(%error, "what peers sent could not be written; it is tried again");
-                    drop(protocol.drive(None, |replica, _, _| {
-                        replica.persist_failed(id);
-                        Vec::new()
-                    }));
-                }
-            }
-        });
-    }
-
-    fn renew_actor(&self, above: Option<ActorId>) {
-        let above = above.map_or(0, ActorId::starts);
-        let Some(protocol) = self.myself.upgrade() else { return };
-        tokio::spawn(async move {
-            loop {
-                let identity = protocol.parts.identity.clone();
-                match tokio::task::spawn_blocking(move || identity.renew_above(above)).await {
-                    Ok(Ok(actor)) => return protocol.actor_renewed(actor),
-                    Ok(Err(error)) => tracing::error!(%error, "cannot store a new incarnation; trying again"),
-                    Err(error) => tracing::error!(%error, "storing a new incarnation was cut off; trying again"),
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        });
-    }
-
-    fn forget(&self, slots: &[Slot], keys: &[Key]) {
-        let changes = changes_of(slots, slots, keys);
-        let Some(protocol) = self.myself.upgrade() else { return };
-        tokio::spawn(async move {
-            // Until it has worked, since the slot may come back, and what is left of it must not be taken for part of that.
-            // A record is read when it is written, so that by then it removes only what is still forgotten.
-            while let Err(error) = commit(&protocol.parts.committer, &changes).await {
-                tracing::warn!(%error, "cannot remove from storage what has moved away; trying again");
-                if matches!(error, CommitError::Stopped) {
-                    return;
-                }
-                tokio::time::sleep(RETRY).await;
-            }
-        });
-    }
-
-    fn report(&self, report: &Report) {
-        if let Report::Superseded { .. } = report {
-            tracing::error!(%report, "stopping");
-            self.parts.table.set_writer(Slot::all(), None);
-            self.parts.superseded.cancel();
-        } else {
-            tracing::warn!(%report, "protocol");
-        }
-    }
 }
 
 impl Conversation for Arc<Protocol> {
@@ -522,24 +313,13 @@ impl Conversation for Arc<Protocol> {
     const PATH: &'static str = MESSAGES_PATH;
 
     fn receive(&self, envelope: Envelope) -> Vec<Message> {
-        Protocol::receive(self, envelope)
+        let sender = envelope.header.from.clone();
+        let replies = self.drive(Some(&sender), |replica, table, now| replica.handle_envelope(table, now, envelope));
+        self.merged.notify_waiters();
+        replies
     }
 
     fn send(&self, to: &NodeName, message: Message) {
-        Protocol::send(self, to, message);
+        self.parts.outboxes.push(to, message);
     }
-}
-
-/// Makes all of these changes durable, some at a time.
-async fn commit(committer: &Committer, changes: &[Change]) -> Result<(), CommitError> {
-    for part in changes.chunks(COMMIT_AT_ONCE) {
-        let ticket = committer.admit(part.len())?.submit(part.iter().cloned());
-        ticket.await?;
-    }
-    Ok(())
-}
-
-fn changes_of(slots: &[Slot], floors: &[Slot], keys: &[Key]) -> Vec<Change> {
-    let slots = slots.iter().copied().map(Change::Slot).chain(floors.iter().copied().map(Change::Floor));
-    slots.chain(keys.iter().map(Change::of)).collect()
 }
