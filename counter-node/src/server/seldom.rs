@@ -6,23 +6,42 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures::task::AtomicWaker;
+use crate::lock::lock;
 
 /// A future that is polled only when what it waits for has woken it.
 pub(super) struct Seldom<'f, F> {
     future: Pin<&'f mut F>,
     bell: Arc<Bell>,
-    /// Whom the bell wakes.
-    task: Option<Waker>,
 }
 
 struct Bell {
     rung: AtomicBool,
-    task: AtomicWaker,
+    task: Task,
+}
+
+/// The task that a bell wakes, each time that it is rung. (One that has to be named again after each ring, as with an `AtomicWaker`,
+/// would be named at each turn.)
+#[derive(Default)]
+struct Task(Mutex<Option<Waker>>);
+
+impl Task {
+    /// From now on it is the one that this wakes.
+    fn is(&self, waker: &Waker) {
+        let mut task = lock(&self.0);
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*lock(&self.0) {
+            task.wake_by_ref();
+        }
+    }
 }
 
 impl Wake for Bell {
@@ -40,8 +59,8 @@ impl Wake for Bell {
 impl<'f, F> Seldom<'f, F> {
     pub(super) fn new(future: Pin<&'f mut F>) -> Self {
         // Rung once, so that the future gets to know its bell.
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
-        Self { future, bell, task: None }
+        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: Task::default() });
+        Self { future, bell }
     }
 }
 
@@ -49,11 +68,8 @@ impl<F: Future> Future for Seldom<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        if !self.task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
-            // Before the bell is looked at, so that no ring is missed.
-            self.bell.task.register(context.waker());
-            self.task = Some(context.waker().clone());
-        }
+        // Before the bell is looked at, so that no ring is missed.
+        self.bell.task.is(context.waker());
         // The look alone is no write.
         if !self.bell.rung.load(Ordering::Relaxed) || !self.bell.rung.swap(false, Ordering::Acquire) {
             return Poll::Pending;
@@ -74,9 +90,9 @@ mod tests {
 
     /// Counts how often it is woken.
     #[derive(Default)]
-    struct Task(AtomicUsize);
+    struct Counted(AtomicUsize);
 
-    impl Wake for Task {
+    impl Wake for Counted {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -94,8 +110,8 @@ mod tests {
             come_twice.as_mut().poll(context)
         }));
         let mut seldom = Seldom::new(counted.as_mut());
-        let (first, second) = (Arc::new(Task::default()), Arc::new(Task::default()));
-        let mut poll = |task: &Arc<Task>| Pin::new(&mut seldom).poll(&mut Context::from_waker(&Waker::from(task.clone())));
+        let (first, second) = (Arc::new(Counted::default()), Arc::new(Counted::default()));
+        let mut poll = |task: &Arc<Counted>| Pin::new(&mut seldom).poll(&mut Context::from_waker(&Waker::from(task.clone())));
         for _ in 0..3 {
             assert_eq!(poll(&first), Poll::Pending);
         }
@@ -110,5 +126,24 @@ mod tests {
         assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (1, 1));
         assert_eq!(poll(&second), Poll::Ready(()));
         assert_eq!(asked.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn a_task_is_woken_by_every_ring_though_it_was_named_once() {
+        let come = Notify::new();
+        let mut come_often = pin!(async {
+            loop {
+                come.notified().await;
+            }
+        });
+        let mut seldom: Seldom<'_, _> = Seldom::new(come_often.as_mut());
+        let task = Arc::new(Counted::default());
+        let waker = Waker::from(task.clone());
+        for rings in 0..4 {
+            assert_eq!(Pin::new(&mut seldom).poll(&mut Context::from_waker(&waker)), Poll::<()>::Pending);
+            assert_eq!(task.0.load(Ordering::SeqCst), rings);
+            come.notify_one();
+        }
+        assert_eq!(task.0.load(Ordering::SeqCst), 4);
     }
 }

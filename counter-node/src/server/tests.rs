@@ -139,6 +139,24 @@ async fn a_request_head_that_does_not_come_in_time_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_used_for_longer_than_a_head_may_take_ends_when_it_is_idle() {
+    let limits = Limits { head_time: Duration::from_millis(300), ..LIMITS };
+    let served = served(limits, Duration::ZERO).await;
+    let mut stream = served.connect().await;
+    let started = Instant::now();
+    // The deadline is looked at more than once, and each time another head is awaited; if this machine is that slow, the last one.
+    while started.elapsed() < limits.head_time * 3 {
+        send(&mut stream, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        if !receive(&mut stream, "GET").await.ends_with("GET") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let idle = tokio::time::timeout(Duration::from_secs(60), receive(&mut stream, "")).await;
+    assert_eq!(idle.as_deref(), Ok(""), "it stays open");
+}
+
+#[tokio::test]
 async fn a_request_head_that_is_too_long_or_no_http_is_refused() {
     let served = served(LIMITS, Duration::ZERO).await;
     let long = format!("GET / HTTP/1.1\r\nhost: x\r\nlong: {}\r\n\r\n", "a".repeat(100_000));
