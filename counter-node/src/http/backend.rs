@@ -68,12 +68,18 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 impl Backend for Arc<Router> {
-    async fn update_after(&self, writes: &OwnWrites, key: Key, write: impl Into<Write> + Send) -> Result<Reading, Failure> {
-        Router::update_after(self, writes, key, write).await
+    // The router's own futures, not others around them, which nearly every request would make and move.
+    fn update_after(
+        &self,
+        writes: &OwnWrites,
+        key: Key,
+        write: impl Into<Write> + Send,
+    ) -> impl Future<Output = Result<Reading, Failure>> + Send {
+        Router::update_after(self, writes, key, write)
     }
 
-    async fn read_after(&self, writes: &OwnWrites, key: Key) -> Result<Reading, Failure> {
-        Router::read_after(self, writes, key).await
+    fn read_after(&self, writes: &OwnWrites, key: Key) -> impl Future<Output = Result<Reading, Failure>> + Send {
+        Router::read_after(self, writes, key)
     }
 
     async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {

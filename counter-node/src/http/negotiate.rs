@@ -3,6 +3,8 @@
 use hyper::HeaderMap;
 use hyper::header::ACCEPT;
 
+use super::idempotency::is_among;
+
 /// The forms that a counter can be shown in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -25,7 +27,7 @@ impl Form {
 /// none gets the first as well: an answer that it may not understand serves it better than a refusal.
 pub(super) fn form(headers: &HeaderMap, offered: &[Form]) -> Form {
     let first = offered.first().copied().unwrap_or(Form::Json);
-    if !headers.contains_key(ACCEPT) {
+    if !is_among(headers, &ACCEPT) {
         return first;
     }
     let mut accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();

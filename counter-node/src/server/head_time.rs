@@ -5,15 +5,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt;
 
-/// In the place of a deadline while no head is awaited.
-const NONE: u64 = u64::MAX;
+use crate::lock::lock;
 
 /// What hyper takes for the timer of one connection. Its sleeps end for a task that also awaits [`Self::overdue`], and is
 /// polled again after that.
@@ -21,10 +20,10 @@ const NONE: u64 = u64::MAX;
 pub(super) struct HeadTimer(Arc<Awaited>);
 
 /// The head that is awaited.
+#[derive(Default)]
 struct Awaited {
-    since: Instant,
-    /// When it is due, in microseconds after `since`.
-    due_us: AtomicU64,
+    /// When it is due; none while no head is awaited.
+    due: Mutex<Option<Instant>>,
     /// It has not come in time.
     overdue: AtomicBool,
 }
@@ -34,14 +33,14 @@ struct HeadSleep(Arc<Awaited>);
 
 impl HeadTimer {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Awaited { since: Instant::now(), due_us: AtomicU64::new(NONE), overdue: AtomicBool::new(false) }))
+        Self(Arc::default())
     }
 
     /// Waits until a head is overdue. No head is given less time than `head_time`.
     pub(super) async fn overdue(&self, head_time: Duration) {
         loop {
             let now = Instant::now();
-            let due = self.0.due().unwrap_or(now + head_time);
+            let due = lock(&self.0.due).unwrap_or(now + head_time);
             if due <= now {
                 self.0.overdue.store(true, Ordering::Relaxed);
                 return;
@@ -51,22 +50,14 @@ impl HeadTimer {
     }
 }
 
-impl Awaited {
-    fn due(&self) -> Option<Instant> {
-        let due_us = self.due_us.load(Ordering::Relaxed);
-        (due_us != NONE).then(|| self.since + Duration::from_micros(due_us))
-    }
-}
-
 impl rt::Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn rt::Sleep>> {
         self.sleep_until(Instant::now() + duration)
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn rt::Sleep>> {
-        let due_us = u64::try_from(deadline.saturating_duration_since(self.0.since).as_micros()).unwrap_or(NONE);
         self.0.overdue.store(false, Ordering::Relaxed);
-        self.0.due_us.store(due_us, Ordering::Relaxed);
+        *lock(&self.0.due) = Some(deadline);
         Box::pin(HeadSleep(Arc::clone(&self.0)))
     }
 }
@@ -83,6 +74,6 @@ impl Future for HeadSleep {
 
 impl Drop for HeadSleep {
     fn drop(&mut self) {
-        self.0.due_us.store(NONE, Ordering::Relaxed);
+        *lock(&self.0.due) = None;
     }
 }
