@@ -111,8 +111,10 @@ fn records_of(slot: Slot, vector: &mut SlotVector, changes: &[Change], into: &mu
     }
     // What any update of the slot has left, whoever asks: no counter is written without the records of what it holds.
     tokens.extend(vector.take_unsaved_tokens());
-    if !tokens.is_empty() {
-        push_tokens(slot, vector, tokens, first, into);
+    // Nor is a record removed without the counters that what it said stands in now.
+    let settled = vector.take_unsaved_settled();
+    if !tokens.is_empty() || !settled.is_empty() {
+        push_tokens(slot, vector, tokens, &settled, first, into);
     }
 }
 
@@ -120,16 +122,18 @@ fn floor_record(slot: Slot, floor_ms: u64) -> Record {
     Record { of: Change::Floor(slot), bytes: (floor_ms > 0).then(|| floor_ms.to_le_bytes().to_vec()) }
 }
 
-/// Tokens' records, without bytes, which removes them, where the token is forgotten; and their counters, but for those that
-/// stand in `into` already, from `first` on.
+/// Tokens' records, without bytes, which removes them, where the token is forgotten; and their counters with those that
+/// forgetting has settled, but for those that stand in `into` already, from `first` on.
 fn push_tokens(
     slot: Slot,
     vector: &SlotVector,
     tokens: Vec<(TokenName, Option<TokenRecord>)>,
+    settled: &[Key],
     first: usize,
     into: &mut Vec<Record>,
 ) {
-    let mut keys: HashSet<&Key> = tokens.iter().filter_map(|(_, record)| Some(&record.as_ref()?.key)).collect();
+    let of_tokens = tokens.iter().filter_map(|(_, record)| Some(&record.as_ref()?.key));
+    let mut keys: HashSet<&Key> = of_tokens.chain(settled).collect();
     for record in &into[first..] {
         if let Change::Counter { key, .. } = &record.of {
             keys.remove(key);
@@ -173,6 +177,10 @@ mod tests {
     use super::*;
     use crate::storage::{Durability, Store as _, VolumeStore};
 
+    fn key(name: &str) -> Key {
+        Key::new(name.as_bytes()).unwrap()
+    }
+
     #[test]
     fn a_slot_that_was_forgotten_leaves_no_record_behind() {
         let table = Table::new(1, TableLimits { counters: 9, memory_bytes: 1 << 20, tokens: 9, token_window_ms: 600_000 });
@@ -212,6 +220,37 @@ mod tests {
         assert_eq!(written(&[Change::of(&key)]), (3, 1));
         assert_eq!(written(&[Change::of(&key)]), (0, 1));
         assert_eq!(written(&[Change::Slot(slot)]), (3, 1));
+    }
+
+    #[test]
+    fn what_forgetting_tokens_has_settled_is_written_with_the_floor() {
+        let actor = |origin| ActorId { origin, incarnation: 1 };
+        let [table, other] = [1, 2].map(|origin| {
+            let table = Table::new(1, LIMITS);
+            table.set_writer(Slot::all(), Some(actor(origin)));
+            for name in ["a", "b"] {
+                let token = Token { id: 1, made_ms: Some(1_000) };
+                table.apply(&key(name), Update::Increment(5), Some(&token), Hlc::from_wall_ms(1_000)).unwrap();
+            }
+            table
+        });
+        let slot = key("a").slot();
+        let delta = other.slot(slot).delta(slot, &[key("a")]);
+        table.merge(&delta);
+        let written = || {
+            let mut records = Vec::new();
+            // Asked for by an update of whatever other counter of the slot.
+            records_of(slot, &mut table.slot(slot), &[], &mut records);
+            records
+        };
+        assert_eq!(written().len(), 3, "two records of the token and their counter");
+        assert_eq!(table.slot(slot).raise_floor(2_000), [key("a")]);
+        let records = written();
+        let kinds = |of: fn(&Change) -> bool| records.iter().filter(|record| of(&record.of)).count();
+        assert_eq!(kinds(|of| matches!(of, Change::Floor(_))), 1);
+        assert_eq!(kinds(|of| matches!(of, Change::Token { .. })), 2);
+        assert_eq!(kinds(|of| matches!(of, Change::Counter { .. })), 1);
+        assert_eq!((written().len(), table.read(&key("a")).tally), (0, 5));
     }
 
     #[test]

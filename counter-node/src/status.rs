@@ -196,7 +196,7 @@ fn token_samples(table: &Table) -> [Sample; 4] {
         Sample::one("token_replays", "Updates answered as counted before", Kind::Counter, replayed),
         Sample::one(
             "token_refunds",
-            "Updates taken back here because another replica had counted the token, too",
+            "Updates that count here no more because another replica had counted the token, too",
             Kind::Counter,
             refunded,
         ),

@@ -60,7 +60,7 @@ pub(crate) fn stored_seeds() -> Vec<Vec<u8>> {
         actor: ACTOR,
         made_ms: 1_700_000_000_000,
         update: Update::Increment(1),
-        settled: false,
+        position: 1,
         observed: None,
     };
     let token = postcard::to_stdvec(&record).unwrap();

@@ -44,14 +44,14 @@ async fn a_folder_that_is_not_ours_to_read_is_refused_and_left_as_it_was() -> an
         (
             "a newer format",
             data.join("FORMAT"),
-            b"distributed-counter data format 3\n".to_vec(),
-            "has format 3, and this release knows formats up to 2: start a release at least as new as the one that wrote it",
+            b"distributed-counter data format 4\n".to_vec(),
+            "has format 4, and this release knows formats up to 3: start a release at least as new as the one that wrote it",
         ),
         (
             "an older format",
             data.join("FORMAT"),
-            b"distributed-counter data format 1\n".to_vec(),
-            "has format 1, and this release reads format 2 only",
+            b"distributed-counter data format 2\n".to_vec(),
+            "has format 2, and this release reads format 3 only",
         ),
         (
             "no format",

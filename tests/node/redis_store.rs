@@ -359,7 +359,8 @@ async fn records_that_no_node_has_written_are_refused_and_left() -> anyhow::Resu
         let place = place(&redis.url(), "test")?;
         let name = |rest: &str| format!("{{test:test-0-0}}:{rest}");
         for (words, expected) in [
-            (["HSET", "meta", "format", "2"], "have format 2"),
+            (["HSET", "meta", "format", "3"], "have format 3, and this release knows formats up to 2"),
+            (["HSET", "meta", "format", "1"], "have format 1, and this release reads format 2 only"),
             (["HSET", "meta", "format", "x"], "`format` is no number"),
             (["HSET", "meta", "holder", "somebody"], "`holder` names no process"),
             (["HSET", "slots", "99999", "1 x"], "`99999` is no slot"),

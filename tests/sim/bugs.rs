@@ -27,7 +27,7 @@ pub(crate) enum Bug {
     EffectWithoutRecord,
     /// A repeated update is acknowledged before the first one is durable.
     ReplayBeforeDurable,
-    /// Of two replicas that counted one token, both take what the other has for taken back.
+    /// Of two replicas that counted one token, each ignores the record of the other.
     NoRefund,
     /// What another replica counts is taken back twice.
     DoubleSettle,

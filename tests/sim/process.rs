@@ -206,6 +206,10 @@ impl Process {
     fn records_of_tokens(&self, slot: Slot, bug: Option<Bug>, writes: &mut Vec<Write>) {
         let mut vector = self.table.slot(slot);
         writes.extend(vector.take_unsaved_floor().map(|floor_ms| Write::Floor(slot, floor_ms)));
+        for key in vector.take_unsaved_settled() {
+            let counter = vector.counter(&key).map(CounterView::to_counter);
+            writes.push(Write::Counter(key, counter));
+        }
         for (name, record) in vector.take_unsaved_tokens() {
             let key = record.as_ref().map(|record| record.key.clone());
             let counter = key.map(|key| Write::Counter(key.clone(), vector.counter(&key).map(CounterView::to_counter)));

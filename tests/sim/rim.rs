@@ -7,7 +7,7 @@ use counter_core::id::{ActorId, NodeName};
 use counter_core::layout::Layout;
 use counter_core::message::{Envelope, Message};
 use counter_core::replica::{Effect, Now, Report};
-use counter_core::token::TokenRecord;
+use counter_core::token::{TokenName, TokenRecord};
 use counter_core::unread::REGISTER;
 
 use crate::bugs::Bug;
@@ -182,17 +182,22 @@ impl World {
         self.events.at(self.now_ms + takes_ms, Event::Committed { node, process: number, work, writes });
     }
 
-    /// What the node has taken back, as another counts it.
+    /// What the node has counted in vain, as it hears now that another counts it.
     fn note_refunds(&mut self, node: usize, writes: &[Write]) {
-        let origin = self.nodes[node].disk.origin;
-        let settled = writes.iter().filter_map(|write| match write {
-            Write::Token(_, Some(record)) if record.settled && record.actor.origin == origin => Some(record),
+        for (name, record) in writes.iter().filter_map(|write| match write {
+            Write::Token(name, Some(record)) => Some((name, record)),
             _ => None,
-        });
-        for record in settled {
-            self.note("token counted twice, and refunded");
-            if self.bug == Some(Bug::DoubleSettle) {
-                self.refund_again(node, record);
+        }) {
+            let Some(process) = &self.nodes[node].process else { return };
+            let vector = process.table.slot(record.key.slot());
+            let own = vector.writer().filter(|own| record.actor < *own);
+            let lost = own.is_some_and(|own| vector.token(&TokenName { actor: own, ..*name }).is_some());
+            drop(vector);
+            if lost {
+                self.note("token counted twice, and refunded");
+                if self.bug == Some(Bug::DoubleSettle) {
+                    self.refund_again(node, record);
+                }
             }
         }
     }

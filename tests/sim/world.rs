@@ -183,20 +183,22 @@ impl World {
             if self.rng.per_mille(20) { Envelope::decode(&envelope.encode()).expect("an envelope reads back") } else { envelope };
         let mut envelope = envelope;
         match self.bug {
-            Some(Bug::NoRefund) => self.take_as_settled(to, &mut envelope),
+            Some(Bug::NoRefund) => self.leave_out_contested(to, &mut envelope),
             Some(Bug::RegisterNotSent) => leave_out_register(&mut envelope),
             _ => {}
         }
         self.step(to, |process, now| process.replica.handle_envelope(&process.table, now, envelope));
     }
 
-    /// The planted bug of a replica that takes for taken back what another has counted as well.
-    fn take_as_settled(&self, to: usize, envelope: &mut Envelope) {
+    /// The planted bug of a replica that takes no other's record of a token that it has counted itself.
+    fn leave_out_contested(&self, to: usize, envelope: &mut Envelope) {
         let Some(process) = &self.nodes[to].process else { return };
-        for record in envelope.body.iter_mut().flat_map(slot_deltas_of).flat_map(|delta| &mut delta.tokens) {
-            let vector = process.table.slot(record.key.slot());
-            let held = vector.delta(record.key.slot(), [record.key.clone()].iter()).tokens;
-            record.settled |= held.iter().any(|held| held.id == record.id && held.actor != record.actor);
+        for delta in envelope.body.iter_mut().flat_map(slot_deltas_of) {
+            let vector = process.table.slot(delta.slot);
+            delta.tokens.retain(|record| {
+                let held = vector.delta(record.key.slot(), [record.key.clone()].iter()).tokens;
+                !held.iter().any(|held| held.id == record.id && held.actor != record.actor)
+            });
         }
     }
 

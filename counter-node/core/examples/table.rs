@@ -52,7 +52,7 @@ fn remember(table: &Table, counters: u64, tokens: u64) {
         let made_ms = START.wall_ms().saturating_add(number);
         let actor = ActorId { origin: random(0), incarnation: 1 << 32 };
         let update = Update::Increment(1);
-        table.restore_token(&TokenRecord { key, id, actor, made_ms, update, settled: false, observed: None });
+        table.restore_token(&TokenRecord { key, id, actor, made_ms, update, position: made_ms, observed: None });
     }
     println!("{:.0} ns a token", each(processor_ns().saturating_sub(began_ns), tokens));
     println!("{:.1} bytes a token of resident memory", each(resident_bytes().saturating_sub(before), tokens));

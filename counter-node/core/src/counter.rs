@@ -11,8 +11,8 @@ use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::unread::{Cursor, REGISTER, Subscription};
 
-pub(crate) use adjustment::Adjustment;
 pub use adjustment::Observed;
+pub(crate) use adjustment::{Adjustment, effect, entry_in, position};
 
 pub use crate::key::{KEY_BYTES_MAX, Key, KeyError, KeyRef};
 
@@ -241,29 +241,12 @@ impl Counter {
         !held.is_some_and(|held| held.covers(entry))
     }
 
-    /// The same for a counter that token records adjust.
-    pub(crate) fn apply_with(
-        &mut self,
-        actor: ActorId,
-        update: Update,
-        now: Hlc,
-        adjustment: &Adjustment,
-    ) -> Result<(), OutOfRange> {
-        match update {
-            Update::Increment(_) | Update::Decrement(_) => {
-                self.add(actor, Entry::of(update), self.adjusted(adjustment).tally())?;
-            }
-            Update::Reset => {
-                self.stamp(actor);
-                self.clear(&self.observe(adjustment, now));
-            }
-            Update::Set(_) => {
-                let observed = self.observe(adjustment, now);
-                self.add(actor, Entry::of(update), 0)?;
-                self.clear(&observed);
-            }
-            Update::Raise { .. } => drop(self.raise(REGISTER, Entry::of(update))),
+    /// The same for a counter that token records adjust, and that reads as `tally`.
+    pub(crate) fn apply_adjusted(&mut self, actor: ActorId, update: Update, now: Hlc, tally: i128) -> Result<(), OutOfRange> {
+        if update.change().is_none() {
+            return self.apply(actor, update, now);
         }
+        self.add(actor, Entry::of(update), tally)?;
         self.touch(now);
         Ok(())
     }
@@ -335,6 +318,8 @@ impl Counter {
         let rest = self.rest.get_or_insert_default();
         rest.base.cleared = rest.base.cleared.max(cleared);
         merge_by_max(&mut rest.baselines, &theirs.baselines, live);
+        // Who cleared so much of an entry had seen so much of it: it is known, too, though the entry itself may come later.
+        merge_by_max(&mut self.entries, &theirs.baselines, live);
     }
 
     /// Folds the entries and baselines of `retired`, sorted, into the base.

@@ -13,9 +13,9 @@ use crate::slot::{Slot, SlotRange};
 use crate::vector::{Generation, SlotDelta};
 
 /// The newest format of the envelope and its messages that this release reads and writes.
-pub const MESSAGE_FORMAT: u16 = 5;
+pub const MESSAGE_FORMAT: u16 = 6;
 /// The oldest one that it reads: no release has ever written another.
-const MESSAGE_FORMAT_OLDEST: u16 = 5;
+const MESSAGE_FORMAT_OLDEST: u16 = 6;
 
 /// The longest encoded envelope that a node takes, in bytes. Messages are cut at about 256 KiB; only the retirement
 /// record of a large slot, which must stay whole, comes near this.
@@ -264,14 +264,14 @@ mod tests {
     fn a_newer_format_is_refused_by_name() {
         let bytes = postcard::to_stdvec(&(MESSAGE_FORMAT + 1, "whatever it holds")).unwrap();
         let refused = Envelope::<Vec<Message>>::decode(&bytes).unwrap_err();
-        assert_eq!(refused.to_string(), "peer messages of format 6 are newer than 5, the newest that this release knows");
+        assert_eq!(refused.to_string(), "peer messages of format 7 are newer than 6, the newest that this release knows");
     }
 
     #[test]
     fn garbage_is_refused() {
         let older = Envelope::<Vec<Message>>::decode(&[1]).unwrap_err();
         assert_eq!(older, EnvelopeError::OlderFormat { found: 1 });
-        for bytes in [&b""[..], &[0], &[5], &[5, 255, 255, 255]] {
+        for bytes in [&b""[..], &[0], &[6], &[6, 255, 255, 255]] {
             assert!(matches!(Envelope::<Vec<Message>>::decode(bytes), Err(EnvelopeError::Malformed(_))), "{bytes:?}");
         }
     }

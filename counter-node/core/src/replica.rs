@@ -292,7 +292,7 @@ impl Replica {
 
     /// The only way in for what other nodes know. Returns whether anything was new.
     fn merge(&mut self, step: &mut Step<'_>, deltas: &[SlotDelta]) -> bool {
-        let (mut keys, mut generations, mut floors, mut settled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut keys, mut generations, mut floors) = (Vec::new(), Vec::new(), Vec::new());
         for delta in deltas {
             let before = step.table.slot(delta.slot).generation();
             let newer = delta.retirement.as_ref().filter(|retirement| retirement.generation > before);
@@ -301,7 +301,6 @@ impl Replica {
             }
             let merged = step.table.merge(delta);
             keys.extend(merged.keys);
-            settled.extend(merged.settled);
             floors.extend(merged.floor.then_some(delta.slot));
             if step.table.slot(delta.slot).generation() != before {
                 generations.push(delta.slot);
@@ -309,10 +308,6 @@ impl Replica {
         }
         let changed = !keys.is_empty() || !generations.is_empty() || !floors.is_empty();
         step.effects.0.extend(self.saves.save(Unsaved { keys, generations, floors }));
-        if !settled.is_empty() {
-            // Should it be lost before it is durable, others are none the worse for knowing it.
-            self.committed(settled.into_iter().map(|key| (key.slot(), key)));
-        }
         changed
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The effect of an update under a token enters its actor's entry at once, like any other; the [`TokenRecord`] is the
 //! memory of who counted the token. Where two replicas have counted the same one, the records meet, all replicas see the
-//! same winner, and what the others have counted is refunded. See [`crate::vector`].
+//! same winner, and what the others have counted counts no more. See [`crate::vector`].
 
 use std::str::FromStr;
 
@@ -91,8 +91,9 @@ pub struct TokenRecord {
     /// In milliseconds since the Unix epoch; 48 bits of it are kept.
     pub made_ms: u64,
     pub update: Update,
-    /// The record has lost, and its actor's entry has its effect taken back. Never unset.
-    pub settled: bool,
+    /// How high the update has raised its actor's entry: the part that it adds to, increments or decrements. Whoever has
+    /// cleared so much of the entry has cleared the update.
+    pub position: u64,
     /// What a reset clears.
     pub observed: Option<Box<Observed>>,
 }

@@ -6,10 +6,11 @@
 //! and a holder that lags one generation behind knows the final entries of all that was folded meanwhile.
 //!
 //! **Tokens.** An update under a token enters the entry and the slot's records in one step, and nothing that shows the one
-//! leaves without the other: not to storage, not to a peer. Where several actors have counted one token, all but the
-//! winner are *refunded*: at once in every reading, then in the loser's own entry by its actor. Records are forgotten when
-//! all holders have agreed on what lies below a *floor*, a time before which tokens were made that nobody takes any more;
-//! what is still to be refunded then is refunded by all. An actor with records is not retired before that.
+//! leaves without the other: not to storage, not to a peer. Where several actors have counted one token, the copies of all but
+//! the winner are corrected in every reading, and nobody changes an entry for it: whoever loses what it has heard of the
+//! others can still tell of its own. Records are forgotten when all holders have agreed on what lies below a *floor*, a time
+//! before which tokens were made that nobody takes any more; then all of them correct the entries alike. An actor with records
+//! is not retired before that.
 
 mod tokens;
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::packed::{Changed, InPlace, PackedCounters};
-use self::tokens::Tokens;
+use self::tokens::{Inserted, Tokens};
 use crate::counter::{Adjustment, Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
@@ -29,9 +30,6 @@ use crate::presence::PageViewers;
 use crate::slot::Slot;
 use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS, Token, TokenName, TokenRecord};
 use crate::unread::{MODIFICATIONS_MAX, new_counter};
-
-/// Counters whose entries go out together with resets take along all of their records, if they are not more than this.
-const RECORDS_WITH_RESETS_MAX: usize = 256;
 
 mod digest;
 mod packed;
@@ -133,8 +131,6 @@ pub struct Growth {
 pub struct Merged {
     /// The keys of what has changed: counters and token records.
     pub keys: Vec<Key>,
-    /// Among them, those in which this node's own entries have changed: it has to push them.
-    pub settled: Vec<Key>,
     /// The floor was raised.
     pub floor: bool,
 }
@@ -309,8 +305,13 @@ impl SlotVector {
     }
 
     fn reading(&self, key: KeyRef<'_>, counter: CounterView<'_>) -> Reading {
-        let adjusted = |adjustment| Reading::of(CounterView::whole(&counter.to_counter().adjusted(adjustment)));
-        self.adjustment(key).map_or_else(|| Reading::of(counter), adjusted)
+        let Some(adjustment) = self.adjustment(key) else { return Reading::of(counter) };
+        let reading = if adjustment.has_resets() {
+            Reading::of(CounterView::whole(&counter.to_counter().adjusted(adjustment)))
+        } else {
+            Reading::of(counter)
+        };
+        Reading { tally: reading.tally.saturating_add(adjustment.surplus()), ..reading }
     }
 
     /// Whether all that the mark stands for is in this copy of the counter.
@@ -461,20 +462,20 @@ impl SlotVector {
         if let Some((theirs, bases)) = theirs {
             counter.merge(theirs, &self.retired, bases);
         }
-        let mut new_records = false;
+        let (mut new_records, mut adjusts) = (false, false);
         for record in records {
-            new_records |= self.tokens.get_or_insert_default().insert(record, &self.retired);
-        }
-        if new_records && self.settle(key, &mut counter) {
-            merged.settled.push(key.clone());
+            let inserted = self.tokens.get_or_insert_default().insert_beside(record, &self.retired, self.writer);
+            new_records |= inserted != Inserted::Known;
+            adjusts |= inserted == Inserted::Adjusts;
         }
         let changed = counter != known;
         if changed {
             self.counters.set(key.as_bytes(), &counter);
         }
         if changed || new_records {
-            if new_records && let Some(tokens) = &mut self.tokens {
-                tokens.readjust(key.into());
+            // What resets have cleared says which copies count.
+            if adjusts || self.tokens.as_ref().is_some_and(|tokens| tokens.is_adjustable(key.into())) {
+                self.readjust(key.into());
             }
             let after = self.read(key);
             self.changed(key.into(), Changed { before, after });
@@ -524,6 +525,9 @@ impl SlotVector {
     fn replace(&mut self, key: KeyRef<'_>, counter: &Counter) -> Changed {
         let before = self.read(key);
         self.counters.set(key.as_bytes(), counter);
+        if self.tokens.as_ref().is_some_and(|tokens| tokens.is_adjustable(key)) {
+            self.readjust(key);
+        }
         let changed = Changed { before, after: self.read(key) };
         self.changed(key, changed);
         changed

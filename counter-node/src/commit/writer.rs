@@ -144,9 +144,8 @@ impl Writer {
     /// Remembers what came of committing `records`.
     fn note(&mut self, committed: Result<(), StoreError>) -> Result<(), StoreError> {
         if let Err(error) = committed {
-            // Slots' and tokens' records may have come unasked, and will not come again by themselves.
-            let of = self.records.iter().map(|record| &record.of);
-            self.unsaved.extend(of.filter(|of| !matches!(of, Change::Counter { .. })).cloned());
+            // Records may have come unasked, and will not come again by themselves.
+            self.unsaved.extend(self.records.iter().map(|record| record.of.clone()));
             return Err(error);
         }
         let counts = &self.shared.counts;

@@ -8,8 +8,8 @@ use counter_core::token::TOKEN_NAME_BYTES;
 
 use super::{Change, Loaded};
 
-/// The format that this release reads and writes. Format 1 was never released, and is not read.
-pub const FORMAT: u32 = 2;
+/// The format that this release reads and writes. Formats 1 and 2 were never released, and are not read.
+pub const FORMAT: u32 = 3;
 
 const PREFIX: &str = "distributed-counter data format ";
 

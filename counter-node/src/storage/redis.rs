@@ -32,8 +32,8 @@ use self::link::{Link, Script, Url, list, pairs, text};
 use super::memory::put_all;
 use super::{Durability, Record, Store, StoreError, Visitor};
 
-/// The format of what is in Redis; independent of the volume's.
-const FORMAT: u32 = 1;
+/// The format of what is in Redis; independent of the volume's. Format 1 was never released, and is not read.
+const FORMAT: u32 = 2;
 /// Fields of the hash `meta` that are this module's own.
 const OWN_FIELDS: [&str; 2] = ["format", "holder"];
 

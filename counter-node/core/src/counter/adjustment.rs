@@ -1,4 +1,4 @@
-//! What token records do to a counter beside its entries: refunds that are due, and resets that may still lose.
+//! What token records do to a counter beside its entries: copies that do not count, and resets that may still lose.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +16,13 @@ pub struct Observed {
     total: Total,
 }
 
-/// Derived from the token records of one counter, the same wherever the same records are known.
+/// Derived from a counter and its token records, the same wherever the same of both is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Adjustment {
-    /// Per actor: what has been counted more than once, and is not taken back in its entry yet. Inverse effects.
-    refunds: ByActor,
+    /// What the entries hold too much of tokens that several replicas have counted, negated.
+    surplus: i128,
+    /// How many tokens the surplus is of.
+    tokens: usize,
     /// What winning resets clear.
     resets: ByActor,
     cleared: Total,
@@ -28,15 +30,12 @@ pub(crate) struct Adjustment {
 
 impl Adjustment {
     pub(crate) const NONE: Self =
-        Self { refunds: Vec::new(), resets: Vec::new(), cleared: Total { increments: 0, decrements: 0 } };
+        Self { surplus: 0, tokens: 0, resets: Vec::new(), cleared: Total { increments: 0, decrements: 0 } };
 
-    /// An update of `actor` counts nothing.
-    pub(crate) fn refund(&mut self, actor: ActorId, update: Update) {
-        let by = inverse(update);
-        match self.refunds.binary_search_by_key(&actor, |(actor, _)| *actor) {
-            Ok(index) => self.refunds[index].1 = self.refunds[index].1.plus(by),
-            Err(index) => self.refunds.insert(index, (actor, by)),
-        }
+    /// A token for which the entries are to be corrected by so much.
+    pub(crate) fn correct(&mut self, by: i128) {
+        self.surplus = self.surplus.saturating_add(by);
+        self.tokens = self.tokens.saturating_add(1);
     }
 
     /// A reset counts.
@@ -44,11 +43,36 @@ impl Adjustment {
         merge_by_max(&mut self.resets, &observed.entries, |_| true);
         self.cleared = self.cleared.max(observed.total);
     }
+
+    /// What winning resets clear of an actor's entry.
+    pub(crate) fn cleared_of(&self, actor: ActorId) -> Entry {
+        entry_in(&self.resets, actor)
+    }
+
+    /// What the entries are to be corrected by.
+    pub(crate) fn surplus(&self) -> i128 {
+        self.surplus
+    }
+
+    pub(crate) fn has_resets(&self) -> bool {
+        !self.resets.is_empty() || !self.cleared.is_zero()
+    }
 }
 
 fn inverse(update: Update) -> Entry {
     let Entry { increments, decrements } = Entry::of(update);
     Entry { increments: decrements, decrements: increments }
+}
+
+/// What a copy of an update adds to the tally.
+pub(crate) fn effect(update: Update) -> i128 {
+    Entry::of(update).net()
+}
+
+/// The part of an entry that an update raises: it stands for the update's place among those of its actor.
+pub(crate) fn position(update: Update, entry: Entry) -> u64 {
+    let raised = Entry::of(update);
+    if raised.increments == 0 && raised.decrements > 0 { entry.decrements } else { entry.increments }
 }
 
 impl Entry {
@@ -61,23 +85,16 @@ impl Entry {
 }
 
 impl Counter {
-    /// The counter as it reads with `adjustment`.
+    /// The counter with what winning resets clear.
     pub(crate) fn adjusted(&self, adjustment: &Adjustment) -> Self {
         let mut adjusted = self.clone();
-        for (actor, refund) in &adjustment.refunds {
-            match adjusted.entries.binary_search_by_key(actor, |(actor, _)| *actor) {
-                Ok(index) => adjusted.entries[index].1 = adjusted.entries[index].1.plus(*refund),
-                Err(index) => adjusted.entries.insert(index, (*actor, *refund)),
-            }
-        }
         adjusted.clear_all(&adjustment.resets, adjustment.cleared);
         adjusted
     }
 
     /// All that the counter has, for a reset at `at`.
-    pub(crate) fn observe(&self, adjustment: &Adjustment, at: Hlc) -> Observed {
-        let adjusted = self.adjusted(adjustment);
-        Observed { at, total: adjusted.base().total, entries: adjusted.entries }
+    pub(crate) fn observe(&self, at: Hlc) -> Observed {
+        Observed { at, total: self.base().total, entries: self.entries.clone() }
     }
 
     /// Clears what a reset has observed, for good.
@@ -93,18 +110,13 @@ impl Counter {
         let rest = self.rest.get_or_insert_default();
         rest.base.cleared = rest.base.cleared.max(total);
         merge_by_max(&mut rest.baselines, entries, |_| true);
+        merge_by_max(&mut self.entries, entries, |_| true);
     }
 
-    /// What an update under a token does to its actor's entry. What it clears stands elsewhere.
-    pub(crate) fn apply_effect(
-        &mut self,
-        actor: ActorId,
-        update: Update,
-        now: Hlc,
-        adjustment: &Adjustment,
-    ) -> Result<(), OutOfRange> {
+    /// What an update under a token does to its actor's entry, where the counter reads as `tally`. What it clears stands elsewhere.
+    pub(crate) fn apply_effect(&mut self, actor: ActorId, update: Update, now: Hlc, tally: i128) -> Result<(), OutOfRange> {
         match update {
-            Update::Increment(_) | Update::Decrement(_) => self.apply_with(actor, update, now, adjustment)?,
+            Update::Increment(_) | Update::Decrement(_) => self.add(actor, Entry::of(update), tally)?,
             Update::Set(_) => self.add(actor, Entry::of(update), 0)?,
             Update::Reset | Update::Raise { .. } => {}
         }
@@ -112,32 +124,19 @@ impl Counter {
         Ok(())
     }
 
-    /// Takes an update of `actor` back in its entry. False, and nothing has changed, when the entry is full.
-    pub(crate) fn refund(&mut self, actor: ActorId, update: Update) -> bool {
+    /// Takes a copy of `actor`'s update back in its entry, for good: `cleared` where a reset has cleared the copy already, so that
+    /// taking it back must count for nothing.
+    pub(crate) fn refund(&mut self, actor: ActorId, update: Update, cleared: bool) {
         let by = inverse(update);
-        let place = self.entries.binary_search_by_key(&actor, |(actor, _)| *actor);
-        let held = place.map_or_else(|_| Entry::default(), |index| self.entries[index].1);
-        let (Some(increments), Some(decrements)) =
-            (held.increments.checked_add(by.increments), held.decrements.checked_add(by.decrements))
-        else {
-            return false;
-        };
-        let entry = Entry { increments, decrements };
-        match place {
-            Ok(index) => self.entries[index].1 = entry,
-            Err(index) => self.entries.insert(index, (actor, entry)),
+        add_to(&mut self.entries, actor, by);
+        if cleared {
+            add_to(&mut self.rest.get_or_insert_default().baselines, actor, by);
         }
-        true
     }
 
     /// The counter was updated at `now`.
     pub(crate) fn touch(&mut self, now: Hlc) {
         self.updated_at = self.updated_at.max(now);
-    }
-
-    /// Whether anything of actors that are not retired has been reset.
-    pub(crate) fn has_baselines(&self) -> bool {
-        self.rest.as_ref().is_some_and(|rest| !rest.baselines.is_empty())
     }
 
     /// The counter with the entries of one volume's actors only, and what is of no actor.
@@ -147,7 +146,30 @@ impl Counter {
     }
 }
 
+/// An actor's entry among these, which are sorted.
+pub(crate) fn entry_in(entries: &[(ActorId, Entry)], actor: ActorId) -> Entry {
+    let place = entries.binary_search_by_key(&actor, |(actor, _)| *actor);
+    place.map_or_else(|_| Entry::default(), |index| entries[index].1)
+}
+
+/// What an entry has no room for is left out: none ever comes near it.
+fn add_to(entries: &mut ByActor, actor: ActorId, by: Entry) {
+    match entries.binary_search_by_key(&actor, |(actor, _)| *actor) {
+        Ok(index) => entries[index].1 = entries[index].1.plus(by),
+        Err(index) => entries.insert(index, (actor, by)),
+    }
+}
+
 impl Observed {
+    pub(crate) fn entry_of(&self, actor: ActorId) -> Entry {
+        entry_in(&self.entries, actor)
+    }
+
+    /// A copy that it clears is taken back in the actor's entry: it clears that, too.
+    pub(crate) fn add_refund(&mut self, actor: ActorId, update: Update) {
+        add_to(&mut self.entries, actor, inverse(update));
+    }
+
     /// What was observed of `retired`, sorted, is part of the base now.
     pub(crate) fn fold(&mut self, retired: &[ActorId]) {
         let (folded, kept) = std::mem::take(&mut self.entries)

@@ -9,7 +9,7 @@ use crate::layout::LayoutVersion;
 use crate::message::{DetailAsk, DetailReply, DigestReply, Position};
 use crate::slot::{Slot, to_ranges};
 use crate::table::Table;
-use crate::token::TokenRecord;
+use crate::token::{TokenName, TokenRecord};
 use crate::vector::{CounterView, SlotDelta, SlotVector, key_hash};
 
 /// What answers are made of besides the table.
@@ -70,6 +70,7 @@ impl Answering<'_> {
             }
             passed = Some(position);
         }
+        add_fresh(&vector, &mut delta);
         let newer = vector.generation() > ask.generation;
         delta.retirement = if newer { vector.retirement() } else { None };
         DetailReply { round: ask.round, layout: self.layout, last: (self.is_last)(ask.slot), upto, delta: Some(delta) }
@@ -125,6 +126,17 @@ impl Item<'_> {
             }
         }
     }
+}
+
+/// The own records of the counters that go out, as far as siblings may lack them: their effects are in these counters, and of
+/// what is not durable yet a crash may leave nothing but them.
+fn add_fresh(vector: &SlotVector, delta: &mut SlotDelta) {
+    let name_of =
+        |record: &TokenRecord| TokenName { key_hash: key_hash((&record.key).into()), id: record.id, actor: record.actor };
+    let has: HashSet<TokenName> = delta.tokens.iter().map(name_of).collect();
+    let going_out: HashSet<u64> = delta.counters.iter().map(|(key, _)| key_hash(key.into())).collect();
+    let fresh = vector.fresh_of(&going_out);
+    delta.tokens.extend(fresh.filter(|record| !has.contains(&name_of(record))));
 }
 
 /// What lies between two places, in order, cut after about `items_max`; and the place up to which this is all.

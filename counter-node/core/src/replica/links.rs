@@ -33,8 +33,8 @@ struct Flight {
     keys: Vec<Key>,
     /// The lowest mark among them.
     since: CommitMark,
-    /// By slot: up to which own token record changes it carries them.
-    records: Vec<(Slot, u64)>,
+    /// By slot: up to which own token records each of its copies so far has carried them. None before the first copy.
+    records: Option<Vec<(Slot, u64)>>,
     sent_ms: u64,
 }
 
@@ -176,7 +176,7 @@ impl Link {
         }
         self.queue.retain(|_, keys| !keys.is_empty());
         let sequence = self.number();
-        self.send(table, Flight { sequence, keys, since, records: Vec::new(), sent_ms: now_ms }, now_ms, config)
+        self.send(table, Flight { sequence, keys, since, records: None, sent_ms: now_ms }, now_ms, config)
     }
 
     /// Sends a batch, with the values of now. What does not fit goes back into the queue.
@@ -203,7 +203,12 @@ impl Link {
             return None;
         }
         let sequence = flight.sequence;
-        self.flight = Some(Flight { sent_ms: now_ms, records: batch.records, ..flight });
+        // The answer may be to any copy: it says what the least of them has carried.
+        let records = match &flight.records {
+            None => batch.records,
+            Some(before) => in_both(before, &batch.records),
+        };
+        self.flight = Some(Flight { sent_ms: now_ms, records: Some(records), ..flight });
         Some(Message::Delta { sequence, slots: batch.slots })
     }
 
@@ -246,8 +251,9 @@ impl Link {
     /// The peer says that a batch is durable there. Returns, when it was the one in flight, the slots of its token records.
     pub(super) fn acknowledged(&mut self, sequence: u64) -> Option<Vec<Slot>> {
         let flight = self.flight.take_if(|flight| flight.sequence == sequence)?;
-        let slots = flight.records.iter().map(|(slot, _)| *slot).collect();
-        self.records.extend(flight.records);
+        let records = flight.records.unwrap_or_default();
+        let slots = records.iter().map(|(slot, _)| *slot).collect();
+        self.records.extend(records);
         Some(slots)
     }
 
@@ -271,6 +277,12 @@ struct PushBatch {
     lost: Vec<(Slot, u64)>,
 }
 
+/// The slots that both name, each with the lower of its numbers.
+fn in_both(left: &[(Slot, u64)], right: &[(Slot, u64)]) -> Vec<(Slot, u64)> {
+    let other = |slot: Slot| right.iter().find(|(named, _)| *named == slot).map(|(_, upto)| *upto);
+    left.iter().filter_map(|(slot, upto)| Some((*slot, other(*slot)?.min(*upto)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,6 +290,7 @@ mod tests {
     use crate::hlc::Hlc;
     use crate::id::ActorId;
     use crate::table::TableLimits;
+    use crate::token::Token;
 
     fn key(name: &str) -> Key {
         Key::new(name.as_bytes()).unwrap()
@@ -320,6 +333,27 @@ mod tests {
         assert_eq!(sequence_and_keys(link.advance(&table, 1_500, &config)), (11, 2));
         assert!(link.acknowledged(11).is_some());
         assert_eq!((link.floor(), link.pending()), (None, 0));
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_copy_says_nothing_of_tokens_that_came_since() {
+        let config = ReplicaConfig::default();
+        let (table, mut link) = (table(&[]), Link::new(0));
+        let key = key("a");
+        let count = |id| table.apply(&key, Update::Increment(1), Some(&Token { id, made_ms: None }), Hlc(2)).unwrap();
+        let tokens = |message: Option<Message>| match message {
+            Some(Message::Delta { slots, .. }) => slots.iter().map(|slot| slot.tokens.len()).sum::<usize>(),
+            other => panic!("no delta: {other:?}"),
+        };
+        count(1);
+        link.add(CommitMark(1), &key, &config);
+        assert_eq!(tokens(link.advance(&table, 0, &config)), 1);
+        count(2);
+        assert_eq!(tokens(link.repeat(&table, 500, &config).pop()), 2);
+        link.acknowledged(0).unwrap();
+        assert_eq!(link.has_upto(key.slot()), 1, "it may be the first copy that was heard");
+        link.add(CommitMark(2), &key, &config);
+        assert_eq!(tokens(link.advance(&table, 501, &config)), 1);
     }
 
     #[test]

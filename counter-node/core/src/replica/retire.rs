@@ -150,7 +150,7 @@ impl Replica {
         if !is_due || self.saves.is_saving(slot) {
             return None;
         }
-        let digest = vector.digest_below(floor_ms, self.actor)?;
+        let digest = vector.digest_below(floor_ms);
         Some(RetireProposal { slot, generation: vector.generation(), actors: Vec::new(), floor_ms, digest })
     }
 
@@ -197,7 +197,7 @@ impl Replica {
                 && !proposal.actors.contains(&self.actor)
                 && !self.saves.is_saving(proposal.slot)
                 && (!proposal.actors.is_empty() || self.is_past(proposal.floor_ms))
-                && is_still(&vector, proposal, self.actor)
+                && is_still(&vector, proposal)
         };
         let agreed = proposals.iter().filter(agrees).map(|proposal| proposal.slot).collect();
         step.effects.send(&header.from, Message::RetireReply { round, layout, agreed });
@@ -223,7 +223,7 @@ impl Replica {
         let Some(round) = self.retiring.round.take_if(|round| round.awaited.is_empty()) else { return };
         let mut unsaved = Unsaved::default();
         for proposal in round.proposals.values().filter(|proposal| !proposal.actors.contains(&self.actor)) {
-            let still = is_still(&step.table.slot(proposal.slot), proposal, self.actor);
+            let still = is_still(&step.table.slot(proposal.slot), proposal);
             if still && proposal.actors.is_empty() {
                 unsaved.keys.extend(step.table.slot(proposal.slot).raise_floor(proposal.floor_ms));
                 unsaved.floors.push(proposal.slot);
@@ -258,12 +258,12 @@ fn closed(vector: &SlotVector, current: &BTreeSet<ActorId>) -> Vec<ActorId> {
     actors
 }
 
-fn is_still(vector: &SlotVector, proposal: &RetireProposal, own: ActorId) -> bool {
+fn is_still(vector: &SlotVector, proposal: &RetireProposal) -> bool {
     if vector.generation() != proposal.generation {
         return false;
     }
     if proposal.actors.is_empty() {
-        return vector.digest_below(proposal.floor_ms, own) == Some(proposal.digest);
+        return vector.digest_below(proposal.floor_ms) == proposal.digest;
     }
     vector.may_retire(&proposal.actors) && vector.digest_of(&proposal.actors) == proposal.digest
 }

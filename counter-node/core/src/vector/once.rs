@@ -1,11 +1,12 @@
 //! Updates under tokens, and what becomes of their records in a slot.
 
-use super::{
-    Applied, Changed, CounterView, Growth, RECORDS_WITH_RESETS_MAX, Reading, Refusal, SlotDelta, SlotVector, TOKEN_FUTURE_MS,
-    Token,
-};
+use std::collections::HashSet;
+
+use super::packed::PackedCounters;
+use super::tokens::{FreshRecords, Inserted, Settlement};
+use super::{Applied, Changed, CounterView, Growth, Reading, Refusal, SlotDelta, SlotVector, TOKEN_FUTURE_MS, Token};
 use super::{TokenName, TokenRecord, answer};
-use crate::counter::{Adjustment, Counter, Key, KeyRef, Update};
+use crate::counter::{Counter, Entry, Key, KeyRef, Update, entry_in, position};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::Slot;
@@ -45,8 +46,6 @@ impl SlotVector {
             // Its records would be taken for another key's: no honest pair of keys has one 64-bit hash.
             return Err(Refusal::TooManyTokens { limit: 0 });
         }
-        let none = Adjustment::NONE;
-        let adjustment = self.adjustment(key).unwrap_or(&none);
         let known = self.counter(key);
         let is_new = known.is_none() && update != Update::Reset;
         let before = self.read(key);
@@ -55,11 +54,12 @@ impl SlotVector {
             counter.stamp(actor);
         }
         let resets = matches!(update, Update::Reset | Update::Set(_));
-        let observed = resets.then(|| Box::new(counter.observe(adjustment, now)));
+        let observed = resets.then(|| Box::new(counter.observe(now)));
         // What a reset clears stands in its record, for as long as that may lose.
-        counter.apply_effect(actor, update, now, adjustment)?;
+        counter.apply_effect(actor, update, now, before.tally)?;
         admit(Growth { counter: is_new, token: true })?;
-        let record = TokenRecord { key: key.to_key(), id: token.id, actor, made_ms, update, settled: false, observed };
+        let position = position(update, entry_in(counter.entries(), actor));
+        let record = TokenRecord { key: key.to_key(), id: token.id, actor, made_ms, update, position, observed };
         if is_new || self.counter(key).is_some() {
             self.counters.set(key.as_bytes(), &counter);
         }
@@ -67,7 +67,7 @@ impl SlotVector {
         tokens.insert(&record, &[]);
         tokens.note_fresh(key, token.id, actor);
         if resets {
-            tokens.readjust(key);
+            self.readjust(key);
         }
         let after = self.read(key);
         self.changed(key, Changed { before, after });
@@ -92,23 +92,21 @@ impl SlotVector {
         update: Update,
         (actor, now): (ActorId, Hlc),
     ) -> Result<Applied, Refusal> {
-        let none = Adjustment::NONE;
-        let adjustment = self.adjustment(key).unwrap_or(&none);
         let before = self.read(key);
         let Some(mut counter) = self.counter(key).map(CounterView::to_counter) else {
             return Ok(Applied { reading: Reading::UNKNOWN, actor, changed: false, replayed: false });
         };
-        counter.apply_with(actor, update, now, adjustment)?;
-        self.counters.set(key.as_bytes(), &counter);
-        let after = self.read(key);
-        self.changed(key, Changed { before, after });
+        counter.apply_adjusted(actor, update, now, before.tally)?;
+        let Changed { before, after } = self.replace(key, &counter);
         Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
 
-    /// Takes back in `counter` what the writer has counted and another replica counts.
-    pub(super) fn settle(&mut self, key: &Key, counter: &mut Counter) -> bool {
-        let (Some(own), Some(tokens)) = (self.writer, &mut self.tokens) else { return false };
-        tokens.settle(key.into(), own, |update| counter.refund(own, update))
+    /// Reckons anew what the key's records do to its reading.
+    pub(super) fn readjust(&mut self, key: KeyRef<'_>) {
+        if let Some(tokens) = &mut self.tokens {
+            let baselines = baselines_of(&self.counters, key);
+            tokens.readjust(key, &baselines);
+        }
     }
 
     pub(super) fn retire_records(&mut self) {
@@ -125,9 +123,7 @@ impl SlotVector {
             change(&mut counter);
             self.counters.set(key.as_bytes(), &counter);
         }
-        if let Some(tokens) = &mut self.tokens {
-            tokens.readjust(key.into());
-        }
+        self.readjust(key.into());
         let after = self.read(key);
         self.changed(key.into(), Changed { before, after });
     }
@@ -144,29 +140,27 @@ impl SlotVector {
         self.tokens.as_ref().and_then(|tokens| tokens.oldest_ms())
     }
 
-    /// A summary of the records of tokens that a floor would touch. None while this node, as `own`, has something of
-    /// theirs to take back.
+    /// A summary of the tokens that a floor would touch, and of which copies resets have cleared.
     #[must_use]
-    pub fn digest_below(&self, floor_ms: u64, own: ActorId) -> Option<u64> {
-        self.tokens.as_ref().map_or(Some(0), |tokens| tokens.digest_below(floor_ms, own))
+    pub fn digest_below(&self, floor_ms: u64) -> u64 {
+        let baselines_of = |key: &Key| baselines_of(&self.counters, key.into());
+        self.tokens.as_ref().map_or(0, |tokens| tokens.digest_below(floor_ms, baselines_of))
     }
 
     /// Forgets the tokens made before `floor_ms`. Only after every holder has agreed to it. Returns the keys of what has
     /// changed.
     pub fn raise_floor(&mut self, floor_ms: u64) -> Vec<Key> {
+        let counters = &self.counters;
         let tokens = self.tokens.get_or_insert_default();
-        let settlement = tokens.raise_floor(floor_ms);
-        let mut keys: Vec<Key> = Vec::new();
-        for (key, actor, update) in settlement.refunds {
-            self.reckon(&key, |counter| _ = counter.refund(actor, update));
+        let settlements = tokens.raise_floor(floor_ms, |key| baselines_of(counters, key.into()));
+        let mut keys = Vec::with_capacity(settlements.len());
+        for (key, Settlement { clears, refunds }) in settlements {
+            self.reckon(&key, |counter| {
+                clears.iter().for_each(|observed| counter.clear(observed));
+                refunds.iter().for_each(|refund| counter.refund(refund.actor, refund.update, refund.cleared));
+            });
             keys.push(key);
         }
-        for (key, observed) in settlement.clears {
-            self.reckon(&key, |counter| counter.clear(&observed));
-            keys.push(key);
-        }
-        keys.sort_unstable();
-        keys.dedup();
         keys
     }
 
@@ -190,29 +184,31 @@ impl SlotVector {
     /// ones, and the counters that these are of. None when some of these are not kept in mind any more.
     ///
     /// A counter goes with the writer's own entries only while the slot has records of others: their entries would
-    /// come without the records that belong to them. One that has been reset goes whole, and takes the records along.
+    /// come without the records that belong to them. It takes all of its own records along that the sibling may lack.
     pub(crate) fn push_delta(&self, slot: Slot, keys: &[&Key], since: u64, records_max: usize) -> Option<Push> {
         let mut delta = self.empty_delta(slot);
         let Some(tokens) = &self.tokens else {
             delta.counters = keys.iter().filter_map(|key| Some(((*key).clone(), self.counter(*key)?.to_counter()))).collect();
             return Some(Push { delta, upto: since, has_more: false });
         };
-        let (records, upto) = tokens.fresh_since(since, records_max)?;
-        let mut named: Vec<&Key> = keys.iter().copied().chain(records.iter().map(|record| &record.key)).collect();
+        let news = tokens.fresh_since(since, records_max, keys)?;
+        let mut named: Vec<&Key> = keys.iter().copied().chain(news.records.iter().map(|record| &record.key)).collect();
         named.sort_unstable();
         named.dedup();
         let origin = self.writer.map(|writer| writer.origin).filter(|origin| tokens.has_foreign(*origin));
         for key in named {
             let Some(counter) = self.counter(key).map(CounterView::to_counter) else { continue };
-            let with_records = counter.has_baselines() && tokens.of_key(key.into()) <= RECORDS_WITH_RESETS_MAX;
-            let sent = origin.filter(|_| !with_records).map_or_else(|| counter.clone(), |origin| counter.of_origin(origin));
-            if origin.is_some() && with_records {
-                delta.tokens.extend(tokens.range(key.into(), 0, u128::MAX).map(|(_, _, record)| record));
-            }
+            let sent = origin.map_or_else(|| counter.clone(), |origin| counter.of_origin(origin));
             delta.counters.push((key.clone(), sent));
         }
-        delta.tokens.extend(records);
+        let FreshRecords { records, upto } = news;
+        delta.tokens = records;
         Some(Push { delta, upto, has_more: upto < tokens.last_fresh() })
+    }
+
+    /// The own records of keys of these hashes that some sibling may lack.
+    pub(crate) fn fresh_of(&self, hashes: &HashSet<u64>) -> impl Iterator<Item = TokenRecord> {
+        self.tokens.iter().flat_map(|tokens| tokens.fresh_of(hashes))
     }
 
     /// The number of the last own record change.
@@ -231,8 +227,9 @@ impl SlotVector {
     pub fn restore_token(&mut self, record: &TokenRecord) {
         let before = self.read(&record.key);
         let tokens = self.tokens.get_or_insert_default();
-        tokens.restore(record);
-        tokens.readjust((&record.key).into());
+        if tokens.restore(record) == Inserted::Adjusts {
+            self.readjust((&record.key).into());
+        }
         let after = self.read(&record.key);
         self.changed((&record.key).into(), Changed { before, after });
     }
@@ -246,6 +243,11 @@ impl SlotVector {
     /// they are of.
     pub fn take_unsaved_tokens(&mut self) -> Vec<(TokenName, Option<TokenRecord>)> {
         self.tokens.as_mut().map(|tokens| tokens.take_unsaved()).unwrap_or_default()
+    }
+
+    /// The counters that the floor has changed, if storage lacks that. They must reach it together with the floor.
+    pub fn take_unsaved_settled(&mut self) -> Vec<Key> {
+        self.tokens.as_mut().map(|tokens| tokens.take_unsaved_settled()).unwrap_or_default()
     }
 
     /// The floor, if storage lacks it; zero when it is to be removed.
@@ -265,4 +267,8 @@ impl SlotVector {
             tokens.mark_unsaved();
         }
     }
+}
+
+fn baselines_of(counters: &PackedCounters, key: KeyRef<'_>) -> Vec<(ActorId, Entry)> {
+    counters.get(key.as_bytes()).map(|counter| counter.baselines().collect()).unwrap_or_default()
 }

@@ -3,17 +3,22 @@
 //! Records stand in one ordered map, by the hash of the counter's key and the token's id, so that a hot counter may have
 //! millions of them at a cost that does not depend on where they are, and a pull can go through them in parts.
 //!
-//! **Who wins.** Of the records of one token that are not settled, the first by (time of the reset, zero for another
-//! update; actor) counts. The order is fixed, so a record that has lost never wins again.
+//! **Who wins.** Of the records of one token, the first by (time of the reset, zero for another update; actor) counts. The
+//! order is fixed, so a record that has lost never wins again.
+//!
+//! **What a token comes to.** Each record stands for a *copy* of the update in its actor's entry. A copy is *cleared* when
+//! resets have cleared so much of the entry as the record's position says. Of a token of which any copy is cleared nothing counts,
+//! as the reset saw it; of another the winner's copy does. What other copies are in the entries is surplus, and corrected
+//! in readings until the floor passes: then the entries are corrected, by every holder alike.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use foldhash::fast::FixedState;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::key_hash;
-use crate::counter::{Adjustment, Key, KeyRef, Observed, Update};
+use crate::counter::{Adjustment, Entry, Key, KeyRef, Observed, Update, effect, entry_in};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::token::{TokenName, TokenRecord};
@@ -35,15 +40,14 @@ pub(super) struct Place {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     by: u64,
-    /// Milliseconds in the upper 48 bits, then the kind of update, and in the last bit whether it is settled.
+    /// Milliseconds in the upper 48 bits, the kind of update in the last two.
     made: u64,
+    /// See [`TokenRecord::position`].
+    position: u64,
 }
 
-const SETTLED: u64 = 1;
-const KIND_SHIFT: u32 = 1;
-
 impl Held {
-    fn new(made_ms: u64, update: Update, settled: bool) -> Self {
+    fn new(made_ms: u64, update: Update, position: u64) -> Self {
         let (kind, by) = match update {
             Update::Increment(by) => (0, by),
             Update::Decrement(by) => (1, by),
@@ -52,7 +56,7 @@ impl Held {
             // Is applied without a token, see `SlotVector::apply`.
             Update::Raise { .. } => (0, 0),
         };
-        Self { by, made: (made_ms.min(u64::MAX >> 16) << 16) | (kind << KIND_SHIFT) | u64::from(settled) }
+        Self { by, made: (made_ms.min(u64::MAX >> 16) << 16) | kind, position }
     }
 
     fn made_ms(self) -> u64 {
@@ -60,7 +64,7 @@ impl Held {
     }
 
     fn update(self) -> Update {
-        match (self.made >> KIND_SHIFT) & 3 {
+        match self.made & 3 {
             0 => Update::Increment(self.by),
             1 => Update::Decrement(self.by),
             2 => Update::Reset,
@@ -68,8 +72,14 @@ impl Held {
         }
     }
 
-    fn is_settled(self) -> bool {
-        self.made & SETTLED != 0
+    /// Whether resets that have cleared so much of the actor's entry have cleared this copy.
+    fn is_cleared_by(self, cleared: Entry) -> bool {
+        let subtracts = match self.update() {
+            Update::Decrement(_) => true,
+            Update::Set(to) => to < 0,
+            Update::Increment(_) | Update::Reset | Update::Raise { .. } => false,
+        };
+        self.position <= if subtracts { cleared.decrements } else { cleared.increments }
     }
 }
 
@@ -109,6 +119,28 @@ impl Actors {
 /// The group that a record belongs to: one token of one counter.
 type Group = (u64, [u64; 2]);
 
+/// Own records for a sibling.
+#[derive(Debug)]
+pub(super) struct FreshRecords {
+    pub(super) records: Vec<TokenRecord>,
+    /// Up to which number these are all.
+    pub(super) upto: u64,
+}
+
+/// What taking a record in has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    Known,
+    New,
+    /// It is new, and the key has to be adjusted anew.
+    Adjusts,
+}
+
+/// How much of an actor's entry resets have cleared.
+fn cleared_of(baselines: &Baselines, adjustment: &Adjustment, actor: ActorId) -> Entry {
+    entry_in(baselines, actor).max(adjustment.cleared_of(actor))
+}
+
 /// The records of a slot.
 #[derive(Clone, Debug)]
 pub(super) struct Tokens {
@@ -134,16 +166,30 @@ pub(super) struct Tokens {
     last_fresh: u64,
     /// Own changes up to this one are no longer in `fresh` though a sibling may lack them.
     lost_fresh: u64,
-    /// Own records that lost and were taken back, since the start.
+    /// Own records that have lost, since the start.
     refunded: u64,
+    /// Counters that raising the floor has changed: they must reach storage with it.
+    unsaved_settled: Vec<Key>,
 }
 
-/// What raising the floor does to the counters.
+/// What raising the floor does to a counter.
 #[derive(Debug, Default)]
 pub(super) struct Settlement {
-    pub(super) refunds: Vec<(Key, ActorId, Update)>,
-    pub(super) clears: Vec<(Key, Box<Observed>)>,
+    pub(super) clears: Vec<Observed>,
+    pub(super) refunds: Vec<Refund>,
 }
+
+/// A copy that does not count, to be taken back in its actor's entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refund {
+    pub(super) actor: ActorId,
+    pub(super) update: Update,
+    /// Resets have cleared the copy for good, so that taking it back must count for nothing.
+    pub(super) cleared: bool,
+}
+
+/// What resets have cleared of a counter's entries, by actor; sorted.
+pub(super) type Baselines = [(ActorId, Entry)];
 
 impl Default for Tokens {
     fn default() -> Self {
@@ -163,6 +209,7 @@ impl Default for Tokens {
             last_fresh: 0,
             lost_fresh: 0,
             refunded: 0,
+            unsaved_settled: Vec::new(),
         }
     }
 }
@@ -211,7 +258,7 @@ impl Tokens {
         self.keys.len()
     }
 
-    /// How many own records have been taken back.
+    /// How many own records have lost.
     pub(super) fn refunded(&self) -> u64 {
         self.refunded
     }
@@ -242,27 +289,21 @@ impl Tokens {
 
     /// Whose record of the token counts.
     pub(super) fn counted_by(&self, key: KeyRef<'_>, id: u128) -> Option<ActorId> {
-        let group = (key_hash(key), halves(id));
-        let settled = || self.records.range(group_range(group)).map(|(place, _)| *place).next();
-        self.winner(group).or_else(settled).map(|place| self.actors.id(place.actor))
+        self.winner((key_hash(key), halves(id))).map(|place| self.actors.id(place.actor))
     }
 
-    /// Takes a record in. Returns whether anything was new.
-    pub(super) fn insert(&mut self, record: &TokenRecord, retired: &[ActorId]) -> bool {
+    /// Takes a record in.
+    pub(super) fn insert(&mut self, record: &TokenRecord, retired: &[ActorId]) -> Inserted {
         let passed = record.made_ms < self.floor_ms || retired.binary_search(&record.actor).is_ok();
         if passed || self.is_taken((&record.key).into()) {
-            return false;
+            return Inserted::Known;
         }
         let actor = self.actors.find_or_add(record.actor);
         let place = Place { key_hash: key_hash((&record.key).into()), id: halves(record.id), actor };
-        if let Some(held) = self.records.get(&place).copied() {
-            if !record.settled || held.is_settled() {
-                return false;
-            }
-            self.settle_at(place);
-            return true;
+        if self.records.contains_key(&place) {
+            return Inserted::Known;
         }
-        let held = Held::new(record.made_ms, record.update, record.settled);
+        let held = Held::new(record.made_ms, record.update, record.position);
         self.records.insert(place, held);
         self.oldest_ms = self.oldest_ms.min(held.made_ms());
         self.digest ^= self.hash_of(place, held);
@@ -276,11 +317,25 @@ impl Tokens {
             observed.fold(retired);
             self.resets.insert(place, observed);
         }
-        if self.records.range(group_range(group_of(place))).nth(1).is_some() {
+        let contested = self.records.range(group_range(group_of(place))).nth(1).is_some();
+        if contested {
             self.contested.insert(group_of(place));
         }
         self.unsaved.push(place);
-        true
+        if contested || record.observed.is_some() { Inserted::Adjusts } else { Inserted::New }
+    }
+
+    /// Takes in a record that may meet one of `own`, and counts it when that one has lost by it.
+    pub(super) fn insert_beside(&mut self, record: &TokenRecord, retired: &[ActorId], own: Option<ActorId>) -> Inserted {
+        let group = (key_hash((&record.key).into()), halves(record.id));
+        let own = own.and_then(|own| self.actors.find(own));
+        let has_won = |tokens: &Self| own.is_some() && tokens.winner(group).map(|winner| winner.actor) == own;
+        let won_before = has_won(self);
+        let inserted = self.insert(record, retired);
+        if won_before && !has_won(self) {
+            self.refunded = self.refunded.saturating_add(1);
+        }
+        inserted
     }
 
     /// Notes that a record is this node's own, and new to its siblings.
@@ -298,14 +353,6 @@ impl Tokens {
         {
             self.lost_fresh = lost;
         }
-    }
-
-    fn settle_at(&mut self, place: Place) {
-        let Some(held) = self.records.get(&place).copied() else { return };
-        let settled = Held { made: held.made | SETTLED, ..held };
-        self.digest ^= self.hash_of(place, held) ^ self.hash_of(place, settled);
-        self.records.insert(place, settled);
-        self.unsaved.push(place);
     }
 
     fn remove(&mut self, place: Place) {
@@ -330,25 +377,23 @@ impl Tokens {
     /// The same on every node and in every release of one format.
     fn hash_of(&self, place: Place, held: Held) -> u64 {
         let actor = self.actors.id(place.actor);
-        let words = [place.key_hash, place.id[0], place.id[1], actor.origin, actor.incarnation, held.by, held.made];
-        let mut bytes = [0_u8; 56];
+        let words =
+            [place.key_hash, place.id[0], place.id[1], actor.origin, actor.incarnation, held.by, held.made, held.position];
+        let mut bytes = [0_u8; 64];
         let all = words.iter().flat_map(|word| word.to_le_bytes());
         bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
         xxh3_64(&bytes)
     }
 
-    /// The record of a token that counts; none where all are settled.
-    fn winner(&self, group: Group) -> Option<Place> {
-        let open = self.records.range(group_range(group)).filter(|(_, held)| !held.is_settled()).map(|(place, _)| *place);
-        open.min_by_key(|place| {
-            (self.resets.get(place).map_or(Hlc::default(), |observed| observed.at), self.actors.id(place.actor))
-        })
+    fn copies(&self, group: Group) -> impl Iterator<Item = (Place, Held)> {
+        self.records.range(group_range(group)).map(|(place, held)| (*place, *held))
     }
 
-    fn losers(&self, group: Group) -> Vec<(Place, Held)> {
-        let winner = self.winner(group);
-        let open = self.records.range(group_range(group)).filter(|(place, held)| !held.is_settled() && Some(**place) != winner);
-        open.map(|(place, held)| (*place, *held)).collect()
+    /// The record of a token that counts.
+    fn winner(&self, group: Group) -> Option<Place> {
+        let order =
+            |place: &Place| (self.resets.get(place).map_or(Hlc::default(), |observed| observed.at), self.actors.id(place.actor));
+        self.copies(group).map(|(place, _)| place).min_by_key(order)
     }
 
     fn contested_of(&self, key: KeyRef<'_>) -> Vec<Group> {
@@ -359,32 +404,44 @@ impl Tokens {
         self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX])).copied().collect()
     }
 
-    /// Own records that have lost: `refund` takes each back in the actor's entry, and says whether it could. Returns
-    /// whether anything has changed.
-    pub(super) fn settle(&mut self, key: KeyRef<'_>, own: ActorId, mut refund: impl FnMut(Update) -> bool) -> bool {
-        let Some(own) = self.actors.find(own) else { return false };
-        let mut changed = false;
-        for group in self.contested_of(key) {
-            for (place, held) in self.losers(group).into_iter().filter(|(place, _)| place.actor == own) {
-                if refund(held.update()) {
-                    self.settle_at(place);
-                    self.push_fresh(place);
-                    self.refunded = self.refunded.saturating_add(1);
-                    changed = true;
-                }
+    /// What the key's entries are to be corrected by on account of a token that several have counted; none when by nothing.
+    fn surplus(&self, group: Group, cleared_of: &impl Fn(ActorId) -> Entry) -> Option<i128> {
+        let winner = self.winner(group)?;
+        let (mut counts, mut any_cleared, mut left, mut held_by_all) = (0_i128, false, 0_usize, 0_i128);
+        for (place, held) in self.copies(group) {
+            if held.is_cleared_by(cleared_of(self.actors.id(place.actor))) {
+                any_cleared = true;
+                continue;
+            }
+            left = left.saturating_add(1);
+            held_by_all = held_by_all.saturating_add(effect(held.update()));
+            if place == winner {
+                counts = effect(held.update());
             }
         }
-        changed
+        let counts = if any_cleared { 0 } else { counts };
+        let is_right = left == usize::from(!any_cleared);
+        (!is_right).then(|| counts.saturating_sub(held_by_all))
     }
 
-    /// Reckons the key's adjustment anew.
-    pub(super) fn readjust(&mut self, key: KeyRef<'_>) {
-        let mut adjustment = Adjustment::NONE;
-        for group in self.contested_of(key) {
-            for (place, held) in self.losers(group) {
-                adjustment.refund(self.actors.id(place.actor), held.update());
-            }
+    /// Whether the key's reading depends on more than its entries.
+    pub(super) fn is_adjustable(&self, key: KeyRef<'_>) -> bool {
+        let has = |hash| self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX])).next().is_some();
+        self.of_key(key) > 0 && (!self.resets.is_empty() || has(key_hash(key)))
+    }
+
+    /// Reckons the key's adjustment anew, for a counter of these baselines.
+    pub(super) fn readjust(&mut self, key: KeyRef<'_>, baselines: &Baselines) {
+        let adjustment = self.adjustment_of(key, baselines);
+        if adjustment == Adjustment::NONE {
+            self.adjustments.remove(key.as_bytes());
+        } else {
+            self.adjustments.insert(key.to_key(), adjustment);
         }
+    }
+
+    fn adjustment_of(&self, key: KeyRef<'_>, baselines: &Baselines) -> Adjustment {
+        let mut adjustment = Adjustment::NONE;
         if !self.resets.is_empty() && self.of_key(key) > 0 {
             let resets = self.resets.range(key_range(key_hash(key)));
             for (place, observed) in resets.filter(|(place, _)| self.winner(group_of(**place)) == Some(**place)) {
@@ -392,11 +449,12 @@ impl Tokens {
                 adjustment.reset(observed);
             }
         }
-        if adjustment == Adjustment::NONE {
-            self.adjustments.remove(key.as_bytes());
-        } else {
-            self.adjustments.insert(key.to_key(), adjustment);
+        let mut corrections = Vec::new();
+        for group in self.contested_of(key) {
+            corrections.extend(self.surplus(group, &|actor| cleared_of(baselines, &adjustment, actor)));
         }
+        corrections.into_iter().for_each(|by| adjustment.correct(by));
+        adjustment
     }
 
     /// Whether these actors, sorted, may be retired: not as long as a record names one, or a reset, which all actors
@@ -431,24 +489,42 @@ impl Tokens {
         hashes.iter().filter_map(|hash| Some(self.keys.get(hash)?.0.clone())).collect()
     }
 
-    /// The tokens that the floor would touch.
-    fn groups_below(&self, floor_ms: u64) -> BTreeSet<Group> {
-        self.records.iter().filter(|(_, held)| held.made_ms() < floor_ms).map(|(place, _)| group_of(*place)).collect()
+    /// The tokens all of whose records were made before.
+    fn groups_below(&self, floor_ms: u64) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut records = self.records.iter().peekable();
+        while let Some((place, held)) = records.next() {
+            let group = group_of(*place);
+            let mut below = held.made_ms() < floor_ms;
+            while let Some((_, held)) = records.next_if(|(place, _)| group_of(**place) == group) {
+                below &= held.made_ms() < floor_ms;
+            }
+            groups.extend(below.then_some(group));
+        }
+        groups
     }
 
-    /// A summary of all records of tokens that have one below the floor; none when `own` has lost one of them and has
-    /// not taken it back.
-    pub(super) fn digest_below(&self, floor_ms: u64, own: ActorId) -> Option<u64> {
+    /// A summary of all that raising the floor would forget, and of what it would do to the counters.
+    pub(super) fn digest_below(&self, floor_ms: u64, baselines_of: impl Fn(&Key) -> Vec<(ActorId, Entry)>) -> u64 {
         let mut digest = 0;
-        for group in self.groups_below(floor_ms) {
-            if self.contested.contains(&group) && self.losers(group).iter().any(|(place, _)| self.actors.id(place.actor) == own) {
-                return None;
-            }
-            for (place, held) in self.records.range(group_range(group)) {
-                digest ^= self.hash_of(*place, *held);
+        let (below, of_keys) = (self.groups_below(floor_ms), &self.keys);
+        for of_key in below.chunk_by(|left, right| left.0 == right.0) {
+            let Some((key, _)) = of_key.first().and_then(|(hash, _)| of_keys.get(hash)) else { continue };
+            let contested = of_key.iter().any(|group| self.contested.contains(group));
+            let cleared = contested.then(|| {
+                let baselines = baselines_of(key);
+                let adjustment = self.adjustment_of(key.into(), &baselines);
+                (baselines, adjustment)
+            });
+            for (place, held) in of_key.iter().flat_map(|group| self.copies(*group)) {
+                let is_cleared = |(baselines, adjustment): &(Vec<_>, Adjustment)| {
+                    held.is_cleared_by(cleared_of(baselines, adjustment, self.actors.id(place.actor)))
+                };
+                let hash = self.hash_of(place, held);
+                digest ^= if cleared.as_ref().is_some_and(is_cleared) { hash.rotate_left(1) } else { hash };
             }
         }
-        Some(digest)
+        digest
     }
 
     /// When the oldest record was made.
@@ -461,28 +537,85 @@ impl Tokens {
         self.oldest_ms = self.records.values().map(|held| held.made_ms()).min().unwrap_or(u64::MAX);
     }
 
-    /// Forgets all records that were made before. What they leave to be done must be done to the counters.
-    pub(super) fn raise_floor(&mut self, floor_ms: u64) -> Settlement {
-        let mut settlement = Settlement::default();
+    /// Forgets all tokens that were made before. What that leaves to be done must be done to the counters.
+    pub(super) fn raise_floor(
+        &mut self,
+        floor_ms: u64,
+        baselines_of: impl Fn(&Key) -> Vec<(ActorId, Entry)>,
+    ) -> Vec<(Key, Settlement)> {
         if floor_ms <= self.floor_ms {
-            return settlement;
+            return Vec::new();
         }
-        let key_of = |tokens: &Self, place: Place| tokens.keys.get(&place.key_hash).map(|(key, _)| key.clone());
-        for group in self.groups_below(floor_ms) {
-            let losers = if self.contested.contains(&group) { self.losers(group) } else { Vec::new() };
-            for (place, held) in losers {
-                settlement.refunds.extend(key_of(self, place).map(|key| (key, self.actors.id(place.actor), held.update())));
-                self.settle_at(place);
-            }
-            let winner = self.winner(group).filter(|place| self.records.get(place).is_some_and(|held| held.made_ms() < floor_ms));
-            let observed = winner.and_then(|winner| Some((key_of(self, winner)?, self.resets.get(&winner)?.clone())));
-            settlement.clears.extend(observed);
+        let below = self.groups_below(floor_ms);
+        let (mut settlements, mut gone) = (Vec::new(), Vec::new());
+        for of_key in below.chunk_by(|left, right| left.0 == right.0) {
+            gone.extend(of_key.iter().flat_map(|group| self.copies(*group)).map(|(place, _)| place));
+            let Some((key, _)) = of_key.first().and_then(|(hash, _)| self.keys.get(hash)) else { continue };
+            let key = key.clone();
+            let settlement = self.settle(&key, of_key, &baselines_of);
+            settlements.extend(settlement.map(|settlement| (key, settlement)));
         }
-        let gone: Vec<Place> =
-            self.records.iter().filter(|(_, held)| held.made_ms() < floor_ms).map(|(place, _)| *place).collect();
         self.remove_all(gone);
         self.set_floor(floor_ms);
-        settlement
+        self.unsaved_settled.extend(settlements.iter().map(|(key, _)| key.clone()));
+        settlements
+    }
+
+    /// What forgetting these tokens of one key leaves to be done. Which copies lose does not depend on what a holder knows of
+    /// resets, so that all correct the entries alike.
+    fn settle(
+        &mut self,
+        key: &Key,
+        groups: &[Group],
+        baselines_of: impl Fn(&Key) -> Vec<(ActorId, Entry)>,
+    ) -> Option<Settlement> {
+        let is_contested = |group: &&Group| self.contested.contains(*group);
+        let contested: Vec<Group> = groups.iter().filter(is_contested).copied().collect();
+        let winners = groups.iter().filter(|_| !self.resets.is_empty()).filter_map(|group| self.winner(*group));
+        let clears: Vec<Observed> =
+            winners.filter_map(|winner| self.resets.get(&winner).map(|observed| (**observed).clone())).collect();
+        let mut settlement = Settlement { clears, refunds: Vec::new() };
+        if contested.is_empty() {
+            return (!settlement.clears.is_empty()).then_some(settlement);
+        }
+        let baselines = baselines_of(key);
+        let (all, mut for_good) = (self.adjustment_of(key.into(), &baselines), Adjustment::NONE);
+        settlement.clears.iter().for_each(|observed| for_good.reset(observed));
+        for group in contested {
+            let winner = self.winner(group);
+            let copies: Vec<(Place, Held)> = self.copies(group).collect();
+            let is_cleared = |by: &Adjustment, (place, held): &(Place, Held)| {
+                held.is_cleared_by(cleared_of(&baselines, by, self.actors.id(place.actor)))
+            };
+            let any_cleared = copies.iter().any(|copy| is_cleared(&all, copy));
+            let counts = |copy: &&(Place, Held)| Some(copy.0) == winner && (is_cleared(&all, copy) || !any_cleared);
+            let left: Vec<(Place, Held)> = copies.iter().filter(|copy| !counts(copy)).copied().collect();
+            let refund_of = |copy: &(Place, Held)| Refund {
+                actor: self.actors.id(copy.0.actor),
+                update: copy.1.update(),
+                cleared: is_cleared(&for_good, copy),
+            };
+            settlement.refunds.extend(left.iter().map(refund_of));
+            left.into_iter().for_each(|copy| self.clear_refund(copy, groups));
+        }
+        Some(settlement)
+    }
+
+    /// A copy is taken back: what later resets have cleared, if they have cleared the copy, is that, too.
+    fn clear_refund(&mut self, (place, held): (Place, Held), settled: &[Group]) {
+        let actor = self.actors.id(place.actor);
+        let resets = self.resets.range_mut(key_range(place.key_hash));
+        for (reset, observed) in resets.filter(|(reset, _)| settled.binary_search(&group_of(**reset)).is_err()) {
+            if held.is_cleared_by(observed.entry_of(actor)) {
+                observed.add_refund(actor, held.update());
+                self.unsaved.push(*reset);
+            }
+        }
+    }
+
+    /// The counters that raising the floor has changed, if storage lacks that.
+    pub(super) fn take_unsaved_settled(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.unsaved_settled)
     }
 
     fn set_floor(&mut self, floor_ms: u64) {
@@ -497,9 +630,10 @@ impl Tokens {
     }
 
     /// Puts a record back as storage had it.
-    pub(super) fn restore(&mut self, record: &TokenRecord) {
-        self.insert(record, &[]);
+    pub(super) fn restore(&mut self, record: &TokenRecord) -> Inserted {
+        let inserted = self.insert(record, &[]);
         self.unsaved.clear();
+        inserted
     }
 
     fn record_at(&self, place: Place, held: Held) -> Option<TokenRecord> {
@@ -510,7 +644,7 @@ impl Tokens {
             actor: self.actors.id(place.actor),
             made_ms: held.made_ms(),
             update: held.update(),
-            settled: held.is_settled(),
+            position: held.position,
             observed: self.resets.get(&place).cloned(),
         })
     }
@@ -530,22 +664,39 @@ impl Tokens {
         found.filter_map(|(place, held)| Some((whole(place.id), self.hash_of(*place, *held), self.record_at(*place, *held)?)))
     }
 
-    /// Own records changed after `since`, as many as fit, and the number of the last change among them. None when some
-    /// of them are not kept in mind any more.
-    pub(super) fn fresh_since(&self, since: u64, records_max: usize) -> Option<(Vec<TokenRecord>, u64)> {
+    /// The own records of keys of these hashes that some sibling may lack.
+    pub(super) fn fresh_of(&self, hashes: &HashSet<u64>) -> impl Iterator<Item = TokenRecord> {
+        let of_keys = self.fresh.values().filter(|place| hashes.contains(&place.key_hash));
+        of_keys.filter_map(|place| self.records.get(place).and_then(|held| self.record_at(*place, *held)))
+    }
+
+    /// Own records made after `since`, as many as fit; and, however many they are, all of those of the counters that go out:
+    /// `keys`, and those that the former are of. None when some of them are not kept in mind any more.
+    pub(super) fn fresh_since(&self, since: u64, records_max: usize, keys: &[&Key]) -> Option<FreshRecords> {
         if since < self.lost_fresh {
             return None;
         }
-        let (mut records, mut upto) = (Vec::new(), since);
-        for (number, place) in self.fresh.range(since.saturating_add(1)..).take(records_max) {
-            records.extend(self.records.get(place).and_then(|held| self.record_at(*place, *held)));
-            upto = *number;
+        let mut going_out: HashSet<u64> = keys.iter().map(|key| key_hash((*key).into())).collect();
+        let (mut records, mut upto, mut cut) = (Vec::new(), since, false);
+        let mut fresh: Vec<(u64, Place)> = Vec::new();
+        for (number, place) in self.fresh.range(since.saturating_add(1)..).map(|(number, place)| (*number, *place)) {
+            cut |= fresh.len() >= records_max;
+            if !cut {
+                going_out.insert(place.key_hash);
+                upto = number;
+            }
+            fresh.push((number, place));
         }
-        if self.fresh.range(upto.saturating_add(1)..).next().is_none() {
+        for (number, place) in fresh {
+            if number <= upto || going_out.contains(&place.key_hash) {
+                records.extend(self.records.get(&place).and_then(|held| self.record_at(place, *held)));
+            }
+        }
+        if !cut {
             // What came between has been forgotten because all who were to hear of it have it.
             upto = self.last_fresh;
         }
-        Some((records, upto))
+        Some(FreshRecords { records, upto })
     }
 
     /// The number of the last own change.
@@ -597,6 +748,7 @@ impl Tokens {
     /// There is no storage to lack anything.
     pub(super) fn forgo_unsaved(&mut self) {
         self.unsaved.clear();
+        self.unsaved_settled.clear();
         self.unsaved_floor = false;
     }
 

@@ -70,6 +70,14 @@ pub enum RedisFailure {
         /// The newest that this release reads.
         known: u32,
     },
+    /// An earlier release wrote the records, in a way that this one does not read. Nothing was changed.
+    #[error("the records in Redis have format {found}, and this release reads format {known} only")]
+    OlderFormat {
+        /// The records' format.
+        found: String,
+        /// The one that this release reads.
+        known: u32,
+    },
     /// Something in Redis is not what a node has written. Nothing was changed by this call.
     #[error("what Redis holds under {key} is damaged: {what}")]
     Damaged {
@@ -122,6 +130,7 @@ impl RedisFailure {
             (_, "LOST") => Self::Lost,
             (_, "SUPERSEDED") => Self::Superseded,
             (_, "NEWERFORMAT") => Self::NewerFormat { found: message.to_owned(), known: super::FORMAT },
+            (_, "OLDERFORMAT") => Self::OlderFormat { found: message.to_owned(), known: super::FORMAT },
             (_, "DAMAGED") => Self::Damaged { key: key.to_owned(), what: message.to_owned() },
             (_, "WRONGTYPE") => {
                 Self::Damaged { key: key.to_owned(), what: "some key below it holds another type than a hash".to_owned() }
@@ -137,7 +146,7 @@ impl RedisFailure {
     /// Whether the records themselves are at fault, so that trying again cannot help.
     #[must_use]
     pub fn is_data_error(&self) -> bool {
-        matches!(self, Self::NewerFormat { .. } | Self::Damaged { .. })
+        matches!(self, Self::NewerFormat { .. } | Self::OlderFormat { .. } | Self::Damaged { .. })
     }
 }
 

@@ -8,6 +8,9 @@ end
 if format and tonumber(format) > tonumber(ARGV[1]) then
   return redis.error_reply('NEWERFORMAT ' .. format)
 end
+if format and tonumber(format) < tonumber(ARGV[1]) then
+  return redis.error_reply('OLDERFORMAT ' .. format)
+end
 local before = tonumber(ARGV[3])
 local number = before
 local holder = redis.call('HGET', KEYS[1], 'holder')

@@ -236,7 +236,7 @@ fn a_newer_format_is_refused_untouched() {
 fn an_older_format_is_refused_untouched() {
     let folder = used_folder();
     fs::write(folder.path().join("FORMAT"), "distributed-counter data format 1\n").unwrap();
-    assert_refused_untouched(folder.path(), "has format 1, and this release reads format 2 only");
+    assert_refused_untouched(folder.path(), "has format 1, and this release reads format 3 only");
 }
 
 #[test]
