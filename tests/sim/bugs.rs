@@ -31,6 +31,8 @@ pub(crate) enum Bug {
     NoRefund,
     /// What another replica counts is taken back twice.
     DoubleSettle,
+    /// A counter arrives without all of the token records that are in it.
+    RecordsCutOff,
     /// A node hears that a sibling agrees to each floor, even one that it cannot reach.
     EarlyForget,
     /// A node that gets slots writes their counters without the records of their tokens.
@@ -52,7 +54,7 @@ pub(crate) enum Bug {
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::AckBeforeDurable,
         Self::ReusedIncarnation,
         Self::EarlyFlip,
@@ -67,6 +69,7 @@ impl Bug {
         Self::ReplayBeforeDurable,
         Self::NoRefund,
         Self::DoubleSettle,
+        Self::RecordsCutOff,
         Self::EarlyForget,
         Self::RecordNotMoved,
         Self::OneOfPageHeard,

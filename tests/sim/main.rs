@@ -174,7 +174,7 @@ fn every_planted_bug_is_found() {
             Bug::SlotRecordLeft => scenarios::growth_taken_back,
             Bug::StatusBeforeSync => scenarios::power_lost_with_slots_just_taken,
             Bug::EarlyForget => scenarios::clock_ahead_in_a_partition,
-            Bug::ReplayBeforeDurable => scenarios::kills_amid_slow_writes,
+            Bug::ReplayBeforeDurable | Bug::RecordsCutOff => scenarios::kills_amid_slow_writes,
             Bug::StandingNotDurable => scenarios::wishes_amid_slow_writes,
             Bug::RecordNotMoved => scenarios::moved_with_conflicts,
             _ => Plan::of,

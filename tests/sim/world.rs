@@ -185,6 +185,9 @@ impl World {
         match self.bug {
             Some(Bug::NoRefund) => self.leave_out_contested(to, &mut envelope),
             Some(Bug::RegisterNotSent) => leave_out_register(&mut envelope),
+            Some(Bug::RecordsCutOff) if self.rng.per_mille(500) => {
+                envelope.body.iter_mut().flat_map(slot_deltas_of).for_each(|delta| delta.tokens.truncate(1));
+            }
             _ => {}
         }
         self.step(to, |process, now| process.replica.handle_envelope(&process.table, now, envelope));
@@ -361,6 +364,9 @@ impl World {
             token_window_ms: TOKEN_WINDOW_MS,
             token_slack_ms: TOKEN_SLACK_MS,
             token_floor_grain_ms: 1_000,
+            // Slots are pulled in parts, too, and counters without all of their records.
+            summary_counters_max: [3, 30, 4_096][self.rng.index(3)],
+            message_bytes_max: [1_000, 256 << 10][self.rng.index(2)],
             ..ReplicaConfig::default()
         };
         let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.next(), config };
