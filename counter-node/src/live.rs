@@ -22,6 +22,7 @@ pub mod stream;
 pub mod subscriptions;
 pub mod unread;
 mod value;
+mod wire;
 
 use std::fmt;
 use std::sync::Arc;

@@ -27,6 +27,7 @@ use clap::Parser;
 
 use crate::experiments::Group;
 use crate::report::Report;
+use crate::row::Row;
 
 /// Measures counter-node against bare hyper and Redis, interleaved, and prints medians and ratios.
 #[derive(Parser, Debug)]
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Groups of rows to measure, separated by commas; all when absent.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Group>,
+    /// Measure only rows whose names contain this.
+    #[arg(long, default_value = "")]
+    rows: String,
     /// How often each row is measured.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -85,7 +89,7 @@ fn main() -> ExitCode {
 fn measure(args: &Args) -> anyhow::Result<()> {
     let mut report = Report::new(args);
     for group in args.groups() {
-        let rows = group.rows(args);
+        let rows: Vec<Row> = group.rows(args).into_iter().filter(|row| row.name.contains(&args.rows)).collect();
         let rounds = rows.iter().map(|row| row.rounds(args)).max().unwrap_or(0);
         for round in 1..=rounds {
             for row in rows.iter().filter(|row| round <= row.rounds(args)) {

@@ -5,6 +5,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::socket::{Ended, Socket, close, ended, next};
+use super::wire::Line;
 use crate::server::TakenOver;
 
 /// The suite sends messages of up to 16 MiB.
@@ -17,7 +18,7 @@ pub async fn serve(connection: TakenOver) {
         .read_buffer_size(64 << 10)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
-    let mut socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config)).await;
+    let mut socket = Socket::from_partially_read(Line::new(stream), early.to_vec(), Role::Server, Some(config)).await;
     let conversation = async {
         loop {
             match next(&mut socket).await {

@@ -1,23 +1,28 @@
 //! Page → who looks at it on this node. Counts come from the presence protocol, one message per page whatever the audience;
 //! the hub writes each once, and marks it in its subscribers' mailboxes, at the page's pace.
 //!
-//! Locks are taken in this order: presence protocol, [`Hub::topics`], [`Topic::state`], [`Hub::due`].
+//! Locks are taken in this order: presence protocol, [`Hub::topics`], a connection's wire, [`Topic::state`], [`Hub::due`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use bytes::Bytes;
 use counter_core::counter::Key;
 use counter_core::hlc::Hlc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Sent};
 use super::metrics::LiveMetrics;
 use super::value::{Count, Value};
 use super::{Name, pace};
 use crate::lock::lock;
+
+/// Connections that are told one after the other. Others are told side by side with them, as far as there are processors, and whatever
+/// else this one has to do gets its turn.
+const AT_ONCE: usize = 64;
 
 /// What can be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -336,13 +341,38 @@ impl Hub {
         }
     }
 
-    fn tell_one(&self, topic: &Topic, now: Instant) {
+    fn tell_one(&self, topic: &Arc<Topic>, now: Instant) {
         let mut state = lock(&topic.state);
         state.queued = false;
         let Some(newest) = state.newest.filter(|_| state.is_untold()) else { return };
         state.told = Some((Arc::new(Value::new(&topic.subject, newest)), now));
-        let replaced = state.subscribers.values().filter(|subscriber| subscriber.mailbox.mark(subscriber.place.into())).count();
+        let (direct, others) = state.subscribers.iter().partition::<Vec<_>, _>(|(_, subscriber)| subscriber.mailbox.is_direct());
+        let replaced = others.iter().filter(|(_, subscriber)| subscriber.mailbox.mark(subscriber.place.into())).count();
         self.metrics.replaced.fetch_add(replaced as u64, Ordering::Relaxed);
+        for some in direct.chunks(AT_ONCE) {
+            let some = some.iter().map(|(connection, subscriber)| subscriber.address(**connection)).collect::<Vec<_>>();
+            tokio::spawn(tell_some(topic.clone(), some, self.metrics.clone()));
+        }
+    }
+}
+
+/// Tells some of those who look at a subject.
+async fn tell_some(topic: Arc<Topic>, some: Vec<Address>, metrics: Arc<LiveMetrics>) {
+    let (mut sent, mut replaced) = (0, 0);
+    for Address { connection, mailbox, place } in some {
+        match mailbox.tell(place.into(), || topic.frame_for(connection)) {
+            Sent::Now => sent += 1,
+            Sent::Marked { replaced: true } => replaced += 1,
+            Sent::Marked { replaced: false } | Sent::Nothing => {}
+        }
+    }
+    metrics.sent.fetch_add(sent, Ordering::Relaxed);
+    metrics.replaced.fetch_add(replaced, Ordering::Relaxed);
+}
+
+impl Subscriber {
+    fn address(&self, connection: u64) -> Address {
+        Address { connection, mailbox: self.mailbox.clone(), place: self.place }
     }
 }
 
@@ -356,6 +386,13 @@ impl Topic {
     /// What subscribers were told last.
     pub(super) fn told(&self) -> Option<Arc<Value>> {
         lock(&self.state).told.as_ref().map(|(value, _)| value.clone())
+    }
+
+    /// The newest frame, for a connection that still looks.
+    fn frame_for(&self, connection: u64) -> Option<Bytes> {
+        let state = lock(&self.state);
+        state.subscribers.get(&connection)?;
+        state.told.as_ref().map(|(value, _)| value.frame.clone())
     }
 }
 
@@ -418,7 +455,7 @@ mod tests {
         let user = Name::of_user("ann");
         let hub = Hub::new(Arc::default());
         let enter = |connection, user, views| {
-            let address = Address { connection, mailbox: Arc::new(Mailbox::new(user)), place: 0 };
+            let address = Address { connection, mailbox: Arc::new(Mailbox::new(user, None)), place: 0 };
             hub.enter(Subject::Page(page()), address, views)
         };
         let topic = enter(1, None, true);

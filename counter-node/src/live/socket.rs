@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use super::mailbox::Marks;
 use super::messages::{self, MESSAGE_BYTES_MAX, Reply};
 use super::metrics::Counted;
+use super::wire::Line;
 use super::{Opening, Subject, Subscriptions};
 use crate::server::TakenOver;
 
@@ -33,7 +34,7 @@ const WRITE_BYTES: usize = 4 << 10;
 /// How long a client may take to answer a closing frame.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
-pub(super) type Socket = WebSocketStream<TcpStream>;
+pub(super) type Socket = WebSocketStream<Line>;
 
 /// Speaks with one client until it or the node ends.
 ///
@@ -45,12 +46,14 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
         tracing::debug!(%error, "a connection ended before it was served");
         return;
     }
-    let socket = Socket::from_partially_read(stream, early.to_vec(), Role::Server, Some(config())).await;
+    let line = Line::new(stream);
+    let wire = line.wire();
+    let socket = Socket::from_partially_read(line, early.to_vec(), Role::Server, Some(config())).await;
     // It is a part of HTTP's buffer, all of which it holds.
     drop(early);
     let Opening { live, place, subject, mode, who, unread, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
-    let mut client = Client { socket, subscriptions: Subscriptions::new(live, who), cut };
+    let mut client = Client { socket, subscriptions: Subscriptions::on_wire(wire, live, who), cut };
     let ended = client.converse(subject, mode, unread, &begin).await;
     if let Err(Ended::Cut) = ended {
         client.subscriptions.live().metrics.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -82,8 +85,9 @@ pub(super) async fn close(mut socket: Socket, code: CloseCode, reason: &'static 
     let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
     let farewell = async {
         socket.close(Some(frame)).await.map_err(io::Error::other)?;
-        let stream = socket.get_mut();
-        stream.shutdown().await?;
+        let line = socket.get_mut();
+        line.shutdown().await?;
+        let stream = line.stream();
         loop {
             stream.readable().await?;
             // Nothing is held for what is thrown away: a node that stops says goodbye to all at once.
@@ -176,8 +180,10 @@ impl Client {
                 }
                 Event::Ended(ended) => return Err(ended),
                 Event::Counts(marks) => {
+                    self.subscriptions.begin_sending();
                     let counts = marks.filter_map(|place| self.subscriptions.value(place)).collect::<Vec<_>>();
                     self.send(counts.into_iter().map(|value| Message::Text(value.text.clone()))).await?;
+                    self.subscriptions.end_sending();
                 }
                 Event::Time => {
                     let now = Instant::now();

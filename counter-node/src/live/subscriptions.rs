@@ -11,6 +11,7 @@ use super::claims::Session;
 use super::hub::{Address, Topic};
 use super::mailbox::{Mailbox, Marks};
 use super::value::Value;
+use super::wire::Wire;
 use super::{Live, PAGES_MAX, Subject, Who};
 
 /// Whether whoever looks at a page is one of its viewers.
@@ -49,10 +50,19 @@ impl Subscriptions {
     /// A connection that looks at nothing yet.
     #[must_use]
     pub fn new(live: Arc<Live>, who: Who) -> Self {
+        Self::on(None, live, who)
+    }
+
+    /// One to which counts may be sent without its task.
+    pub(super) fn on_wire(wire: Arc<Wire>, live: Arc<Live>, who: Who) -> Self {
+        Self::on(Some(wire), live, who)
+    }
+
+    fn on(wire: Option<Arc<Wire>>, live: Arc<Live>, who: Who) -> Self {
         let connection = live.next_connection();
         let Who { session, user, resumes } = who;
         let (session, resumes) = (session.map(Arc::from), resumes.map(Box::new));
-        Self { live, connection, mailbox: Arc::new(Mailbox::new(user)), places: Vec::new(), session, resumes }
+        Self { live, connection, mailbox: Arc::new(Mailbox::new(user, wire)), places: Vec::new(), session, resumes }
     }
 
     /// The live part that it belongs to.
@@ -166,9 +176,23 @@ impl Subscriptions {
         self.mailbox.poll_take(cx)
     }
 
+    /// Counts that [`Self::value`] gives are being sent from now on, until [`Self::end_sending`]: nobody else sends any.
+    pub(super) fn begin_sending(&self) {
+        self.mailbox.set_sending(true);
+    }
+
+    /// What was to be sent has been sent.
+    pub(super) fn end_sending(&self) {
+        self.mailbox.set_sending(false);
+    }
+
     /// The count to be sent of the page at this place, unless that was sent already.
     pub(super) fn value(&mut self, place: usize) -> Option<Arc<Value>> {
         let looking = self.places.get_mut(place)?.as_mut()?;
+        if self.mailbox.take_told(place) {
+            // What was sent last is not known here.
+            looking.sent = None;
+        }
         let told = looking.topic.told()?;
         let is_sent = looking.sent.as_ref().is_some_and(|sent| sent.count == told.count);
         looking.sent = Some(told.clone());

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use counter_core::hlc::Hlc;
 use counter_core::key::KeyRef;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::Subject;
 use crate::http::moment;
@@ -23,6 +25,8 @@ pub struct Value {
     pub is_unread: bool,
     /// As a WebSocket message.
     pub text: Utf8Bytes,
+    /// That message in its frame.
+    pub frame: Bytes,
     /// As a server-sent event, the empty line included.
     pub event: Bytes,
 }
@@ -45,8 +49,19 @@ impl Value {
             Subject::Site | Subject::Page(_) => format!("id: {}\ndata: {{{fields}}}\n\n", count.id()),
         };
         let is_unread = matches!(subject, Subject::User(_));
-        Self { count, is_unread, text: format!("{{{of},{fields}}}").into(), event: event.into() }
+        let text = format!("{{{of},{fields}}}");
+        Self { count, is_unread, frame: framed(&text), text: text.into(), event: event.into() }
     }
+}
+
+/// A text in one frame, as a server sends it: not masked.
+fn framed(text: &str) -> Bytes {
+    let mut frame = Vec::with_capacity(text.len() + 10);
+    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    // A vector takes all that is written.
+    let _ = header.format(text.len() as u64, &mut frame);
+    frame.extend_from_slice(text.as_bytes());
+    frame.into()
 }
 
 fn quoted(text: &[u8]) -> String {
