@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
 use counter_core::key::KeyKind;
-use counter_core::layout::{Layout, Owners, Spread};
+use counter_core::layout::{Layout, MovePhase, Owners, Spread};
 use counter_core::message::{Envelope, Header, LayoutId, Message};
 use counter_core::replica::{CommitMark, Effect, Freshness, Replica, ReplicaStatus};
 use counter_core::slot::Slot;
@@ -56,6 +56,16 @@ impl View {
     #[must_use]
     pub fn serves(&self, slot: Slot) -> bool {
         self.is_serving() && self.routes.as_ref().is_some_and(|routes| routes.is_mine(slot))
+    }
+
+    /// Whether this node has given the slot up, and holds it until the move has its receipt.
+    #[must_use]
+    pub fn has_left(&self, slot: Slot) -> bool {
+        let left = |routes: &Routes| {
+            let from = routes.layout.move_of(slot).filter(|one| one.phase == MovePhase::Flipped).map(|one| one.from);
+            from.is_some() && routes.mine.and_then(|mine| routes.layout.shards.get(mine)).map(|shard| shard.shard) == from
+        };
+        self.is_serving() && self.routes.as_ref().is_some_and(left)
     }
 }
 

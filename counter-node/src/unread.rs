@@ -3,7 +3,8 @@
 //!
 //! **Invariants.**
 //! - What changes a subscription first hears *all* replicas of its user's and its page's shards that answer: so it goes on from what
-//!   any of them has acknowledged, whichever the client spoke to last. What only reads hears one of each.
+//!   any of them has acknowledged, whichever the client spoke to last. While a slot moves, those of both ends are asked. What only reads
+//!   hears one of each.
 //! - Every change is a step up that can be repeated without harm. One that fails may be sent again.
 //! - What is as it should be already is raised to what it is all the same: what a replica says need not be durable yet, and an answer
 //!   must rest on what is.
@@ -33,14 +34,12 @@ pub struct Subscribed {
     pub updated_at: Option<Hlc>,
 }
 
-/// One subscription, and what decides whether there may be one more.
+/// One subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     pub subscription: Subscription,
     /// When it last changed; none: never.
     pub updated_at: Option<Hlc>,
-    /// Pages that the user subscribes to.
-    pub active: usize,
 }
 
 /// Where subscriptions and modifications are kept.
@@ -53,6 +52,9 @@ pub trait Keeper: std::fmt::Debug + Send + Sync + 'static {
     fn subscriptions(&self, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>>;
     /// What all replicas that answer say of a subscription, together. The key is of [`Key::subscription`].
     fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>>;
+    /// To how many pages a user subscribes: the largest number that any replica says that answers. The key is of [`Key::user`]. Each goes
+    /// over the whole slot.
+    fn active(&self, user: Key) -> BoxFuture<'_, Result<usize, Failure>>;
 }
 
 /// Why a user's subscription was not changed.
@@ -141,13 +143,14 @@ pub async fn subscribe(backend: &impl Backend, keeper: &dyn Keeper, (user, page)
     let key = subscription_key(user, page)?;
     let standing = keeper.standing(key.clone()).await?;
     if standing.subscription.is_active() {
-        return raise(backend, key, standing, standing.subscription).await;
+        return raise(backend, key, standing.subscription).await;
     }
-    if standing.active >= SUBSCRIPTIONS_MAX {
+    let (active, modifications) =
+        futures::try_join!(keeper.active(user.clone()), keeper.all_modifications(page.modifications()))?;
+    if active >= SUBSCRIPTIONS_MAX {
         return Err(Refused::TooMany);
     }
-    let modifications = keeper.all_modifications(page.modifications()).await?;
-    raise(backend, key, standing, standing.subscription.begun(modifications)).await
+    raise(backend, key, standing.subscription.begun(modifications)).await
 }
 
 /// Ends a user's subscription to a page. One that is not there is no error.
@@ -158,7 +161,7 @@ pub async fn unsubscribe(backend: &impl Backend, keeper: &dyn Keeper, (user, pag
     let key = subscription_key(user, page)?;
     let standing = keeper.standing(key.clone()).await?;
     if standing.subscription != Subscription::default() {
-        raise(backend, key, standing, standing.subscription.ended()).await?;
+        raise(backend, key, standing.subscription.ended()).await?;
     }
     Ok(())
 }
@@ -180,13 +183,13 @@ pub async fn read(
         return Err(Refused::NotSubscribed);
     }
     let to = standing.subscription.read(modifications.cursor(version));
-    Ok((raise(backend, key, standing, to).await?, modifications))
+    Ok((raise(backend, key, to).await?, modifications))
 }
 
-async fn raise(backend: &impl Backend, key: Key, standing: Standing, to: Subscription) -> Result<Standing, Refused> {
+async fn raise(backend: &impl Backend, key: Key, to: Subscription) -> Result<Standing, Refused> {
     let Subscription { generation, cursor } = to;
     let reading = backend.update(key, Action::Raise { generation, cursor }).await?;
-    Ok(Standing { subscription: to, updated_at: reading.updated_at, ..standing })
+    Ok(Standing { subscription: to, updated_at: reading.updated_at })
 }
 
 fn subscription_key(user: &Key, page: &Key) -> Result<Key, Failure> {

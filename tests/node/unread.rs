@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use counter_core::counter::Key;
+use counter_core::layout::{Layout, Move, MovePhase, normalised};
+use counter_core::slot::{Slot, SlotRange, to_ranges};
 use counter_tests::http::Http;
 use counter_tests::live::{Events, Follower, nothing_left};
-use counter_tests::node::Cluster;
+use counter_tests::node::{Cluster, give};
 use counter_tests::wait::until;
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -223,6 +226,58 @@ async fn a_modification_that_is_sent_twice_through_two_nodes_counts_once() -> an
         site.http.request(request.body(Bytes::new())?).await?.json_of(StatusCode::OK)?;
     }
     site.has_unread("ann", &[(&page, 1)]).await
+}
+
+#[tokio::test]
+async fn what_was_unsubscribed_just_before_its_slot_moved_is_known_to_who_subscribes_just_after() -> anyhow::Result<()> {
+    let cluster = Cluster::start(2, 1, &[]).await?;
+    let site = Site::new(&cluster);
+    let page = cluster.page_of(1)?;
+    let mut users = Vec::new();
+    for number in 0..40 {
+        let user = format!("{{{}}}-{number}", cluster.page_of(0)?);
+        site.subscribe(&user, &page).await?;
+        site.subscribe(&user, "marker").await?;
+        users.push(user);
+    }
+    let slot = Key::new(cluster.page_of(0)?.as_bytes())?.slot();
+    let flipped = moved(&cluster.layout, slot).context("the first shard does not own it")?;
+    flipped.validate()?;
+    for user in &users {
+        site.unsubscribe(user, &page).await?;
+    }
+    // At once, without the time in which the new owner gets what the old one has.
+    for node in cluster.nodes.iter().rev() {
+        give(node, &flipped).await?;
+    }
+    let new = &site.bases[1];
+    for user in &users {
+        let path = format!("{new}/users/{user}/subscriptions/{page}");
+        site.http.send(Method::PUT, &path, None).await?.json_of(StatusCode::OK)?;
+    }
+    for user in &users {
+        until("the new owner has what the old one had", async || {
+            let marker = site.http.get_json(&format!("{new}/users/{user}/subscriptions/marker")).await?;
+            anyhow::ensure!(marker["subscribed"] == true, "{marker}");
+            Ok(())
+        })
+        .await?;
+        let subscription = site.http.get_json(&format!("{new}/users/{user}/subscriptions/{page}")).await?;
+        assert_eq!(subscription["subscribed"], true, "{user} has subscribed after all");
+    }
+    Ok(())
+}
+
+/// The layout after this one in which the second shard owns a slot of the first one.
+fn moved(layout: &Layout, slot: Slot) -> Option<Layout> {
+    let mut moved = layout.clone();
+    moved.version = moved.version.next();
+    let [first, second] = moved.shards.as_mut_slice() else { return None };
+    let range = SlotRange::new(slot, slot)?;
+    first.slots = to_ranges(first.slots.iter().flat_map(|range| range.iter()).filter(|other| *other != slot));
+    second.slots = normalised(&[second.slots.clone(), vec![range]].concat());
+    moved.moves = vec![Move { from: first.shard, to: second.shard, slots: vec![range], phase: MovePhase::Flipped }];
+    Some(moved)
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ struct OneTable {
     failure: Mutex<Option<Failure>>,
     siblings: AtomicU32,
     overview: Mutex<ClusterOverview>,
+    /// How often a user's subscriptions have been counted.
+    counted: AtomicU32,
 }
 
 impl OneTable {
@@ -133,6 +135,11 @@ impl Keeper for OneTable {
     fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>> {
         Box::pin(async { self.fails().map(|()| self.table.standing(subscription))?.await })
     }
+
+    fn active(&self, user: Key) -> BoxFuture<'_, Result<usize, Failure>> {
+        self.counted.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { self.fails().map(|()| self.table.active(user))?.await })
+    }
 }
 
 fn parts(backend: Arc<OneTable>, tokens: Option<ApiTokens>, limits: RequestLimits, metrics: Arc<HttpMetrics>) -> Parts {
@@ -186,8 +193,13 @@ impl Client {
         let table = Table::new(7, TableLimits { counters, memory_bytes: u64::MAX, tokens: 4, token_window_ms: 600_000 });
         table.set_writer(Slot::all(), Some(ACTOR));
         let overview = ClusterOverview { node: "local".into(), layout: None, nodes: Vec::new() };
-        let backend =
-            Arc::new(OneTable { table, failure: Mutex::new(None), siblings: AtomicU32::new(0), overview: Mutex::new(overview) });
+        let backend = Arc::new(OneTable {
+            table,
+            failure: Mutex::new(None),
+            siblings: AtomicU32::new(0),
+            overview: Mutex::new(overview),
+            counted: AtomicU32::new(0),
+        });
         let metrics = super::metrics();
         let api = Api::new(Arc::clone(&backend), parts(backend.clone(), tokens, limits, Arc::clone(&metrics)));
         Self { backend, api, metrics, peer: Peer::new(([127, 0, 0, 1], 50_000).into()) }

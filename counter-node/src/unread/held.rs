@@ -1,7 +1,6 @@
 //! What one replica's table says: to other nodes, and where a table is all that there is.
 
 use counter_core::counter::Key;
-use counter_core::key::KeyRef;
 use counter_core::table::Table;
 use counter_core::unread::Modifications;
 use futures::future::{BoxFuture, ready};
@@ -33,10 +32,12 @@ pub(super) fn subscriptions(table: &Table, user: &Key) -> Vec<Subscribed> {
 /// How a subscription stands.
 pub(super) fn standing(table: &Table, key: &Key) -> Standing {
     let vector = table.slot(key.slot());
-    let user = KeyRef::from(key).user_key().map(KeyRef::to_key);
-    let active =
-        user.map_or(0, |user| vector.subscriptions(&user).filter(|(_, subscription, _)| subscription.is_active()).count());
-    Standing { subscription: vector.subscription(key), updated_at: vector.read(key).updated_at, active }
+    Standing { subscription: vector.subscription(key), updated_at: vector.read(key).updated_at }
+}
+
+/// To how many pages a user subscribes.
+pub(super) fn active(table: &Table, user: &Key) -> usize {
+    table.slot(user.slot()).subscriptions(user).filter(|(_, subscription, _)| subscription.is_active()).count()
 }
 
 /// A cluster of one replica.
@@ -55,5 +56,9 @@ impl Keeper for Table {
 
     fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>> {
         Box::pin(ready(Ok(standing(self, &subscription))))
+    }
+
+    fn active(&self, user: Key) -> BoxFuture<'_, Result<usize, Failure>> {
+        Box::pin(ready(Ok(active(self, &user))))
     }
 }

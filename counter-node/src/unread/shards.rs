@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::forward::NotApplied;
-use counter_core::layout::{Node, Shard};
+use counter_core::layout::{Layout, Node, Shard};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::unread::{Modifications, modifications_of};
@@ -35,6 +35,8 @@ pub enum Ask {
     Subscriptions(Key),
     /// Of this one, see [`Key::subscription`].
     Standing(Key),
+    /// Of this user.
+    Active(Key),
 }
 
 /// What it answers, each to the question of its name.
@@ -44,6 +46,9 @@ pub enum Answer {
     Copy(Box<SlotDelta>),
     Subscriptions(Vec<Subscribed>),
     Standing(Standing),
+    Active(usize),
+    /// This is what a node says of a slot that is on its way from it to another shard and not its own any more.
+    Left(Box<Self>),
 }
 
 /// The way to them.
@@ -57,9 +62,14 @@ impl Ask {
     fn slots(&self) -> impl Iterator<Item = Slot> {
         let keys = match self {
             Self::Modifications(keys) => keys.as_slice(),
-            Self::Copy(key) | Self::Subscriptions(key) | Self::Standing(key) => std::slice::from_ref(key),
+            Self::Copy(key) | Self::Subscriptions(key) | Self::Standing(key) | Self::Active(key) => std::slice::from_ref(key),
         };
         keys.iter().map(Key::slot)
+    }
+
+    /// Whether everyone is heard who may know something, not only who knows all.
+    fn is_for_all(&self) -> bool {
+        matches!(self, Self::Copy(_) | Self::Standing(_) | Self::Active(_))
     }
 }
 
@@ -69,15 +79,25 @@ impl Shards {
     /// # Errors
     /// [`NotApplied::NotOwner`] when it does not own a slot, or does not serve.
     pub fn here(&self, ask: &Ask) -> Result<Answer, NotApplied> {
-        if !ask.slots().all(|slot| self.protocol.serves(slot)) {
+        let view = self.protocol.view();
+        let serves = ask.slots().all(|slot| view.serves(slot));
+        // Just before it gave the slot up it may have acknowledged what the new owner has not heard yet.
+        let counts_all_the_same = || ask.is_for_all() && ask.slots().all(|slot| view.has_left(slot));
+        if !serves && !counts_all_the_same() {
             return Err(NotApplied::NotOwner);
         }
-        Ok(match ask {
+        let answer = self.held(ask);
+        Ok(if serves { answer } else { Answer::Left(Box::new(answer)) })
+    }
+
+    fn held(&self, ask: &Ask) -> Answer {
+        match ask {
             Ask::Modifications(keys) => Answer::Modifications(held::modifications(&self.table, keys)),
             Ask::Copy(key) => Answer::Copy(Box::new(self.table.slot(key.slot()).delta(key.slot(), [key]))),
             Ask::Subscriptions(user) => Answer::Subscriptions(held::subscriptions(&self.table, user)),
             Ask::Standing(key) => Answer::Standing(held::standing(&self.table, key)),
-        })
+            Ask::Active(user) => Answer::Active(held::active(&self.table, user)),
+        }
     }
 
     /// What one replica of the slot's owner says: this node, or the first that answers. Each node has its own order, so that
@@ -94,17 +114,18 @@ impl Shards {
         answer.await.ok_or_else(|| not_applied(NotApplied::Unreachable))
     }
 
-    /// What every replica of the slot's owner says that answers in time.
+    /// What every replica of the slot's owner says that answers in time and, while the slot moves, of the other end of the move. Which end
+    /// owns it may be known there and not here.
     async fn all(&self, slot: Slot, ask: Ask) -> Result<Vec<Answer>, Failure> {
         let view = self.protocol.view();
         let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
-        let nodes = self.others(&routes.layout.shards[routes.owners().index(slot)]);
+        let nodes = ends(&routes.layout, &routes.layout.shards[routes.owners().index(slot)], slot);
+        let nodes = nodes.flat_map(|shard| self.others(shard));
         let question = Question { path: UNREAD_PATH, body: &ask, time: OTHERS_TIME };
-        let heard = join_all(nodes.into_iter().map(|node| self.peers.ask(node, &question))).await;
+        let heard = join_all(nodes.map(|node| self.peers.ask(node, &question))).await;
         let heard = heard.into_iter().filter_map(|said: Option<Result<Answer, NotApplied>>| said?.ok());
         // Read last: so it is not older than what the others said.
-        let answers: Vec<Answer> = heard.chain(self.here(&ask).ok()).collect();
-        if answers.is_empty() { Err(not_applied(NotApplied::Unreachable)) } else { Ok(answers) }
+        together(heard.chain(self.here(&ask).ok())).ok_or_else(|| not_applied(NotApplied::Unreachable))
     }
 
     fn others<'l>(&self, shard: &'l Shard) -> Vec<&'l Node> {
@@ -124,6 +145,26 @@ impl Shards {
             _ => Err(not_applied(NotApplied::Unreachable)),
         }
     }
+}
+
+/// The slot's owner and, while the slot moves, the other end of that.
+fn ends<'l>(layout: &'l Layout, owner: &'l Shard, slot: Slot) -> impl Iterator<Item = &'l Shard> {
+    let other = layout.move_of(slot).map(|one| if one.from == owner.shard { one.to } else { one.from });
+    std::iter::once(owner).chain(other.and_then(|other| layout.shard(other)))
+}
+
+/// All of these answers, if one of them is an owner's: who has given a slot up alone does not know enough.
+fn together(answers: impl Iterator<Item = Answer>) -> Option<Vec<Answer>> {
+    let mut owned = false;
+    let answers = answers.map(|answer| match answer {
+        Answer::Left(answer) => *answer,
+        answer => {
+            owned = true;
+            answer
+        }
+    });
+    let answers = answers.collect();
+    owned.then_some(answers)
 }
 
 impl fmt::Debug for Shards {
@@ -178,8 +219,15 @@ impl Keeper for Shards {
             Ok(standings.fold(Standing::default(), |joined, other| Standing {
                 subscription: joined.subscription.join(other.subscription),
                 updated_at: joined.updated_at.max(other.updated_at),
-                active: joined.active.max(other.active),
             }))
+        })
+    }
+
+    fn active(&self, user: Key) -> BoxFuture<'_, Result<usize, Failure>> {
+        Box::pin(async move {
+            let answers = self.all(user.slot(), Ask::Active(user)).await?;
+            let said = answers.into_iter().map(|answer| if let Answer::Active(pages) = answer { pages } else { 0 });
+            Ok(said.max().unwrap_or(0))
         })
     }
 }

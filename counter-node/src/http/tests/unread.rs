@@ -89,6 +89,23 @@ async fn who_unsubscribes_has_nothing_to_read_of_the_page_and_who_subscribes_ane
 }
 
 #[tokio::test]
+async fn a_users_subscriptions_are_counted_only_for_one_more() {
+    let client = Client::new();
+    let counted = || client.backend.counted.load(std::sync::atomic::Ordering::Relaxed);
+    client.put("/users/ann/subscriptions/a").await;
+    assert_eq!(counted(), 1);
+    client.put("/users/ann/subscriptions/a").await;
+    client.modify("a").await;
+    client.put_json("/users/ann/unread/a", json!({"version": 1})).await;
+    client.get("/users/ann/subscriptions/a").await;
+    client.unread("ann").await;
+    client.delete("/users/ann/subscriptions/a").await;
+    assert_eq!(counted(), 1);
+    client.put("/users/ann/subscriptions/a").await;
+    assert_eq!(counted(), 2);
+}
+
+#[tokio::test]
 async fn a_modification_that_is_sent_again_under_its_key_is_one() {
     let client = Client::new();
     client.put("/users/ann/subscriptions/a").await;
