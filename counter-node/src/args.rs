@@ -160,6 +160,9 @@ struct NodeArgs {
     /// New live connections a second; more are told to come again later.
     #[arg(long, env = "COUNTER_LIVE_CONNECTS_PER_SECOND", value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     live_connects_per_second: u32,
+    /// Subscriptions of the users whose unread counts are followed here, all together; nobody else is followed then.
+    #[arg(long, env = "COUNTER_LIVE_UNREAD_MAX", value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    live_unread_max: u32,
     /// Answer WebSocket conformance tests at /websocket/echo.
     #[arg(long, env = "COUNTER_WEBSOCKET_ECHO", action = clap::ArgAction::SetTrue, hide = true)]
     websocket_echo: bool,
@@ -359,6 +362,7 @@ impl NodeArgs {
                 per_address: self.live_connections_per_address_max.map(|limit| size(limit.into())),
                 per_second: self.live_connects_per_second,
             },
+            unread_max: size(self.live_unread_max.into()),
         }
     }
 

@@ -62,6 +62,8 @@ pub struct LiveConfig {
     /// A node that is not heard for so long is gone, and its viewers with it.
     pub lease: Duration,
     pub admission: AdmissionLimits,
+    /// Subscriptions of the users whose unread counts are followed, all together: then nobody else is followed.
+    pub unread_max: usize,
 }
 
 /// Who a viewer is, as a hash that is the same on every node: of the user or, where that is not said, of the session's id.
@@ -88,6 +90,8 @@ pub trait Registrar: Send + Sync + 'static {
     fn refresh(&self, page: &Key);
     /// Whether anyone here follows what a user has not read, as [`Hub::follows`] says, has changed.
     fn refresh_user(&self, user: &Key);
+    /// Whether there is room to follow what the user has not read.
+    fn may_follow(&self, user: &Key) -> bool;
     /// One of the page's viewers has this name; said after [`Self::refresh`].
     fn name_came(&self, page: &Key, name: Name);
     /// A viewer of this name has left.
@@ -129,6 +133,9 @@ impl Live {
         impl Registrar for Nobody {
             fn refresh(&self, _: &Key) {}
             fn refresh_user(&self, _: &Key) {}
+            fn may_follow(&self, _: &Key) -> bool {
+                true
+            }
             fn name_came(&self, _: &Key, _: Name) {}
             fn name_left(&self, _: &Key, _: Name) {}
             fn told(&self) -> BoxFuture<'_, ()> {
@@ -136,6 +143,18 @@ impl Live {
             }
         }
         Self::new(config, Arc::new(Hub::new(Arc::default())), Arc::new(Nobody), None, 0)
+    }
+
+    /// Whether what the user has not read can be followed here now.
+    ///
+    /// # Errors
+    /// [`Refused::Unread`], which has been counted.
+    pub fn admit_follower(&self, user: &Key) -> Result<(), Refused> {
+        if self.registrar.may_follow(user) {
+            return Ok(());
+        }
+        self.metrics.refused_unread.fetch_add(1, Ordering::Relaxed);
+        Err(Refused::Unread { limit: self.config.unread_max })
     }
 
     fn refresh(&self, subject: &Subject) {

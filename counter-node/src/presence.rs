@@ -257,6 +257,10 @@ impl Registrar for PresenceProtocol {
         self.rewatch(|followed| followed.refresh(user));
     }
 
+    fn may_follow(&self, user: &Key) -> bool {
+        self.followed.may_follow(user)
+    }
+
     fn name_came(&self, page: &Key, Name(name): Name) {
         drop(self.drive(None, |presence, table, now| {
             presence.name_came(page, name, now);

@@ -86,7 +86,7 @@ impl Backend for OneTable {
 
 fn parts(keeper: Arc<Table>) -> Parts {
     let admission = AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
-    let live = LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission };
+    let live = LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission, unread_max: 8 };
     let stopping = CancellationToken::new();
     // A stream has no end but this.
     stopping.cancel();

@@ -19,7 +19,8 @@ pub(crate) fn said(bytes: &[u8]) {
 
 async fn say(bytes: &[u8], session: Option<String>) {
     let admission = AdmissionLimits { open: 8, per_address: None, per_second: 1_000 };
-    let live = Live::alone(LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission });
+    let live =
+        Live::alone(LiveConfig { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5), admission, unread_max: 8 });
     let has_id = session.is_some();
     let mut client = Subscriptions::new(live.clone(), Who { session, ..Who::default() });
     client.add(vec![Subject::Site], Mode::View).unwrap();

@@ -330,8 +330,15 @@ async fn metrics(node: &TestNode) -> anyhow::Result<BTreeMap<String, u64>> {
 pub async fn nothing_left(node: &TestNode) -> anyhow::Result<()> {
     crate::wait::until("nothing is left of live connections", async || {
         let figures = figures(node).await?;
-        let gauges =
-            ["connections_open{kind=\"websocket\"}", "connections_open{kind=\"stream\"}", "subscriptions", "pages", "sessions"];
+        let gauges = [
+            "connections_open{kind=\"websocket\"}",
+            "connections_open{kind=\"stream\"}",
+            "subscriptions",
+            "pages",
+            "sessions",
+            "unread_users",
+            "unread_subscriptions",
+        ];
         let left: Vec<_> = gauges.iter().filter(|name| figures.get(**name) != Some(&0)).collect();
         ensure!(left.is_empty(), "{left:?} of {figures:?}");
         Ok(())

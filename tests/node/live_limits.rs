@@ -59,6 +59,33 @@ async fn a_herd_is_taken_by_and_by() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn so_many_subscriptions_of_followed_users_and_nobody_else_is_followed() -> anyhow::Result<()> {
+    let (node, _folder) = alone(&["--live-unread-max", "1"]).await?;
+    let (http, base) = (Http::default(), node.http());
+    http.send(Method::PUT, &format!("{base}/users/ann/subscriptions/p"), None).await?.json_of(StatusCode::OK)?;
+    http.send(Method::POST, &format!("{base}/p/modifications"), None).await?.json_of(StatusCode::OK)?;
+    let mut ann = Follower::open(&base, "/users/ann/unread/live").await?;
+    assert_eq!(ann.next_of("unread").await?["count"], 1);
+    for path in ["/users/bob/unread/live", "/p/live?user=bob"] {
+        let refused = Follower::open(&base, path).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(refused.contains("503"), "{path}: {refused}");
+    }
+    let figures_now = figures(&node).await?;
+    assert_eq!(figures_now["connections_refused_total{limit=\"unread\"}"], 2);
+    assert_eq!(
+        (figures_now["unread_users"], figures_now["unread_subscriptions"], figures_now["unread_changes_total"]),
+        (1, 1, 1)
+    );
+    assert!(figures_now["unread_fetches_total{outcome=\"answered\"}"] >= 1);
+    // Whoever follows her, too, takes no room.
+    drop(Follower::open(&base, "/p/live?user=ann").await?);
+    drop(Follower::open(&base, "/p/live").await?);
+    drop(ann);
+    until("there is room again", async || Follower::open(&base, "/users/bob/unread/live").await).await?;
+    nothing_left(&node).await
+}
+
+#[tokio::test]
 async fn a_client_that_neither_reads_nor_answers_is_cut_off_and_counts_no_more() -> anyhow::Result<()> {
     let (node, _folder) = alone(&["--presence-heartbeat", "2"]).await?;
     let mut observer = Follower::open(&node.http(), "/p/live?observe=true").await?;
@@ -77,7 +104,8 @@ async fn a_client_that_neither_reads_nor_answers_is_cut_off_and_counts_no_more()
 #[tokio::test]
 async fn a_slow_client_misses_what_it_was_too_slow_for_and_gets_the_last_count() -> anyhow::Result<()> {
     const UPDATES: i64 = 3_000;
-    let (node, _folder) = alone(&[]).await?;
+    // So long a client may say nothing that reads only at the end.
+    let (node, _folder) = alone(&["--presence-heartbeat", "600"]).await?;
     let (http, url) = (Http::default(), format!("{}/p/counter", node.http()));
     let mut client = Follower::open(&node.http(), "/p/live?observe=true").await?;
     client.until("p", 0).await?;

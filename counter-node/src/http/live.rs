@@ -41,7 +41,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many connections; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &str, head: &Parts) -> Result<Reply, Problem> {
@@ -65,7 +65,7 @@ pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many connections; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) -> Result<Reply, Problem> {
@@ -86,7 +86,7 @@ pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Par
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many connections; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn unread<B: Backend>(shared: &Shared<B>, peer: &Peer, user: &str, head: &Parts) -> Result<Reply, Problem> {
@@ -114,6 +114,8 @@ fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Pa
         live.metrics.refused_origin.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         return Err(Problem::foreign_origin());
     }
+    let user = if let Subject::User(user) = &subject { Some(user) } else { unread.as_ref() };
+    user.map_or(Ok(()), |user| live.admit_follower(user))?;
     let place = live.admission.admit(peer.from.ip(), Instant::now())?;
     let mode = if observe { Mode::Observe } else { Mode::View };
     let last_id = head.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);

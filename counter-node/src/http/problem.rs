@@ -156,6 +156,7 @@ impl From<Refused> for Problem {
                 let detail = format!("There are {limit} live connections from this address, the limit.");
                 Self::new(Kind::TooManyConnections, detail).retry_after(RETRY_S)
             }
+            Refused::Unread { limit } => Self::overloaded("subscriptions of users whose unread counts are followed", limit),
             Refused::Rate { limit, after_s } => Self::overloaded("new live connections a second", limit).retry_after(after_s),
         }
     }

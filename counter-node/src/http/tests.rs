@@ -150,7 +150,7 @@ fn parts(backend: Arc<OneTable>, tokens: Option<ApiTokens>, limits: RequestLimit
         cors: Cors::new(vec!["https://site.example".to_owned()]),
         limits,
         metrics,
-        live: Live::alone(crate::live::LiveConfig { heartbeat, lease, admission }),
+        live: Live::alone(crate::live::LiveConfig { heartbeat, lease, admission, unread_max: 8 }),
         stopping: CancellationToken::new(),
         echo: false,
         keeper: backend,

@@ -40,6 +40,10 @@ pub enum Refused {
         limit: u32,
         after_s: u32,
     },
+    /// So many subscriptions of users are followed: said of one user more, by [`super::Live::admit_follower`].
+    Unread {
+        limit: usize,
+    },
 }
 
 /// The doorkeeper.
@@ -94,6 +98,7 @@ impl Admission {
             Refused::Open { .. } => &self.metrics.refused_open,
             Refused::Address { .. } => &self.metrics.refused_address,
             Refused::Rate { .. } => &self.metrics.refused_rate,
+            Refused::Unread { .. } => &self.metrics.refused_unread,
         };
         figure.fetch_add(1, Ordering::Relaxed);
         Err(refused)

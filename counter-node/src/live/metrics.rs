@@ -30,6 +30,16 @@ pub struct LiveMetrics {
     pub refused_address: AtomicU64,
     pub refused_rate: AtomicU64,
     pub refused_origin: AtomicU64,
+    pub refused_unread: AtomicU64,
+    /// Users whose unread counts someone here follows.
+    pub followed_users: AtomicU64,
+    /// Subscriptions of theirs.
+    pub followed_subscriptions: AtomicU64,
+    /// Changes of their counts, for all who follow.
+    pub unread_changes: AtomicU64,
+    /// How often subscriptions of theirs were fetched.
+    pub fetched: AtomicU64,
+    pub fetches_failed: AtomicU64,
 }
 
 /// Adds one to a gauge for as long as it lives.
@@ -75,6 +85,7 @@ impl Source for LiveMetrics {
                     value("limit", "address", &self.refused_address),
                     value("limit", "rate", &self.refused_rate),
                     value("limit", "origin", &self.refused_origin),
+                    value("limit", "unread", &self.refused_unread),
                 ],
             },
             one(
@@ -97,6 +108,25 @@ impl Source for LiveMetrics {
                 Kind::Counter,
                 &self.orphans_lost,
             ),
+            one("live_unread_users", "Users whose unread counts someone on this node follows", Kind::Gauge, &self.followed_users),
+            one(
+                "live_unread_subscriptions",
+                "Subscriptions of the users whose unread counts someone on this node follows",
+                Kind::Gauge,
+                &self.followed_subscriptions,
+            ),
+            one(
+                "live_unread_changes",
+                "Changes of followed unread counts, each counted once however many follow it",
+                Kind::Counter,
+                &self.unread_changes,
+            ),
+            Sample {
+                name: "live_unread_fetches",
+                help: "How often a followed user's subscriptions were asked for, by what came of it",
+                kind: Kind::Counter,
+                values: vec![value("outcome", "answered", &self.fetched), value("outcome", "failed", &self.fetches_failed)],
+            },
             one("live_messages_sent", "Counts sent to live connections", Kind::Counter, &self.sent),
             one(
                 "live_messages_replaced",

@@ -3,8 +3,12 @@
 //!
 //! A user's subscriptions are fetched when following begins and whenever the owner tells that they have changed. Pages are watched
 //! before they are fetched, so nothing falls between; of what comes twice the higher number stands.
+//!
+//! So many subscriptions are held at most. Beyond that nobody else is followed: who asks is refused, and who had asked just before waits
+//! without a number. Whoever has one keeps it right. What is being fetched at that moment is held as well, [`FETCHED_AT_ONCE`] users.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +34,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Followed {
     hub: Arc<Hub>,
+    /// Subscriptions with which no user more is taken.
+    held_max: usize,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -39,6 +45,8 @@ struct State {
     users: HashMap<Key, Following>,
     /// By the keys of their modifications.
     pages: HashMap<Key, Page>,
+    /// Subscriptions of all users.
+    held: usize,
     /// Users whose subscriptions are to be fetched.
     due: HashSet<Key>,
     /// Users whose subscriptions are being fetched: one answer at a time, so that none comes after a later one.
@@ -50,6 +58,8 @@ struct State {
 struct Following {
     /// There is a number to tell.
     is_known: bool,
+    /// There has been one: what the user subscribes to is held.
+    is_held: bool,
     subscriptions: BTreeMap<Key, Subscription>,
     count: u64,
     updated_at: Option<Hlc>,
@@ -59,6 +69,8 @@ struct Following {
 struct Page {
     known: Modifications,
     users: HashSet<Key>,
+    /// How often in a row its owner has told of fewer modifications than are known.
+    fewer: u32,
 }
 
 /// What is to be watched from now on, and what no more.
@@ -71,8 +83,15 @@ pub struct Rewatch {
 impl Followed {
     /// Nobody is followed.
     #[must_use]
-    pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, state: Mutex::default(), wake: Notify::new() }
+    pub fn new(hub: Arc<Hub>, held_max: usize) -> Self {
+        Self { hub, held_max, state: Mutex::default(), wake: Notify::new() }
+    }
+
+    /// Whether there is room to follow the user.
+    #[must_use]
+    pub fn may_follow(&self, user: &Key) -> bool {
+        let state = lock(&self.state);
+        state.held < self.held_max || state.users.contains_key(user)
     }
 
     /// Follows the user if someone looks, and does not if nobody does.
@@ -81,12 +100,17 @@ impl Followed {
         match (self.hub.follows(user), state.users.contains_key(user)) {
             (true, false) => {
                 state.users.insert(user.clone(), Following::default());
+                self.measure(&state);
                 self.fetch(&mut state, user);
                 Rewatch { begin: vec![user.clone()], end: Vec::new() }
             }
             (false, true) => {
                 let Following { subscriptions, .. } = state.users.remove(user).unwrap_or_default();
                 state.due.remove(user);
+                state.held -= subscriptions.len();
+                self.measure(&state);
+                // There may be room for others now.
+                self.wake.notify_one();
                 let mut end: Vec<Key> = subscriptions.into_keys().filter(|page| state.leave(page, user)).collect();
                 end.push(user.clone());
                 Rewatch { begin: Vec::new(), end }
@@ -101,11 +125,11 @@ impl Followed {
         match key.kind() {
             KeyKind::User if state.users.contains_key(key) => self.fetch(&mut state, key),
             KeyKind::Modifications => {
-                let Some(page) = state.pages.get(key) else { return };
+                let Some(page) = state.pages.get_mut(key) else { return };
                 let number = u32::try_from(part.tally.max(0)).unwrap_or(u32::MAX);
                 let before = page.known;
                 // What has been lost, or has only begun, is of an epoch that the owner has to be asked for.
-                let is_other = number < before.number || (before.epoch == Epoch::default() && number > 0);
+                let is_other = page.seems_lost(number) || (before.epoch == Epoch::default() && number > 0);
                 if let Some(user) = page.users.iter().next().filter(|_| is_other).cloned() {
                     self.fetch(&mut state, &user);
                 }
@@ -122,10 +146,14 @@ impl Followed {
         let Some(following) = state.users.get_mut(user) else { return Rewatch::default() };
         // Nothing is told before all of it is added up.
         following.is_known = false;
+        following.is_held = true;
         following.updated_at = subscribed.iter().map(|(subscribed, _)| subscribed.updated_at).max().flatten();
         let now = subscribed.iter().map(|(subscribed, _)| (subscribed.page.modifications(), subscribed.subscription));
         let before = std::mem::replace(&mut following.subscriptions, now.collect());
+        let (more, fewer) = (following.subscriptions.len(), before.len());
         let gone: Vec<Key> = before.into_keys().filter(|page| !following.subscriptions.contains_key(page)).collect();
+        state.held = (state.held + more).saturating_sub(fewer);
+        self.measure(&state);
         let mut rewatch = Rewatch { begin: Vec::new(), end: gone.into_iter().filter(|page| state.leave(page, user)).collect() };
         for (Subscribed { page, .. }, modifications) in subscribed {
             let key = page.modifications();
@@ -167,8 +195,15 @@ impl Followed {
     fn tell(&self, state: &State, user: &Key) {
         if let Some(following) = state.users.get(user).filter(|following| following.is_known) {
             let count = i64::try_from(following.count).unwrap_or(i64::MAX);
+            self.hub.metrics().unread_changes.fetch_add(1, Ordering::Relaxed);
             self.hub.unread(user, Count { count, updated_at: following.updated_at });
         }
+    }
+
+    fn measure(&self, state: &State) {
+        let metrics = self.hub.metrics();
+        metrics.followed_users.store(state.users.len() as u64, Ordering::Relaxed);
+        metrics.followed_subscriptions.store(state.held as u64, Ordering::Relaxed);
     }
 
     fn fetch(&self, state: &mut State, user: &Key) {
@@ -180,7 +215,9 @@ impl Followed {
     /// A user whose subscriptions are to be fetched now. Those that change meanwhile are fetched again afterwards.
     fn take_due(&self) -> Option<Key> {
         let mut state = lock(&self.state);
-        let user = state.due.iter().find(|user| !state.fetching.contains(*user)).cloned()?;
+        let is_full = state.held >= self.held_max;
+        let has_room = |user: &Key| !is_full || state.users.get(user).is_some_and(|following| following.is_held);
+        let user = state.due.iter().find(|user| !state.fetching.contains(*user) && has_room(user)).cloned()?;
         state.due.remove(&user);
         state.fetching.insert(user.clone());
         Some(user)
@@ -190,12 +227,28 @@ impl Followed {
     fn end_fetch(&self, user: &Key, failed: bool) {
         let mut state = lock(&self.state);
         state.fetching.remove(user);
+        let metrics = self.hub.metrics();
+        (if failed { &metrics.fetches_failed } else { &metrics.fetched }).fetch_add(1, Ordering::Relaxed);
         if failed && state.users.contains_key(user) {
             state.due.insert(user.clone());
         }
-        if state.due.contains(user) {
+        // Others may have waited for room.
+        if !state.due.is_empty() {
             self.wake.notify_one();
         }
+    }
+}
+
+impl Page {
+    /// Whether its owner is to be asked what has become of its modifications, now that it tells of this many. Lost with their epoch, they
+    /// are told anew from 1; without it, each that comes is fewer for as long as it takes to make up for the loss. So the owner is asked
+    /// at the first, the second, the fourth and so on, and once more when there are as many as there were.
+    fn seems_lost(&mut self, number: u32) -> bool {
+        if number < self.known.number {
+            self.fewer = self.fewer.saturating_add(1);
+            return self.fewer.is_power_of_two();
+        }
+        std::mem::take(&mut self.fewer) > 0
     }
 }
 

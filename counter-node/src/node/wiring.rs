@@ -118,7 +118,7 @@ impl Base {
             clock: self.clock.clone(),
             viewers: self.viewers.clone(),
             hub: hub.clone(),
-            followed: Arc::new(Followed::new(hub.clone())),
+            followed: Arc::new(Followed::new(hub.clone(), config.live.unread_max)),
             outboxes,
             protocol: Arc::downgrade(&self.protocol),
         });

@@ -36,8 +36,20 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with_room(1_000)
+    }
+
+    /// A world in which so many subscriptions are held.
+    fn with_room(held_max: usize) -> Self {
         let hub = Arc::new(Hub::new(Arc::default()));
-        Self { followed: Followed::new(hub.clone()), hub, began: Instant::now() }
+        Self { followed: Followed::new(hub.clone(), held_max), hub, began: Instant::now() }
+    }
+
+    /// Has a user followed, and the subscriptions fetched, if there is room.
+    fn follow(&self, name: &str, connection: u64) -> Arc<super::super::hub::Topic> {
+        let topic = self.look(name, connection);
+        self.followed.refresh(&user(name));
+        topic
     }
 
     fn look(&self, name: &str, connection: u64) -> Arc<super::super::hub::Topic> {
@@ -160,4 +172,70 @@ fn the_first_modification_of_a_page_is_told_at_once_and_its_epoch_is_asked_for()
     assert_eq!((world.told(&topic), world.due()), (Some(0), None));
     fed(&world.followed, "a", 1);
     assert_eq!((world.told(&topic), world.due()), (Some(1), Some(ann)));
+}
+
+#[test]
+fn a_page_whose_last_modifications_are_lost_is_asked_for_seldom_and_once_more_when_they_are_made_up_for() {
+    let mut world = World::new();
+    let ann = user("ann");
+    let topic = world.follow("ann", 1);
+    let mut asked = Vec::new();
+    let answer = |world: &World, number| {
+        world.due().is_some_and(|due| {
+            assert_eq!(due, ann);
+            // The same epoch: as many as were lost are missing.
+            world.followed.fetched(&ann, vec![subscribed("a", known(9, number), 1_000)]);
+            world.followed.end_fetch(&ann, false);
+            true
+        })
+    };
+    assert!(answer(&world, 1_000));
+    for number in 900..=1_001 {
+        fed(&world.followed, "a", number.into());
+        if answer(&world, number) {
+            asked.push(number);
+        }
+    }
+    assert_eq!(asked, [900, 901, 903, 907, 915, 931, 963, 1_000]);
+    assert_eq!(world.told(&topic), Some(1));
+    // Lost with its epoch, after all: at the latest when there are as many again, that is known.
+    for number in [10, 20, 30] {
+        fed(&world.followed, "a", number);
+        answer(&world, 1_001);
+    }
+    assert_eq!(world.due(), None);
+    fed(&world.followed, "a", 1_500);
+    assert_eq!(world.due(), Some(ann.clone()));
+    world.followed.fetched(&ann, vec![(subscribed("a", known(9, 1_000), 1_000).0, known(20, 1_500))]);
+    assert_eq!(world.told(&topic), Some(1_500));
+}
+
+#[test]
+fn of_full_room_nobody_else_is_followed_until_somebody_goes() {
+    let mut world = World::with_room(2);
+    let (ann, bob, cid) = (user("ann"), user("bob"), user("cid"));
+    let [anns, bobs] = [("ann", 1), ("bob", 2)].map(|(name, connection)| world.follow(name, connection));
+    let first = world.due().unwrap();
+    let pages = ["a", "b"].map(|page| subscribed(page, known(9, 5), 3));
+    world.followed.fetched(&first, pages.to_vec());
+    world.followed.end_fetch(&first, false);
+    let metrics = world.hub.metrics().clone();
+    let figures = || (metrics.followed_users.load(Ordering::Relaxed), metrics.followed_subscriptions.load(Ordering::Relaxed));
+    assert_eq!((world.due(), figures()), (None, (2, 2)), "the other one waits");
+    assert!(world.followed.may_follow(&ann) && world.followed.may_follow(&bob) && !world.followed.may_follow(&cid));
+    // Who is followed goes on to be.
+    world.followed.fed(&first, Part { tally: 1, viewers: 0, updated_at: None });
+    assert_eq!(world.due(), Some(first.clone()));
+    world.followed.fetched(&first, [pages.to_vec(), vec![subscribed("c", known(9, 5), 1)]].concat());
+    world.followed.end_fetch(&first, false);
+    let (gone, left) = if first == ann { (&anns, (bob, &bobs)) } else { (&bobs, (ann, &anns)) };
+    assert_eq!((world.told(gone), world.told(left.1), figures()), (Some(8), None, (2, 3)));
+    world.hub.leave(gone, if Arc::ptr_eq(gone, &anns) { 1 } else { 2 });
+    world.followed.refresh(&first);
+    assert_eq!((world.due(), figures()), (Some(left.0.clone()), (1, 0)));
+    assert!(world.followed.may_follow(&cid));
+    world.followed.fetched(&left.0, vec![pages[0].clone()]);
+    assert_eq!((world.told(left.1), figures()), (Some(2), (1, 1)));
+    assert_eq!(metrics.unread_changes.load(Ordering::Relaxed), 3);
+    assert_eq!(metrics.fetched.load(Ordering::Relaxed), 2);
 }
