@@ -239,14 +239,22 @@ class Polls {
 const LADDER = [Socket, Streams, Polls];
 const STATES = ["live", "live", "polling"];
 
-// What is common to links: the ladder, and when to try again.
+// Pages and the site of one server, and what one user has not read: on which rung of the ladder they come, and when the next one is
+// tried.
 class Link {
+  topics = new Map(); // page, SITE or USER → {listeners, last}
+  sessions = new Set(); // pages that are viewed by heartbeat
+  id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   rung = 0;
   failures = 0; // since something held last
   heartbeatMs = 20_000;
   retryMs = RETRY_MS;
   resumes = new Map(); // topic → by what the session of its last stream is named; `resume` is that of the last WebSocket
   state = "connecting";
+
+  constructor(base) {
+    this.base = base;
+  }
 
   open() {
     clearTimeout(this.timer);
@@ -303,7 +311,7 @@ class Link {
   tell(state) {
     if (state === this.state) return;
     this.state = state;
-    this.stateChanged(state);
+    for (const { listeners } of this.topics.values()) listeners.forEach((listener) => listener.state?.(state));
   }
 
   // The document is looked at again, or the network is back.
@@ -320,20 +328,6 @@ class Link {
     this.rung = this.failures = 0;
     this.isUp = this.isWaiting = false;
     this.endSessions();
-  }
-
-  endSessions() {}
-}
-
-// Pages and the site of one server, and what one user has not read.
-class Counts extends Link {
-  topics = new Map(); // page, SITE or USER → {listeners, last}
-  sessions = new Set(); // pages that are viewed by heartbeat
-  id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-
-  constructor(base) {
-    super();
-    this.base = base;
   }
 
   hasRoomFor(topic, user) {
@@ -449,10 +443,6 @@ class Counts extends Link {
       this.sessions.delete(page);
     }
   }
-
-  stateChanged(state) {
-    for (const { listeners } of this.topics.values()) listeners.forEach((listener) => listener.state?.(state));
-  }
 }
 
 const links = new Set();
@@ -472,7 +462,7 @@ export function watchUnread(base, user, listener) {
 
 function linkFor(base, topic, user) {
   let link = [...links].find((link) => link.base === base && link.hasRoomFor(topic, user));
-  if (!link) links.add((link = new Counts(base)));
+  if (!link) links.add((link = new Link(base)));
   return link;
 }
 
