@@ -15,6 +15,7 @@ mod bugs;
 mod check;
 mod operator;
 mod plan;
+#[path = "../../../../tests/sim/rng.rs"]
 mod rng;
 mod truth;
 mod world;

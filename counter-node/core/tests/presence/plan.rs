@@ -39,7 +39,7 @@ pub(crate) enum Fault {
 
 impl Plan {
     pub(crate) fn of(rng: &mut Rng) -> Self {
-        let (shards, replicas) = [(1, 2), (2, 1), (2, 2), (2, 3), (3, 2)][rng.index(5)];
+        let (shards, replicas) = *rng.pick(&[(1, 2), (2, 1), (2, 2), (2, 3), (3, 2)]);
         let heal_ms = rng.range(6_000, 16_000);
         let nodes = usize::from(shards * replicas);
         let count = rng.range(1, 8);
@@ -52,9 +52,9 @@ impl Plan {
             loss: if is_lossy { rng.range(10, 300) } else { 0 },
             repeat: if rng.per_mille(500) { 100 } else { 0 },
             slow: if rng.per_mille(300) { 50 } else { 0 },
-            layout_ms_max: [50, 1_000, 4_000][rng.index(3)],
-            message_bytes_max: [120, 400, 256 << 10][rng.index(3)],
-            absent_max: [0, 4, 4_096][rng.index(3)],
+            layout_ms_max: *rng.pick(&[50, 1_000, 4_000]),
+            message_bytes_max: *rng.pick(&[120, 400, 256 << 10]),
+            absent_max: *rng.pick(&[0, 4, 4_096]),
             faults,
         }
     }
@@ -68,7 +68,7 @@ impl Plan {
             4 => Fault::Stall { node, ms },
             5..7 => Fault::Cut { from: node, to: other, ms },
             7..9 => Fault::CutBoth { one: node, other, ms },
-            _ => Fault::Clock { node, ahead_ms: [-3_600_000, -700, 800, 30_000][rng.index(4)] },
+            _ => Fault::Clock { node, ahead_ms: *rng.pick(&[-3_600_000, -700, 800, 30_000]) },
         }
     }
 }

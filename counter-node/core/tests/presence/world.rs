@@ -26,6 +26,8 @@ const EPOCH_MS: u64 = 1_900_000_000_000;
 
 /// A message that takes longer is a disturbance.
 const SLOW_MS: u64 = 60;
+/// Keeps these runs apart from those of whole clusters under the same seed.
+const STREAM: u64 = 0x27FF_0EB8_8F23_4E5A;
 const TRACE_LINES: usize = 2_000;
 const LIMITS: TableLimits = TableLimits { counters: 1_000, memory_bytes: 1 << 30, tokens: 10, token_window_ms: 1_000 };
 
@@ -113,7 +115,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, bug: Option<Bug>, traced: bool) -> Self {
-        let mut rng = Rng::new(seed);
+        let mut rng = Rng::new(seed ^ STREAM);
         let mut plan = Plan::of(&mut rng);
         if let Some(bug) = bug {
             bug.sharpen(&mut plan);
