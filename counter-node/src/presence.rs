@@ -125,6 +125,11 @@ impl PresenceProtocol {
                 () = stopped.cancelled() => return,
                 _ = interval.tick() => {
                     drop(self.drive(None, |presence, table, now| presence.handle_tick(table, now)));
+                    while lock(&self.presence).presence.is_ending() {
+                        // Whoever waits for the lock comes in between.
+                        tokio::task::yield_now().await;
+                        drop(self.drive(None, |presence, table, now| presence.go_on(table, now)));
+                    }
                 }
                 () = self.wake.notified() => {
                     self.tell_changes();

@@ -32,6 +32,7 @@
 mod awaited;
 mod config;
 mod copies;
+mod ending;
 mod feed;
 mod feeder;
 mod gateway;
@@ -189,6 +190,17 @@ impl Presence {
             presence.gateway.tick(step);
             presence.owner.exchange(step);
         })
+    }
+
+    /// Whether there is more to do than one step may: [`Self::go_on`] is to be called at once, after whoever else wants to.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        !self.owner.ending.is_empty()
+    }
+
+    /// Goes on with what [`Self::is_ending`] speaks of: taking off what stood under leases that have ended.
+    pub fn go_on(&mut self, table: &Table, now: Now) -> Vec<PresenceEffect> {
+        self.step(table, now, |presence, step| presence.owner.end_some(step))
     }
 
     /// This node has no sessions any more and will not have any: all counts under its lease fall at once. Ticks repeat it until

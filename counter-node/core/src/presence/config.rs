@@ -31,6 +31,8 @@ pub struct PresenceConfig {
     pub left_ms: u64,
     /// How many such pages there are at most.
     pub left_max: usize,
+    /// Pages that one step takes off when a lease ends; a millisecond for two thousand, about. At least 1.
+    pub ended_max: usize,
 }
 
 impl Default for PresenceConfig {
@@ -50,6 +52,7 @@ impl Default for PresenceConfig {
             starts_max: 32,
             left_ms: 60_000,
             left_max: 65_536,
+            ended_max: 16_384,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::{Change, Ledger, PageState, Place};
+use super::ledger::{Change, Entries, Ledger, PageState, Place};
 use crate::layout::LayoutVersion;
 
 /// How far a copy is. A copy begins empty at `base`, a number that its original had reached by then, and has all changes
@@ -102,6 +102,12 @@ impl Copies {
     /// How far the copy is that changes go to.
     pub(super) fn reached(&self) -> Option<Reached> {
         self.next.as_ref().or(self.shown.as_ref()).map(|copy| copy.reached)
+    }
+
+    /// What counts and what is on its way to, page by page.
+    pub(super) fn into_entries(self) -> (Entries, Entries) {
+        let entries = |copy: Option<Copy>| copy.map(|copy| copy.ledger.into_entries()).unwrap_or_default();
+        (entries(self.shown), entries(self.next))
     }
 
     /// What counts, and how far it is.

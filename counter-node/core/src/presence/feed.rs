@@ -38,7 +38,7 @@ impl FeedOut {
     }
 }
 
-fn is_watched(state: &PageState) -> bool {
+pub(super) fn is_watched(state: &PageState) -> bool {
     state.watched || state.sessions > 0
 }
 
@@ -194,7 +194,7 @@ impl Watchers {
         }
     }
 
-    fn remove(&mut self, place: &Place, number: GatewayNumber, viewers: &super::Viewers) {
+    pub(super) fn remove(&mut self, place: &Place, number: GatewayNumber, viewers: &super::Viewers) {
         let Some(watchers) = self.0.get_mut(place) else { return };
         watchers.retain(|watcher| *watcher != number);
         if watchers.is_empty() {

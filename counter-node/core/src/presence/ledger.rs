@@ -7,7 +7,7 @@
 //! Pages that are gone are forgotten at last, oldest first; *floor* is the number of the latest forgotten one. A copy
 //! that stands below the floor, and held anything then, has to begin anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map, btree_set};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -65,6 +65,23 @@ pub struct Change {
 
 /// A page's place in a ledger.
 pub(super) type Place = (Slot, Key);
+
+/// A ledger that is being given up.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pages: btree_map::IntoIter<Place, (u64, PageState)>,
+    order: btree_map::IntoIter<u64, Place>,
+    absent: btree_set::IntoIter<u64>,
+}
+
+impl Iterator for Entries {
+    type Item = (Place, PageState);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        drop((self.order.next(), self.absent.next()));
+        self.pages.next().map(|(place, (_, state))| (place, state))
+    }
+}
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +141,12 @@ impl Ledger {
     /// The pages, in the order of their slots and keys.
     pub fn iter(&self) -> impl Iterator<Item = (&(Slot, Key), &PageState)> {
         self.pages.iter().map(|(place, (_, state))| (place, state)).filter(|(_, state)| !state.is_absent())
+    }
+
+    /// What is in it, page by page. Nothing of it is left behind, so that giving it up takes no longer at the end than between.
+    pub(super) fn into_entries(self) -> Entries {
+        let Self { pages, order, absent, floor: _, head: _, digest: _ } = self;
+        Entries { pages: pages.into_iter(), order: order.into_iter(), absent: absent.into_iter() }
     }
 
     /// The pages of these slots.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::awaited::Awaited;
 use super::config::PresenceConfig;
 use super::copies::{Copies, Delta, Reached, Taken};
+use super::ending::Ending;
 use super::feed::{FeedOut, Watchers};
 use super::ledger::{PageState, Place};
 use super::messages::{GatewayId, PresenceMessage, Renewal, RenewalAck};
@@ -41,6 +42,8 @@ pub(super) struct Owner {
     pub(super) exchange_all_at_ms: u64,
     /// Pages that the last viewer has left, and when they may be forgotten.
     pub(super) left: VecDeque<(u64, Place)>,
+    /// What stood under leases that have ended, as far as it is not off yet.
+    pub(super) ending: VecDeque<Ending>,
     ticked_ms: Option<u64>,
 }
 
@@ -106,6 +109,7 @@ impl Owner {
             exchange_at_ms: 0,
             exchange_all_at_ms: 0,
             left: VecDeque::new(),
+            ending: VecDeque::new(),
             ticked_ms: None,
         }
     }
@@ -255,6 +259,9 @@ impl Owner {
     }
 
     pub(super) fn take_delta(&mut self, step: &mut Step<'_>, number: GatewayNumber, delta: Delta, layout: LayoutVersion) {
+        if self.is_ending(number) {
+            return;
+        }
         let Some(gateway) = self.gateways.get_mut(&number).filter(|gateway| gateway.is_alive()) else { return };
         let Taken { changed, whole } = gateway.copies.take(delta, layout, self.config.absent_max);
         if whole {
@@ -273,7 +280,7 @@ impl Owner {
     }
 
     /// A gateway's part of a page has changed.
-    fn changed_page(&mut self, now_ms: u64, number: GatewayNumber, place: Place, before: &PageState, now: &PageState) {
+    pub(super) fn changed_page(&mut self, now_ms: u64, number: GatewayNumber, place: Place, before: &PageState, now: &PageState) {
         let fed = self.gateways.get(&number).is_some_and(|gateway| gateway.feed.is_some());
         if fed {
             self.watch(number, &place, now);
@@ -287,7 +294,7 @@ impl Owner {
         }
     }
 
-    /// All of a gateway's counts fall at once.
+    /// All of a gateway's counts fall: at once, or as soon as one step after the other can take them off.
     pub(super) fn end(&mut self, step: &mut Step<'_>, number: GatewayNumber, lease: Lease) {
         let Some(gateway) = self.gateways.get_mut(&number).filter(|gateway| gateway.lease != Lease::Gone) else { return };
         if lease == Lease::Gone {
@@ -296,18 +303,15 @@ impl Owner {
         gateway.lease = lease;
         gateway.behind = None;
         gateway.until_ms = step.now_ms().saturating_add(self.config.grave_ms());
-        self.set_feed(number, None);
-        let copies = self.gateways.get_mut(&number).map(|gateway| std::mem::take(&mut gateway.copies)).unwrap_or_default();
-        let Some((ledger, _)) = copies.shown() else { return };
-        let nothing = PageState { changed_ms: step.now.wall_ms, ..PageState::default() };
-        for (place, before) in ledger.iter() {
-            self.changed_page(step.now_ms(), number, place.clone(), before, &nothing);
-        }
+        let (fed, copies) = (gateway.feed.take().is_some(), std::mem::take(&mut gateway.copies));
+        self.ending.push_back(Ending::new(number, fed, copies));
+        self.end_some(step);
     }
 
     pub(super) fn tick(&mut self, step: &mut Step<'_>) {
         let now_ms = step.now_ms();
         self.outlast_stall(now_ms);
+        self.end_some(step);
         self.end_leases(step);
         self.advance_awaited(now_ms);
         while self.left.len() > self.config.left_max || self.left.front().is_some_and(|(until_ms, _)| *until_ms <= now_ms) {

@@ -276,6 +276,41 @@ fn a_long_ledger_goes_out_in_parts_and_is_seen_as_a_whole() {
 }
 
 #[test]
+fn a_lease_of_many_pages_ends_step_by_step_and_nothing_comes_in_between() {
+    let mut cluster = Cluster::new(&layout(1, 2, 1, vec![], 0));
+    cluster.run(200);
+    let (gateway, owner) = (name(1, 0), name(0, 0));
+    let pages: Vec<Key> = (0..20_000).map(|number| key(&format!("page-{number}"))).collect();
+    cluster.at(&gateway, |presence, table, now| {
+        pages.iter().for_each(|page| presence.set_sessions(page, 1, now));
+        presence.flush(table, now)
+    });
+    cluster.run(2_000);
+    let total = |cluster: &Cluster| -> u64 {
+        let viewers = &cluster.places[&owner].viewers;
+        Slot::all().map(|slot| viewers.total(slot).unwrap()).sum()
+    };
+    let is_ending = |cluster: &Cluster| cluster.places[&owner].presence.is_ending();
+    // It is cut off, and back when its lease has just ended.
+    let cut = cluster.places.remove(&gateway).unwrap();
+    while total(&cluster) == 20_000 {
+        cluster.run(50);
+    }
+    let left = 20_000 - PresenceConfig::default().ended_max as u64;
+    assert_eq!((total(&cluster), is_ending(&cluster)), (left, true));
+    cluster.places.insert(gateway.clone(), cut);
+    cluster.at(&gateway, |presence, table, now| presence.handle_tick(table, now));
+    cluster.deliver();
+    assert_eq!((total(&cluster), is_ending(&cluster)), (left, true), "what it has would be taken off with what it had");
+    cluster.at(&owner, |presence, table, now| presence.go_on(table, now));
+    assert_eq!((total(&cluster), is_ending(&cluster)), (0, false));
+    let watched = pages.iter().filter(|page| cluster.places[&owner].viewers.is_watched(page.slot())).count();
+    assert_eq!(watched, 0);
+    cluster.run(3_000);
+    assert_eq!((total(&cluster), is_ending(&cluster)), (20_000, false));
+}
+
+#[test]
 fn who_differs_begins_anew() {
     let mut cluster = Cluster::new(&layout(1, 2, 1, vec![], 0));
     cluster.run(200);

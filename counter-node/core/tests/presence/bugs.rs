@@ -28,10 +28,12 @@ pub(crate) enum Bug {
     ReusedStart,
     /// Siblings do not tell each other whom they have heard.
     SiblingsSilent,
+    /// Nobody goes on with what is left of a lease that has ended; only the next tick does.
+    EndsForgotten,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::EqualRenewal,
         Self::AgeForgotten,
         Self::GapApplied,
@@ -42,6 +44,7 @@ impl Bug {
         Self::StallUnnoticed,
         Self::ReusedStart,
         Self::SiblingsSilent,
+        Self::EndsForgotten,
     ];
 
     /// Makes what the bug takes more frequent, where it is rare.
@@ -56,7 +59,12 @@ impl Bug {
                 (plan.heal_ms, plan.loss, plan.slow) = (14_000, 0, 0);
                 plan.faults = vec![(2_000, Fault::Stall { node: 1, ms: 8_000 })];
             }
-            Self::EarlyComplete => (plan.layout_ms_max, plan.heal_ms) = (4_000, 16_000),
+            // A lease that ends only just in time, with more than ticks can take off until all must be right.
+            Self::EndsForgotten => {
+                (plan.ended_max, plan.heal_ms) = (1, 8_000);
+                plan.faults = vec![(7_900, Fault::Crash { node: 0, down_ms: 9_000 })];
+            }
+            Self::EarlyComplete => (plan.layout_ms_max, plan.heal_ms, plan.ended_max) = (4_000, 16_000, 4_096),
             _ => {}
         }
     }

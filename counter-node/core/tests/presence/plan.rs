@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     /// Small, so that changes go out in parts.
     pub(crate) message_bytes_max: usize,
     pub(crate) absent_max: usize,
+    /// Small, so that leases end in parts.
+    pub(crate) ended_max: usize,
     pub(crate) faults: Vec<(u64, Fault)>,
 }
 
@@ -55,6 +57,8 @@ impl Plan {
             layout_ms_max: *rng.pick(&[50, 1_000, 4_000]),
             message_bytes_max: *rng.pick(&[120, 400, 256 << 10]),
             absent_max: *rng.pick(&[0, 4, 4_096]),
+            // Of nothing random, so that seeds stay what they were.
+            ended_max: [4_096, 1, 2][usize::try_from(heal_ms % 3).unwrap()],
             faults,
         }
     }

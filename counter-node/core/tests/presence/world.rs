@@ -34,6 +34,7 @@ const LIMITS: TableLimits = TableLimits { counters: 1_000, memory_bytes: 1 << 30
 #[derive(Debug)]
 enum Event {
     Tick { node: usize, process: ProcessNumber },
+    GoOn { node: usize, process: ProcessNumber },
     Deliver { to: usize, from: usize, from_process: ProcessNumber, message: Box<PresenceMessage> },
     Layout { node: usize, layout: Arc<Layout> },
     Start { node: usize },
@@ -192,6 +193,7 @@ impl World {
     fn handle(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Tick { node, process } => self.tick(node, process)?,
+            Event::GoOn { node, process } => self.go_on(node, process),
             Event::Deliver { to, from, from_process, message } => self.deliver(to, from, from_process, message),
             Event::Layout { node, layout } => self.layout_comes(node, layout),
             Event::Start { node } => self.start(node),
@@ -328,12 +330,27 @@ impl World {
         let now_ms = self.now_ms;
         let ticked_ms = self.nodes[node].process.as_mut().map_or(0, |process| std::mem::replace(&mut process.ticked_ms, now_ms));
         self.step(node, |presence, table, now| presence.handle_tick(table, now));
+        self.at(now_ms, Event::GoOn { node, process: number });
         let now = self.now(node);
         if self.nodes[node].process.as_ref().is_some_and(|process| process.leaving && process.presence.has_left(now)) {
             self.kill(node);
         }
         // Before anything that has waited meanwhile is taken in.
         if now_ms > ticked_ms + 4 * TICK_MS { self.check_bounds() } else { Ok(()) }
+    }
+
+    /// What is left of leases that have ended is taken off step by step, and whatever comes meanwhile comes in between.
+    fn go_on(&mut self, node: usize, number: ProcessNumber) {
+        let Some(process) = self.nodes[node].process.as_ref().filter(|process| process.number == number) else { return };
+        if !process.presence.is_ending() || self.bug == Some(Bug::EndsForgotten) {
+            return;
+        }
+        if let Some(until_ms) = self.waits(node) {
+            return self.at(until_ms, Event::GoOn { node, process: number });
+        }
+        self.saw("a lease ends in parts");
+        self.step(node, |presence, table, now| presence.go_on(table, now));
+        self.at(self.now_ms + self.now_ms % 4, Event::GoOn { node, process: number });
     }
 
     fn start(&mut self, node: usize) {
@@ -348,6 +365,7 @@ impl World {
             lease_ms: LEASE_MS,
             message_bytes_max: self.plan.message_bytes_max,
             absent_max: self.plan.absent_max,
+            ended_max: self.plan.ended_max,
             ..PresenceConfig::default()
         };
         let presence = Presence::new(self.nodes[node].name.clone(), start, config, viewers.clone());
@@ -532,7 +550,7 @@ impl World {
         let waiting = std::mem::take(&mut self.events);
         for Reverse(At(at_ms, _, event)) in waiting.into_sorted_vec().into_iter().rev() {
             match event {
-                Event::Deliver { .. } | Event::Tick { .. } => self.at(at_ms.min(self.now_ms + 5), event),
+                Event::Deliver { .. } | Event::Tick { .. } | Event::GoOn { .. } => self.at(at_ms.min(self.now_ms + 5), event),
                 Event::Fault(_) | Event::Mend { .. } | Event::Start { .. } | Event::Layout { .. } => {}
                 Event::Client | Event::Operate | Event::Check => self.at(at_ms, event),
             }
