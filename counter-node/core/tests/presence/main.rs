@@ -13,6 +13,7 @@
 
 mod bugs;
 mod check;
+mod handover;
 mod operator;
 mod plan;
 #[path = "../../../../tests/sim/rng.rs"]
