@@ -231,3 +231,50 @@ impl Keeper for Shards {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use counter_core::id::{ClusterId, ShardId};
+    use counter_core::layout::{Move, MovePhase};
+
+    use super::*;
+
+    /// Two shards, of which the second has got slots 0 to 9 from the first, or is to.
+    fn moving(phase: MovePhase) -> Layout {
+        let node =
+            |name: &str| Node { name: name.into(), http: "h:1".into(), admin: "h:1".into(), peer: "h:1".into(), resp: None };
+        let mut layout = Layout::single(ClusterId(1), node("a"));
+        let second = Shard { shard: ShardId(7), slots: Vec::new(), nodes: vec![node("b")] };
+        layout.moves = vec![Move { from: layout.shards[0].shard, to: second.shard, slots: vec!["0-9".parse().unwrap()], phase }];
+        layout.shards.push(second);
+        layout
+    }
+
+    #[test]
+    fn while_a_slot_moves_both_ends_are_asked_whichever_owns_it() {
+        let (moved, other) = (Slot::new(3).unwrap(), Slot::new(10).unwrap());
+        for phase in [MovePhase::Copying, MovePhase::Flipped] {
+            let layout = moving(phase);
+            let asked = |owner: usize, slot| -> Vec<&str> {
+                ends(&layout, &layout.shards[owner], slot)
+                    .flat_map(|shard| &shard.nodes)
+                    .map(|node| node.name.0.as_ref())
+                    .collect()
+            };
+            assert_eq!((asked(0, moved), asked(1, moved)), (vec!["a", "b"], vec!["b", "a"]), "{phase:?}");
+            assert_eq!(asked(0, other), ["a"], "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_former_owner_knows_counts_beside_the_owners_answer_and_not_for_it() {
+        let active = |pages| Answer::Active(pages);
+        let left = |pages| Answer::Left(Box::new(active(pages)));
+        let pages = |answers: Vec<Answer>| {
+            let said = together(answers.into_iter())?.into_iter();
+            Some(said.map(|answer| if let Answer::Active(pages) = answer { pages } else { 0 }).collect::<Vec<_>>())
+        };
+        assert_eq!(pages(vec![left(3), active(2)]), Some(vec![3, 2]));
+        assert_eq!((pages(vec![left(3)]), pages(vec![])), (None, None));
+    }
+}
