@@ -268,6 +268,10 @@ impl Replica {
             if !self.parts.is_partner(from, delta.slot) {
                 return;
             }
+            // Then this counts as no answer, and the question is asked again.
+            if self.must_hear_of_floor(step, from, delta) {
+                return;
+            }
             let changed = self.merge(step, std::slice::from_ref(delta));
             if changed {
                 // What comes by pull comes late, and may be of an actor that is closed by now.

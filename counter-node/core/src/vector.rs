@@ -433,6 +433,8 @@ impl SlotVector {
         for record in &delta.tokens {
             records.entry(&record.key).or_default().push(record);
         }
+        // A token's latest record says whether the others are forgotten.
+        records.values_mut().for_each(|of_key| of_key.sort_by_key(|record| std::cmp::Reverse(record.made_ms)));
         for (key, theirs) in &delta.counters {
             let records = records.remove(key).unwrap_or_default();
             if records.is_empty() && self.adjustment(key.into()).is_none() {
@@ -469,12 +471,13 @@ impl SlotVector {
             adjusts |= inserted == Inserted::Adjusts;
         }
         let changed = counter != known;
+        // What resets have cleared says which copies count.
+        adjusts |= changed && self.clears_copies(key.into(), &counter);
         if changed {
             self.counters.set(key.as_bytes(), &counter);
         }
         if changed || new_records {
-            // What resets have cleared says which copies count.
-            if adjusts || self.tokens.as_ref().is_some_and(|tokens| tokens.is_adjustable(key.into())) {
+            if adjusts {
                 self.readjust(key.into());
             }
             let after = self.read(key);
@@ -523,9 +526,9 @@ impl SlotVector {
     }
 
     fn replace(&mut self, key: KeyRef<'_>, counter: &Counter) -> Changed {
-        let before = self.read(key);
+        let (before, clears) = (self.read(key), self.clears_copies(key, counter));
         self.counters.set(key.as_bytes(), counter);
-        if self.tokens.as_ref().is_some_and(|tokens| tokens.is_adjustable(key)) {
+        if clears {
             self.readjust(key);
         }
         let changed = Changed { before, after: self.read(key) };

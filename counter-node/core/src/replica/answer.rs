@@ -141,7 +141,7 @@ fn add_fresh(vector: &SlotVector, delta: &mut SlotDelta) {
 
 /// What lies between two places, in order, cut after about `items_max`; and the place up to which this is all.
 fn range(vector: &SlotVector, from: Position, to: Position, items_max: usize) -> (Vec<(Position, Item<'_>)>, Position) {
-    let hashed = vector.keys().map(|key| (key_hash(key), key));
+    let hashed = vector.keys().chain(vector.keys_of_records_alone()).map(|key| (key_hash(key), key));
     let mut keys: Vec<(u64, KeyRef<'_>)> = hashed.filter(|(hash, _)| (from.key_hash..=to.key_hash).contains(hash)).collect();
     let mut upto = to;
     if keys.len() > items_max {

@@ -6,18 +6,19 @@ use super::saves::Then;
 use super::{Acks, CommitMark, Effect, Now, Replica};
 use crate::counter::{Key, KeyRef};
 use crate::id::NodeName;
-use crate::slot::Slot;
+use crate::message::Message;
+use crate::slot::{Slot, to_ranges};
 use crate::table::Table;
 use crate::vector::{CounterView, SlotDelta};
 
 impl Replica {
     /// A peer's own changes. What this node does not hold is left to whoever does; the peer learns who that is by its
-    /// next layout, and gets no acknowledgement until then.
+    /// next layout, and gets no acknowledgement until then. Nor does it of what it has to hear of a floor for.
     pub(super) fn take_delta(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64, deltas: Vec<SlotDelta>) {
         let offered = deltas.len();
         let held: Vec<SlotDelta> = deltas
             .into_iter()
-            .filter(|delta| self.parts.part(delta.slot).holds())
+            .filter(|delta| self.parts.part(delta.slot).holds() && !self.must_hear_of_floor(step, from, delta))
             .map(|delta| SlotDelta { retirement: None, ..delta })
             .collect();
         self.merge(step, &held);
@@ -26,6 +27,18 @@ impl Replica {
             let due = self.saves.after(held.iter().map(|delta| delta.slot), then);
             self.follow(&mut step.effects, due);
         }
+    }
+
+    /// Whether the sibling's news has to wait until it has heard of a floor, see [`crate::vector::SlotVector::is_ahead_of`]: then it is
+    /// asked to pull.
+    pub(super) fn must_hear_of_floor(&mut self, step: &mut Step<'_>, from: &NodeName, delta: &SlotDelta) -> bool {
+        let slot = delta.slot;
+        let waits = self.parts.part(slot).repairs() && self.parts.is_sibling(from) && step.table.slot(slot).is_ahead_of(delta);
+        if waits {
+            let (errand, slots) = (self.random.start(), to_ranges([slot]));
+            step.effects.send(from, Message::PullAsk { errand, slots });
+        }
+        waits
     }
 
     pub(super) fn take_ack(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64) {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod contests;
+mod floors;
 mod headers;
 mod layouts;
 mod moves;

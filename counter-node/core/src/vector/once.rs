@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::packed::PackedCounters;
-use super::tokens::{FreshRecords, Inserted, Settlement};
+use super::tokens::{FreshRecords, Inserted, Settlement, Tokens};
 use super::{Applied, Changed, CounterView, Growth, Reading, Refusal, SlotDelta, SlotVector, TOKEN_FUTURE_MS, Token};
 use super::{TokenName, TokenRecord, answer};
 use crate::counter::{Counter, Entry, Key, KeyRef, Update, entry_in, position};
@@ -66,7 +66,7 @@ impl SlotVector {
         let tokens = self.tokens.get_or_insert_default();
         tokens.insert(&record, &[]);
         tokens.note_fresh(key, token.id, actor);
-        if resets {
+        if resets && !tokens.adjust_for_reset(&record) {
             self.readjust(key);
         }
         let after = self.read(key);
@@ -99,6 +99,12 @@ impl SlotVector {
         counter.apply_adjusted(actor, update, now, before.tally)?;
         let Changed { before, after } = self.replace(key, &counter);
         Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
+    }
+
+    /// Whether the counter, as it is to be, has other baselines, so that other copies of tokens may be cleared.
+    pub(super) fn clears_copies(&self, key: KeyRef<'_>, counter: &Counter) -> bool {
+        let is_adjustable = self.tokens.as_ref().is_some_and(|tokens| tokens.is_adjustable(key));
+        is_adjustable && baselines_of(&self.counters, key) != counter.baselines()
     }
 
     /// Reckons anew what the key's records do to its reading.
@@ -170,6 +176,12 @@ impl SlotVector {
         self.tokens.as_ref().is_none_or(|tokens| tokens.may_retire(actors))
     }
 
+    /// The keys, in no order, that have records and no counter: what nobody had counted was reset under a token.
+    pub(crate) fn keys_of_records_alone(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        let keys = self.tokens.iter().flat_map(|tokens| tokens.keys_beside_resets());
+        keys.filter(|key| self.counter(*key).is_none())
+    }
+
     /// A key's records with ids in this range, with their hashes.
     pub(crate) fn records_of<'a>(
         &'a self,
@@ -236,7 +248,19 @@ impl SlotVector {
 
     /// Puts the floor back as storage had it.
     pub fn restore_floor(&mut self, floor_ms: u64) {
-        self.tokens.get_or_insert_default().restore_floor(floor_ms);
+        for key in self.tokens.get_or_insert_default().restore_floor(floor_ms) {
+            self.reckon(&key, |_| ());
+        }
+    }
+
+    /// Whether a sibling's news cannot be merged yet: it has not heard of the floor, which takes copies back in these counters'
+    /// entries. Beside the higher entries here, what it has counted since would be lost, for as long as it does not hear of it.
+    pub(crate) fn is_ahead_of(&self, delta: &SlotDelta) -> bool {
+        let was_refunded = |tokens: &Tokens| {
+            let keys = delta.counters.iter().map(|(key, _)| key).chain(delta.tokens.iter().map(|record| &record.key));
+            delta.floor_ms < tokens.floor_ms() && keys.into_iter().any(|key| tokens.was_refunded(key.into()))
+        };
+        self.tokens.as_ref().is_some_and(|tokens| was_refunded(tokens))
     }
 
     /// The records that storage lacks, or holds though they are gone. They must reach it together with the counters that

@@ -1,6 +1,7 @@
 //! The laws of merging, on histories that a cluster can have: replicas that update, reset, exchange all or part of what
 //! they know, start anew, and retire closed actors.
 
+mod restores;
 mod tokens;
 
 use proptest::prelude::*;
@@ -188,12 +189,17 @@ fn slot() -> Slot {
 }
 
 fn whole(vector: &SlotVector) -> SlotDelta {
-    SlotDelta { retirement: vector.retirement(), ..vector.delta(slot(), vector.keys()) }
+    let keys = vector.keys().chain(vector.keys_of_records_alone());
+    SlotDelta { retirement: vector.retirement(), ..vector.delta(slot(), keys) }
 }
 
 fn merged(into: &SlotVector, from: &SlotVector) -> SlotVector {
-    let mut result = into.clone();
-    result.merge(&whole(from));
+    let (mut result, delta) = (into.clone(), whole(from));
+    // Who has not heard of the floor is asked to pull first, as siblings do.
+    if result.is_ahead_of(&delta) {
+        return merged(into, &merged(from, into));
+    }
+    result.merge(&delta);
     result
 }
 

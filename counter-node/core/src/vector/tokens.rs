@@ -170,6 +170,11 @@ pub(super) struct Tokens {
     refunded: u64,
     /// Counters that raising the floor has changed: they must reach storage with it.
     unsaved_settled: Vec<Key>,
+    /// Counters in whose entries copies have been taken back when the floor was raised last, by the hashes of their keys. Who takes
+    /// part in raising it again has done the same.
+    refunded_keys: HashSet<u64>,
+    /// Records that storage has given back and that were made before the floor, as long as no later one of their tokens has come.
+    early: BTreeMap<Group, Vec<TokenRecord>>,
 }
 
 /// What raising the floor does to a counter.
@@ -210,6 +215,8 @@ impl Default for Tokens {
             lost_fresh: 0,
             refunded: 0,
             unsaved_settled: Vec::new(),
+            refunded_keys: HashSet::new(),
+            early: BTreeMap::new(),
         }
     }
 }
@@ -258,6 +265,11 @@ impl Tokens {
         self.keys.len()
     }
 
+    /// The keys of records; none while no record is a reset, which alone may stand without a counter.
+    pub(super) fn keys_beside_resets(&self) -> impl Iterator<Item = KeyRef<'_>> {
+        self.keys.values().filter(|_| !self.resets.is_empty()).map(|(key, _)| key.into())
+    }
+
     /// How many own records have lost.
     pub(super) fn refunded(&self) -> u64 {
         self.refunded
@@ -292,9 +304,16 @@ impl Tokens {
         self.winner((key_hash(key), halves(id))).map(|place| self.actors.id(place.actor))
     }
 
-    /// Takes a record in.
+    /// Whether the record is of a token that is forgotten: one that replicas have taken to be made at different times is, once all of
+    /// these have passed.
+    fn is_forgotten(&self, record: &TokenRecord) -> bool {
+        let group = (key_hash((&record.key).into()), halves(record.id));
+        record.made_ms < self.floor_ms && !self.copies(group).any(|(_, held)| held.made_ms() >= self.floor_ms)
+    }
+
+    /// Takes a record in. Of several of one token, the one that was made last has to come first.
     pub(super) fn insert(&mut self, record: &TokenRecord, retired: &[ActorId]) -> Inserted {
-        let passed = record.made_ms < self.floor_ms || retired.binary_search(&record.actor).is_ok();
+        let passed = self.is_forgotten(record) || retired.binary_search(&record.actor).is_ok();
         if passed || self.is_taken((&record.key).into()) {
             return Inserted::Known;
         }
@@ -424,10 +443,24 @@ impl Tokens {
         (!is_right).then(|| counts.saturating_sub(held_by_all))
     }
 
-    /// Whether the key's reading depends on more than its entries.
+    /// Whether the key's reading depends on which copies resets have cleared.
     pub(super) fn is_adjustable(&self, key: KeyRef<'_>) -> bool {
         let has = |hash| self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX])).next().is_some();
-        self.of_key(key) > 0 && (!self.resets.is_empty() || has(key_hash(key)))
+        !self.contested.is_empty() && self.of_key(key) > 0 && has(key_hash(key))
+    }
+
+    /// Adjusts for one more reset, of a token that nobody else has counted, without going over the others. False where tokens that
+    /// several have counted make that more than it seems.
+    pub(super) fn adjust_for_reset(&mut self, record: &TokenRecord) -> bool {
+        if self.is_adjustable((&record.key).into()) {
+            return false;
+        }
+        let mut adjustment = self.adjustments.remove(&record.key).unwrap_or(Adjustment::NONE);
+        record.observed.iter().for_each(|observed| adjustment.reset(observed));
+        if adjustment != Adjustment::NONE {
+            self.adjustments.insert(record.key.clone(), adjustment);
+        }
+        true
     }
 
     /// Reckons the key's adjustment anew, for a counter of these baselines.
@@ -557,6 +590,8 @@ impl Tokens {
         }
         self.remove_all(gone);
         self.set_floor(floor_ms);
+        let refunded = settlements.iter().filter(|(_, settlement)| !settlement.refunds.is_empty());
+        self.refunded_keys = refunded.map(|(key, _)| key_hash(key.into())).collect();
         self.unsaved_settled.extend(settlements.iter().map(|(key, _)| key.clone()));
         settlements
     }
@@ -618,20 +653,44 @@ impl Tokens {
         std::mem::take(&mut self.unsaved_settled)
     }
 
+    /// Whether copies have been taken back in the counter's entries when the floor was raised last.
+    pub(super) fn was_refunded(&self, key: KeyRef<'_>) -> bool {
+        !self.refunded_keys.is_empty() && self.refunded_keys.contains(&key_hash(key))
+    }
+
     fn set_floor(&mut self, floor_ms: u64) {
         self.floor_ms = floor_ms;
         self.unsaved_floor = true;
     }
 
-    /// Puts the floor back as storage had it.
-    pub(super) fn restore_floor(&mut self, floor_ms: u64) {
+    /// Puts the floor back as storage had it. Returns the keys of records that turn out to be forgotten.
+    pub(super) fn restore_floor(&mut self, floor_ms: u64) -> Vec<Key> {
         self.floor_ms = floor_ms;
+        let below = self.groups_below(floor_ms);
+        let early: Vec<(Place, Held)> = below.iter().flat_map(|group| self.copies(*group)).collect();
+        let gone: Vec<Place> = early.iter().map(|(place, _)| *place).collect();
+        for (place, held) in early {
+            let record = self.record_at(place, held);
+            self.early.entry(group_of(place)).or_default().extend(record);
+        }
+        let keys = self.keys_at(&gone);
+        self.remove_all(gone);
+        self.unsaved.clear();
         self.unsaved_floor = false;
+        keys
     }
 
     /// Puts a record back as storage had it.
     pub(super) fn restore(&mut self, record: &TokenRecord) -> Inserted {
-        let inserted = self.insert(record, &[]);
+        let group = (key_hash((&record.key).into()), halves(record.id));
+        if self.is_forgotten(record) {
+            self.early.entry(group).or_default().push(record.clone());
+            return Inserted::Known;
+        }
+        let mut inserted = self.insert(record, &[]);
+        for early in self.early.remove(&group).unwrap_or_default() {
+            inserted = self.insert(&early, &[]);
+        }
         self.unsaved.clear();
         inserted
     }

@@ -2,6 +2,7 @@ use super::cluster::{Cluster, key, layout};
 use crate::counter::Update;
 use crate::hlc::Hlc;
 use crate::replica::ReplicaConfig;
+use crate::token::Token;
 
 const NODES: [&str; 2] = ["c-0-0", "c-0-1"];
 
@@ -13,6 +14,22 @@ fn what_no_push_told_is_found_by_digest() {
     member.table.apply(&key("a"), Update::Increment(3), None, Hlc(1)).unwrap();
     cluster.until("it is repaired", |cluster| cluster.read("c-0-1", "a") == 3);
     assert_eq!(cluster.member("c-0-1").storage.counters[&key("a")].tally(), 3, "durably");
+}
+
+#[test]
+fn what_was_reset_under_a_token_before_anyone_had_counted_it_is_found_by_digest_too() {
+    let mut cluster = Cluster::of(&layout(1, &[("0-16383", 2)], None));
+    cluster.partition("c-0-1");
+    let token = Token { id: 7, made_ms: None };
+    cluster.update_once("c-0-0", "a", Update::Reset, Some(token)).unwrap();
+    // What it would have pushed is forgotten.
+    cluster.crash("c-0-0");
+    cluster.start("c-0-0");
+    cluster.heal();
+    cluster.until("they agree", |cluster| cluster.agree(&NODES, &["a"]));
+    cluster.count("c-0-1", "a", 3).unwrap();
+    let (again, _) = cluster.update_once("c-0-1", "a", Update::Reset, Some(token)).unwrap();
+    assert_eq!((again.replayed, again.reading.tally), (true, 3));
 }
 
 #[test]

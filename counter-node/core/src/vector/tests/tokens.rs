@@ -147,8 +147,10 @@ impl World {
         let keys: Vec<Key> = (0..KEYS).map(key_of).collect();
         let since = self.acknowledged.get(&(from, to)).copied().unwrap_or(0);
         let push = self.replicas[from].push_delta(slot(), &keys.iter().collect::<Vec<_>>(), since, 99).unwrap();
-        self.replicas[to].merge(&push.delta);
-        self.acknowledged.insert((from, to), push.upto);
+        if !self.replicas[to].is_ahead_of(&push.delta) {
+            self.replicas[to].merge(&push.delta);
+            self.acknowledged.insert((from, to), push.upto);
+        }
     }
 
     fn retire(&mut self, replica: usize) {
