@@ -219,7 +219,7 @@ impl Link {
         let mut bytes = 0_usize;
         for of_slot in keys.chunk_by(|left, right| left.slot() == right.slot()) {
             let Some(slot) = of_slot.first().map(Key::slot) else { continue };
-            let vector = table.slot(slot);
+            let mut vector = table.slot(slot);
             let mut fitting: Vec<&Key> = Vec::new();
             for key in of_slot {
                 bytes = bytes.saturating_add(vector.counter(key).map_or(0, |counter| weight(key.into(), counter)));

@@ -197,8 +197,11 @@ impl SlotVector {
     ///
     /// A counter goes with the writer's own entries only while the slot has records of others: their entries would
     /// come without the records that belong to them. It takes all of its own records along that the sibling may lack.
-    pub(crate) fn push_delta(&self, slot: Slot, keys: &[&Key], since: u64, records_max: usize) -> Option<Push> {
+    pub(crate) fn push_delta(&mut self, slot: Slot, keys: &[&Key], since: u64, records_max: usize) -> Option<Push> {
         let mut delta = self.empty_delta(slot);
+        if let (Some(tokens), Some(writer)) = (&mut self.tokens, self.writer) {
+            keys.iter().for_each(|key| tokens.refresh((*key).into(), writer));
+        }
         let Some(tokens) = &self.tokens else {
             delta.counters = keys.iter().filter_map(|key| Some(((*key).clone(), self.counter(*key)?.to_counter()))).collect();
             return Some(Push { delta, upto: since, has_more: false });

@@ -23,8 +23,9 @@ use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::token::{TokenName, TokenRecord};
 
-/// Own records that some sibling may lack are kept in mind up to this many; beyond, it has to pull.
-const FRESH_MAX: usize = 65_536;
+/// Own records that some sibling may lack are kept in mind up to this many; beyond, it has to pull. A counter takes all of its own along,
+/// so that so many have to fit one message, however long their keys are.
+pub(super) const FRESH_MAX: usize = 16_384;
 const FIXED_KEYS: u64 = 3;
 
 /// Where a record stands: in the order of pulls.
@@ -173,6 +174,9 @@ pub(super) struct Tokens {
     /// Counters in whose entries copies have been taken back when the floor was raised last, by the hashes of their keys. Who takes
     /// part in raising it again has done the same.
     refunded_keys: HashSet<u64>,
+    /// Keys of records that storage has given back, by their hashes, as long as these are not among `fresh`: of those of earlier
+    /// processes, nobody knows which siblings lack them.
+    restored: HashSet<u64>,
     /// Records that storage has given back and that were made before the floor, as long as no later one of their tokens has come.
     early: BTreeMap<Group, Vec<TokenRecord>>,
 }
@@ -216,6 +220,7 @@ impl Default for Tokens {
             refunded: 0,
             unsaved_settled: Vec::new(),
             refunded_keys: HashSet::new(),
+            restored: HashSet::new(),
             early: BTreeMap::new(),
         }
     }
@@ -359,9 +364,21 @@ impl Tokens {
 
     /// Notes that a record is this node's own, and new to its siblings.
     pub(super) fn note_fresh(&mut self, key: KeyRef<'_>, id: u128, actor: ActorId) {
+        self.refresh(key, actor);
         if let Some(actor) = self.actors.find(actor) {
             self.push_fresh(Place { key_hash: key_hash(key), id: halves(id), actor });
         }
+    }
+
+    /// The key's counter goes out, with what earlier processes of this node's volume have counted: their records go along.
+    pub(super) fn refresh(&mut self, key: KeyRef<'_>, writer: ActorId) {
+        if self.restored.is_empty() || !self.restored.remove(&key_hash(key)) {
+            return;
+        }
+        let is_earlier = |actor: ActorId| actor.origin == writer.origin && actor != writer;
+        let of_key = self.records.range(key_range(key_hash(key))).map(|(place, _)| *place);
+        let own: Vec<Place> = of_key.filter(|place| is_earlier(self.actors.id(place.actor))).collect();
+        own.into_iter().for_each(|place| self.push_fresh(place));
     }
 
     fn push_fresh(&mut self, place: Place) {
@@ -691,6 +708,7 @@ impl Tokens {
         for early in self.early.remove(&group).unwrap_or_default() {
             inserted = self.insert(&early, &[]);
         }
+        self.restored.insert(group.0);
         self.unsaved.clear();
         inserted
     }

@@ -3,8 +3,11 @@
 
 use proptest::prelude::*;
 
+use super::super::tokens::FRESH_MAX;
 use super::super::*;
 use super::{key_of, slot, whole};
+use crate::counter::KEY_BYTES_MAX;
+use crate::message::ENVELOPE_BYTES_MAX;
 
 const REPLICAS: usize = 3;
 const KEYS: usize = 2;
@@ -246,4 +249,33 @@ fn a_token_that_a_floor_divides_counts_once_after_a_restart_and_for_whoever_hear
     let mut empty = replica_of(ActorId::new(3, 1, 0));
     empty.merge(&whole(&low));
     assert_eq!((empty.tally(), empty.digest()), (5, low.digest()));
+}
+
+#[test]
+fn what_an_earlier_process_has_counted_goes_out_with_its_records() {
+    let [mut first, mut other] = [1, 2].map(|origin| replica_of(ActorId::new(origin, 1, 0)));
+    once(&mut first, Update::Increment(5), 1_000);
+    let mut second = restored(&first, 3);
+    second.set_writer(Some(ActorId::new(1, 2, 0)));
+    second.apply(&key_of(0), Update::Increment(1), None, Hlc::from_wall_ms(2_000), |_| Ok(())).unwrap();
+    let push = second.push_delta(slot(), &[&key_of(0)], 0, 9).unwrap();
+    other.merge(&push.delta);
+    once(&mut other, Update::Increment(5), 3_000);
+    assert_eq!((other.tally(), second.push_delta(slot(), &[&key_of(0)], push.upto, 9).unwrap().delta.tokens.len()), (6, 0));
+}
+
+#[test]
+fn whatever_a_counter_takes_along_fits_one_message() {
+    let key = Key::new(&[b'k'; KEY_BYTES_MAX]).unwrap();
+    let now = Hlc::from_wall_ms(1 << 40);
+    let mut counter = Counter::default();
+    for origin in 0..4 {
+        counter.apply(ActorId::new(u64::MAX - origin, 9, 9), Update::Increment(1 << 60), now).unwrap();
+    }
+    let actor = ActorId::new(u64::MAX, u32::MAX, 9);
+    let observed = Some(Box::new(counter.observe(now)));
+    let record =
+        TokenRecord { key, id: u128::MAX, actor, made_ms: 1 << 40, update: Update::Set(i64::MAX), position: u64::MAX, observed };
+    let bytes = postcard::to_stdvec(&record).unwrap().len();
+    assert!(bytes * FRESH_MAX < ENVELOPE_BYTES_MAX, "{bytes} bytes each");
 }
