@@ -7,6 +7,7 @@ mod head_time;
 mod peer;
 mod refusal;
 mod seldom;
+mod watched;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,12 +16,10 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
-use hyper::rt;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper::{Request, Response};
@@ -33,8 +32,9 @@ use tokio_util::task::TaskTracker;
 
 use self::head_time::HeadTimer;
 use self::seldom::Seldom;
+use self::watched::Watched;
 use crate::telemetry::PortMetrics;
-pub use peer::{Peer, TakenOver};
+pub use peer::{Peer, TakenOver, Watch};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -194,7 +194,9 @@ struct Builders {
 impl Builders {
     fn new(limits: &Limits) -> Self {
         let mut http1 = http1::Builder::new();
+        // Without `half_close` hyper reads beside each request that is served, in case its client goes.
         http1
+            .half_close(true)
             .header_read_timeout(limits.head_time)
             .max_buf_size(usize::try_from(limits.head_bytes).unwrap_or(usize::MAX))
             .pipeline_flush(true);
@@ -254,7 +256,7 @@ impl Connection {
                 let timer = HeadTimer::new();
                 let mut builder = builders.http1.clone();
                 builder.timer(timer.clone());
-                let mut connection = builder.serve_connection(Unclosed(TokioIo::new(&mut stream)), service);
+                let mut connection = builder.serve_connection(Watched::new(&mut stream, &peer), service);
                 let overdue = || timer.overdue(builders.head_time);
                 let ended = drive(Pin::new(&mut connection), overdue, &begin, &cut, http1::Connection::graceful_shutdown).await;
                 (ended, connection.into_parts().read_buf)
@@ -345,41 +347,6 @@ where
     tokio::select! {
         ended = connection => ended,
         () = cut.cancelled() => Ok(()),
-    }
-}
-
-/// A stream that hyper does not close, so that there is a last word after it.
-struct Unclosed<'a>(TokioIo<&'a mut TcpStream>);
-
-impl rt::Read for Unclosed<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl rt::Write for Unclosed<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
     }
 }
 

@@ -248,6 +248,24 @@ async fn server_sent_events_tell_counts_and_nothing_again_to_who_has_it() -> any
 }
 
 #[tokio::test]
+async fn a_stream_that_is_closed_counts_no_more_though_the_next_ping_is_minutes_away() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, 1, &["--presence-heartbeat", "600"]).await?;
+    let base = &cluster.bases()[0];
+    let mut observer = Follower::open(base, "/p/live?observe=true").await?;
+    observer.until("p", 0).await?;
+    let mut viewer = Events::open(base, "/p/live", &[]).await?;
+    observer.until("p", 1).await?;
+    // Whatever it is to be sent has been: no write tells that it has gone.
+    while viewer.count().await?.0 != 1 {}
+    let unread = Events::open(base, "/users/u/unread/live", &[]).await?;
+    let site = Events::open(base, "/live", &[]).await?;
+    drop((viewer, unread, site));
+    observer.until("p", 0).await?;
+    drop(observer);
+    nothing_left(&cluster.nodes[0]).await
+}
+
+#[tokio::test]
 async fn one_session_id_is_one_viewer_through_whichever_nodes_it_comes() -> anyhow::Result<()> {
     // Long enough for the observer, who answers pings only while it waits for counts.
     let cluster = Cluster::start(2, 2, &["--presence-heartbeat", "10"]).await?;

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::metrics::Counted;
 use super::{LiveMetrics, Opening, Place, RETRY_MS, Subject, Subscriptions};
+use crate::server::Watch;
 
 /// The events of one client. When it is dropped, as it is with its connection, the client views nothing any more.
 pub struct Events {
@@ -26,14 +27,16 @@ pub struct Events {
     ping: Pin<Box<Sleep>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
+    /// Nothing may be sent for long, and so no write tell that the client has gone.
+    _watch: Watch,
     _place: Place,
     _counted: Counted<fn(&LiveMetrics) -> &std::sync::atomic::AtomicU64>,
 }
 
 impl Events {
-    /// The events that `opening` asks for, until `stopping` is cancelled.
+    /// The events that `opening` asks for, until `stopping` is cancelled; `watch` is over their client.
     #[must_use]
-    pub fn new(opening: Opening, stopping: CancellationToken) -> Self {
+    pub fn new(opening: Opening, watch: Watch, stopping: CancellationToken) -> Self {
         let Opening { live, place, subject, mode, who, unread, last_id } = opening;
         let counted: Counted<fn(&LiveMetrics) -> &_> = Counted::new(Arc::clone(&live.metrics), |metrics| &metrics.streams);
         let mut subscriptions = Subscriptions::new(live, who);
@@ -54,6 +57,7 @@ impl Events {
             ping: Box::pin(tokio::time::sleep(live.ping_interval())),
             stopping: Box::pin(stopping.cancelled_owned()),
             stopped: false,
+            _watch: watch,
             _place: place,
             _counted: counted,
         }

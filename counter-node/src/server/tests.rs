@@ -1,5 +1,7 @@
 //! The accept loop on real sockets.
 
+mod watched;
+
 use std::net::SocketAddr;
 use std::time::Instant;
 
