@@ -156,6 +156,9 @@ impl Sound {
             if ends.is_empty() && used.data_end > used.bytes.len() {
                 segment.erase(end..u32::try_from(used.data_end).unwrap_or(segment.bytes))?;
             }
+            // A process that was killed may have left it to the kernel. From here on others are told of it, a part at a time, and
+            // must not be left with what the disk then loses.
+            segment.force()?;
             ends.insert(0, (Arc::new(segment), end));
         }
         let mut writer = Writer { unforced: ends.iter().map(|(segment, _)| segment.clone()).collect(), ..Writer::default() };

@@ -229,7 +229,7 @@ fn a_folder_in_use_is_refused_until_it_is_closed() {
 fn a_newer_format_is_refused_untouched() {
     let folder = used_folder();
     fs::write(folder.path().join("FORMAT"), format!("distributed-counter data format {}\n", FORMAT + 1)).unwrap();
-    assert_refused_untouched(folder.path(), "has format 3, and this release knows formats up to 2");
+    assert_refused_untouched(folder.path(), "has format 4, and this release knows formats up to 3");
 }
 
 #[test]
