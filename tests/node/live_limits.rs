@@ -5,6 +5,8 @@ use counter_tests::live::{Events, Follower, RawSocket, figures, nothing_left};
 use counter_tests::node::TestNode;
 use counter_tests::wait::until;
 use hyper::{Method, StatusCode};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
 
 async fn alone(flags: &[&str]) -> anyhow::Result<(TestNode, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
@@ -99,6 +101,31 @@ async fn a_client_that_neither_reads_nor_answers_is_cut_off_and_counts_no_more()
     observer.next_of("pong").await?;
     drop(observer);
     nothing_left(&node).await
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_takes_nothing_for_a_heartbeat_is_cut_off() -> anyhow::Result<()> {
+    let (node, _folder) = alone(&["--presence-heartbeat", "2"]).await?;
+    let (http, url) = (Http::default(), format!("{}/p/counter", node.http()));
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(2 << 10)?;
+    let address = node.http().trim_start_matches("http://").parse()?;
+    let mut stuck = socket.connect(address).await?;
+    stuck.write_all(b"GET /p/live HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n\r\n").await?;
+    let are_viewers = async |expected: u64| -> anyhow::Result<()> {
+        let detail = http.send(Method::GET, &format!("{url}?detail=true"), None).await?.json_of(StatusCode::OK)?;
+        anyhow::ensure!(detail["viewers"] == expected, "{detail}");
+        Ok(())
+    };
+    until("it is counted", async || are_viewers(1).await).await?;
+    // It never reads: soon its window is closed.
+    until("it is counted off", async || {
+        http.send(Method::PUT, &url, None).await?.json_of(StatusCode::OK)?;
+        are_viewers(0).await
+    })
+    .await?;
+    drop(stuck);
+    Ok(())
 }
 
 #[tokio::test]

@@ -125,7 +125,7 @@ fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Pa
             peer.take_over(move |connection| socket::serve(connection, opening));
             Ok(switch(accept))
         }
-        None => Ok(events(Events::new(opening, peer.watch(), shared.stopping.clone()))),
+        None => Ok(events(Events::new(opening, peer, shared.stopping.clone()))),
     }
 }
 

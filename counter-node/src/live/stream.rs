@@ -1,9 +1,12 @@
 //! One client on server-sent events: the body of an answer that goes on until either end stops. HTTP/1.1 and HTTP/2 alike.
+//!
+//! Nothing is given to HTTP while the client has not taken what was sent before: it would keep all of it.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,7 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::metrics::Counted;
 use super::{LiveMetrics, Opening, Place, RETRY_MS, Subject, Subscriptions};
-use crate::server::Watch;
+use crate::server::{Peer, Watch};
 
 /// The events of one client. When it is dropped, as it is with its connection, the client views nothing any more.
 pub struct Events {
@@ -28,15 +31,17 @@ pub struct Events {
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     stopped: bool,
     /// Nothing may be sent for long, and so no write tell that the client has gone.
-    _watch: Watch,
+    watch: Watch,
+    /// The client has not taken what was sent before: `ping` says when it is cut off.
+    is_behind: bool,
     _place: Place,
     _counted: Counted<fn(&LiveMetrics) -> &std::sync::atomic::AtomicU64>,
 }
 
 impl Events {
-    /// The events that `opening` asks for, until `stopping` is cancelled; `watch` is over their client.
+    /// The events that `opening` asks for, for the client at `peer`, until `stopping` is cancelled.
     #[must_use]
-    pub fn new(opening: Opening, watch: Watch, stopping: CancellationToken) -> Self {
+    pub fn new(opening: Opening, peer: &Peer, stopping: CancellationToken) -> Self {
         let Opening { live, place, subject, mode, who, unread, last_id } = opening;
         let counted: Counted<fn(&LiveMetrics) -> &_> = Counted::new(Arc::clone(&live.metrics), |metrics| &metrics.streams);
         let mut subscriptions = Subscriptions::new(live, who);
@@ -57,13 +62,42 @@ impl Events {
             ping: Box::pin(tokio::time::sleep(live.ping_interval())),
             stopping: Box::pin(stopping.cancelled_owned()),
             stopped: false,
-            _watch: watch,
+            watch: peer.watch(live.config.heartbeat),
+            is_behind: false,
             _place: place,
             _counted: counted,
         }
     }
 
+    /// Whether the client takes what is sent: nothing more is looked for until it does, and it is cut off when it takes nothing for a
+    /// heartbeat.
+    fn poll_taking(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let live = self.subscriptions.live();
+        let is_behind = self.watch.poll_taking(cx).is_pending();
+        if is_behind != self.is_behind {
+            self.is_behind = is_behind;
+            let wait = if is_behind { live.config.heartbeat } else { live.ping_interval() };
+            self.ping.as_mut().reset(Instant::now() + wait);
+        }
+        if !is_behind {
+            return Poll::Ready(());
+        }
+        if !self.stopped {
+            let is_late = self.ping.as_mut().poll(cx).is_ready();
+            live.metrics.cut.fetch_add(is_late.into(), Ordering::Relaxed);
+            // To a client that takes nothing there is nothing to say when the node stops.
+            if is_late || self.stopping.as_mut().poll(cx).is_ready() {
+                self.stopped = true;
+                self.watch.give_up();
+            }
+        }
+        Poll::Pending
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.poll_taking(cx).is_pending() {
+            return Poll::Pending;
+        }
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Poll::Ready(Some(event));

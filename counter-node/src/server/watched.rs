@@ -19,18 +19,31 @@ use super::Peer;
 pub(super) struct Watched<'a> {
     stream: TokioIo<&'a mut TcpStream>,
     peer: &'a Peer,
+    /// The kernel has been told how long to wait for the client.
+    told: bool,
 }
 
 impl<'a> Watched<'a> {
     pub(super) fn new(stream: &'a mut TcpStream, peer: &'a Peer) -> Self {
-        Self { stream: TokioIo::new(stream), peer }
+        Self { stream: TokioIo::new(stream), peer, told: false }
     }
 
     /// Looks whether the client has gone, if anyone wants to know, and has the task woken when it goes. hyper does not read meanwhile, so
     /// that nobody else waits in the reader's place. A client that says more has not gone: what it says stays where it is, and
     /// would hide its end, so that this look is the last.
-    fn look(&self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.peer.is_watched() {
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.peer.wants_nothing() && !self.told {
+            return Ok(());
+        }
+        if self.peer.is_given_up() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let watched = self.peer.watched();
+        if watched.is_some() != self.told {
+            socket2::SockRef::from(&**self.stream.inner()).set_tcp_user_timeout(watched)?;
+            self.told = watched.is_some();
+        }
+        if watched.is_none() {
             return Ok(());
         }
         match self.stream.inner().poll_peek(cx, &mut ReadBuf::new(&mut [0])) {
@@ -45,9 +58,12 @@ impl<'a> Watched<'a> {
     }
 
     /// What a write came to. One that waits is followed by no flush: a client that has gone must not be waited for.
-    fn after(&self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn after(&mut self, written: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if written.is_pending() {
+            self.peer.set_behind(true);
             self.look(cx)?;
+        } else if !self.peer.wants_nothing() {
+            self.peer.set_behind(false);
         }
         written
     }

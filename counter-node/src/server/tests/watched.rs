@@ -7,7 +7,7 @@ use http_body_util::Either;
 use hyper::body::Frame;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::{DropGuard, WaitForCancellationFutureOwned};
 
 use super::*;
 
@@ -19,6 +19,10 @@ struct Streaming {
     events: mpsc::UnboundedSender<Bytes>,
     /// How often the stream was asked for more.
     asked: Arc<AtomicUsize>,
+    /// How many events it has given.
+    given: Arc<AtomicUsize>,
+    /// Has the stream give its client up.
+    give_up: CancellationToken,
     /// The stream is no more.
     ended: CancellationToken,
 }
@@ -27,7 +31,9 @@ struct Streaming {
 struct Stream {
     events: mpsc::UnboundedReceiver<Bytes>,
     asked: Arc<AtomicUsize>,
-    _watch: Option<Watch>,
+    given: Arc<AtomicUsize>,
+    give_up: Pin<Box<WaitForCancellationFutureOwned>>,
+    watch: Option<Watch>,
     _ended: DropGuard,
 }
 
@@ -37,7 +43,16 @@ impl Body for Stream {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        self.events.poll_recv(cx).map(|event| event.map(|event| Ok(Frame::data(event))))
+        if self.give_up.as_mut().poll(cx).is_ready() {
+            self.watch.as_ref().unwrap().give_up();
+            return Poll::Pending;
+        }
+        if self.watch.as_ref().is_some_and(|watch| watch.poll_taking(cx).is_pending()) {
+            return Poll::Pending;
+        }
+        let event = self.events.poll_recv(cx);
+        self.given.fetch_add(usize::from(matches!(event, Poll::Ready(Some(_)))), Ordering::SeqCst);
+        event.map(|event| event.map(|event| Ok(Frame::data(event))))
     }
 }
 
@@ -45,8 +60,16 @@ async fn streaming() -> Streaming {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (begun, go, asked, ended) = <(Arc<Notify>, Arc<Notify>, Arc<AtomicUsize>, CancellationToken)>::default();
+    let (given, give_up) = <(Arc<AtomicUsize>, CancellationToken)>::default();
     let (events, receiver) = mpsc::unbounded_channel();
-    let stream = Stream { events: receiver, asked: Arc::clone(&asked), _watch: None, _ended: ended.clone().drop_guard() };
+    let stream = Stream {
+        events: receiver,
+        asked: Arc::clone(&asked),
+        given: Arc::clone(&given),
+        give_up: Box::pin(give_up.clone().cancelled_owned()),
+        watch: None,
+        _ended: ended.clone().drop_guard(),
+    };
     let stream = Arc::new(std::sync::Mutex::new(Some(stream)));
     let (begins, waits) = (Arc::clone(&begun), Arc::clone(&go));
     let service = move |peer: Peer| {
@@ -56,7 +79,10 @@ async fn streaming() -> Streaming {
             async move {
                 if request.uri().path() == "/events" {
                     let stream = stream.lock().unwrap().take().unwrap();
-                    return Ok::<_, Infallible>(Response::new(Either::Left(Stream { _watch: Some(peer.watch()), ..stream })));
+                    return Ok::<_, Infallible>(Response::new(Either::Left(Stream {
+                        watch: Some(peer.watch(Duration::from_secs(60))),
+                        ..stream
+                    })));
                 }
                 let method = request.method().to_string();
                 request.into_body().collect().await.unwrap();
@@ -68,7 +94,7 @@ async fn streaming() -> Streaming {
     };
     let port = Port { listener, limits: LIMITS, metrics: PortMetrics::new("http") };
     tokio::spawn(serve(port, service, Stop { begin: CancellationToken::new(), grace: Duration::ZERO }));
-    Streaming { address, begun, go, events, asked, ended }
+    Streaming { address, begun, go, events, asked, given, give_up, ended }
 }
 
 impl Streaming {
@@ -166,6 +192,36 @@ async fn a_stream_that_waits_for_its_client_to_read_ends_when_that_goes() {
     assert!(!streaming.ended.is_cancelled(), "it has ended by itself");
     client.shutdown().await.unwrap();
     streaming.has_ended("says no more").await;
+}
+
+#[tokio::test]
+async fn a_stream_gives_a_client_that_reads_nothing_no_more_than_sockets_hold_and_all_the_rest_later() {
+    const EVENTS: usize = 512;
+    const BYTES: usize = 64 << 10;
+    let streaming = streaming().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let mut client = streaming.follower_on(socket).await;
+    for _ in 0..EVENTS {
+        streaming.events.send(Bytes::from_static(&[b'a'; BYTES])).unwrap();
+    }
+    turns().await;
+    let given = streaming.given.load(Ordering::SeqCst);
+    assert!(given < EVENTS / 2, "{given} of {EVENTS} events were given for nobody to read");
+    let Streaming { events, given, .. } = streaming;
+    drop(events);
+    let rest = receive(&mut client, "0\r\n\r\n").await;
+    assert_eq!(given.load(Ordering::SeqCst), EVENTS);
+    assert!(rest.matches('a').count() == EVENTS * BYTES, "{} bytes came", rest.len());
+}
+
+#[tokio::test]
+async fn a_client_that_is_given_up_is_not_written_to_any_more() {
+    let streaming = streaming().await;
+    let mut client = streaming.follower().await;
+    streaming.tells(&mut client, "one event").await;
+    streaming.give_up.cancel();
+    streaming.has_ended("is given up").await;
 }
 
 #[tokio::test]
