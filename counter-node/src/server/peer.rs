@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -137,9 +137,9 @@ impl Watch {
     pub fn poll_taking(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.0.is(BEHIND) {
             self.0.waiting.register(cx.waker());
-            ready!(if self.0.is(BEHIND) { Poll::Pending } else { Poll::Ready(()) });
         }
-        Poll::Ready(())
+        // Looked at again: it may have changed before there was anyone to wake.
+        if self.0.is(BEHIND) { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Has the connection end at the end of this turn, whatever has not been sent.

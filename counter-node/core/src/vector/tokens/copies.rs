@@ -27,12 +27,10 @@ impl Tokens {
         self.copies(group).map(|(place, _)| place).min_by_key(order)
     }
 
-    pub(super) fn contested_of(&self, key: KeyRef<'_>) -> Vec<Group> {
-        if self.contested.is_empty() || self.of_key(key) == 0 {
-            return Vec::new();
-        }
-        let hash = key_hash(key);
-        self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX])).copied().collect()
+    /// The key's tokens that several have counted.
+    fn contested_of(&self, key: KeyRef<'_>) -> impl Iterator<Item = Group> {
+        let hash = (!self.contested.is_empty() && self.of_key(key) > 0).then(|| key_hash(key));
+        hash.into_iter().flat_map(|hash| self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX]))).copied()
     }
 
     /// What the key's entries are to be corrected by on account of a token that several have counted; none when by nothing.
@@ -57,8 +55,7 @@ impl Tokens {
 
     /// Whether the key's reading depends on which copies resets have cleared.
     pub(in crate::vector) fn is_adjustable(&self, key: KeyRef<'_>) -> bool {
-        let has = |hash| self.contested.range((hash, [0, 0])..=(hash, [u64::MAX, u64::MAX])).next().is_some();
-        !self.contested.is_empty() && self.of_key(key) > 0 && has(key_hash(key))
+        self.contested_of(key).next().is_some()
     }
 
     /// Adjusts for one more reset, of a token that nobody else has counted, without going over the others. False where tokens that
@@ -94,10 +91,8 @@ impl Tokens {
                 adjustment.reset(observed);
             }
         }
-        let mut corrections = Vec::new();
-        for group in self.contested_of(key) {
-            corrections.extend(self.surplus(group, &|actor| cleared_of(baselines, &adjustment, actor)));
-        }
+        let surplus = |group| self.surplus(group, &|actor| cleared_of(baselines, &adjustment, actor));
+        let corrections: Vec<i128> = self.contested_of(key).filter_map(surplus).collect();
         corrections.into_iter().for_each(|by| adjustment.correct(by));
         adjustment
     }
