@@ -1,8 +1,8 @@
 //! The public API. One table of routes says what exists, what may be done with it, and what the metrics call it; the
 //! handlers read a request and pick the words of the answer. What counts is behind [`Backend`], the router.
 //!
-//! It stands on hyper itself: the two requests that nearly all clients send, `GET` and `PUT` of a counter, then pass
-//! nothing but one path match, one look-up and one small allocation for the answer.
+//! It stands on hyper itself, and the two requests that nearly all clients send, `GET` and `PUT` of a counter, are answered before
+//! hyper sees them where there is nothing unusual about them ([`plain`]).
 
 mod asset;
 pub mod auth;
@@ -21,6 +21,7 @@ mod negotiate;
 pub mod openapi;
 mod own_writes;
 mod page;
+mod plain;
 mod problem;
 mod query;
 mod reply;

@@ -1,10 +1,12 @@
 //! The accept loop that all ports share: TCP_NODELAY, a connection limit, and a stop that lets requests end, up to a
-//! deadline. For the ports that speak HTTP a time-out for request heads, HTTP/1 and HTTP/2 (prior knowledge) on one port.
+//! deadline. For the ports that speak HTTP a time-out for request heads, HTTP/1 and HTTP/2 (prior knowledge) on one port, and
+//! a way past hyper for the plainest requests.
 //!
 //! `axum::serve` has none of these, and leaves Nagle's algorithm on, which costs tens of milliseconds to pipelined clients.
 
 mod head_time;
 mod peer;
+mod plain;
 mod refusal;
 mod seldom;
 mod watched;
@@ -35,6 +37,7 @@ use self::seldom::Seldom;
 use self::watched::Watched;
 use crate::telemetry::PortMetrics;
 pub use peer::{Peer, TakenOver, Watch};
+pub use plain::Plain;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -99,19 +102,20 @@ pub struct Accepted {
 }
 
 /// Serves HTTP until `stop`, then until the last connection has ended or the grace is over. Each connection has a service of
-/// its own, which `service` makes.
-pub async fn serve<S, B>(port: Port, service: impl Fn(Peer) -> S, stop: Stop) -> Ended
+/// its own, which `service` makes; what `plain` can answer does not get there.
+pub async fn serve<P, S, B>(port: Port, plain: P, service: impl Fn(Peer) -> S, stop: Stop) -> Ended
 where
+    P: Plain,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let builders = Arc::new(Builders::new(&port.limits));
+    let speaking = Arc::new(Speaking { plain, builders: Builders::new(&port.limits) });
     accept_all(port, stop, refusal::TOO_MANY.text(), move |Accepted { stream, from, begin, cut }| {
         let peer = Peer::new(from);
         let service = service(peer.clone());
-        Connection { stream, peer, builders: Arc::clone(&builders), begin, cut }.run(service)
+        Connection { stream, peer, speaking: Arc::clone(&speaking), begin, cut }.run(service)
     })
     .await
 }
@@ -211,15 +215,21 @@ impl Builders {
     }
 }
 
-struct Connection {
+/// How a port speaks.
+struct Speaking<P> {
+    plain: P,
+    builders: Builders,
+}
+
+struct Connection<P> {
     stream: TcpStream,
     peer: Peer,
-    builders: Arc<Builders>,
+    speaking: Arc<Speaking<P>>,
     begin: CancellationToken,
     cut: CancellationToken,
 }
 
-impl Connection {
+impl<P: Plain> Connection<P> {
     /// Speaks HTTP, then whatever has taken the connection over. What is polled for as long as the connection lives is two pointers:
     /// HTTP's buffers and states are gone when it ends.
     fn run<S, B>(self, service: S) -> impl Future<Output = ()> + Send + 'static
@@ -246,17 +256,23 @@ impl Connection {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Self { mut stream, peer, builders, begin, cut } = self;
+        let Self { mut stream, peer, speaking, begin, cut } = self;
+        let Speaking { plain, builders } = &*speaking;
         let begun = tokio::select! {
             () = begin.cancelled() => return None,
             begun = tokio::time::timeout(builders.head_time, first_bytes(&stream)) => begun,
         };
         let (ended, early) = match begun {
             Ok(Ok(Version::One)) => {
+                let early = Box::pin(plain::answer(plain, &mut stream, builders.head_time, (&begin, &cut))).await;
+                let Some(early) = early else {
+                    let _ = stream.shutdown().await;
+                    return None;
+                };
                 let timer = HeadTimer::new();
                 let mut builder = builders.http1.clone();
                 builder.timer(timer.clone());
-                let mut connection = builder.serve_connection(Watched::new(&mut stream, &peer), service);
+                let mut connection = builder.serve_connection(Watched::new(&mut stream, early, &peer), service);
                 let overdue = || timer.overdue(builders.head_time);
                 let ended = drive(Pin::new(&mut connection), overdue, &begin, &cut, http1::Connection::graceful_shutdown).await;
                 (ended, connection.into_parts().read_buf)

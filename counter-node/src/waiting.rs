@@ -51,7 +51,7 @@ impl Waiting {
                 async { Ok::<_, Infallible>(answer) }
             });
             let stop = Stop { begin: waiting.begin.clone(), grace: GRACE };
-            waiting.ports.spawn(server::serve(port, move |_| service.clone(), stop));
+            waiting.ports.spawn(server::serve(port, (), move |_| service.clone(), stop));
         }
         Ok(waiting)
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use counter_core::counter::{Key, Update};
 use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
@@ -15,7 +14,7 @@ use counter_node::live::{AdmissionLimits, Live, LiveConfig};
 use counter_node::overview::ClusterOverview;
 use counter_node::own_writes::OwnWrites;
 use counter_node::router::{Detailed, Failure, Reading, Write};
-use counter_node::server::Peer;
+use counter_node::server::{Peer, Plain as _};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -94,30 +93,55 @@ fn parts(keeper: Arc<Table>) -> Parts {
     Parts { tokens, cors, limits: LIMITS, metrics: metrics(), live: Live::alone(live), stopping, echo: true, keeper }
 }
 
-/// Every byte gets an answer or the end of the connection; none is answered with a fault of ours.
+/// Every byte gets an answer or the end of the connection; none is answered with a fault of ours. What is answered without hyper
+/// is answered as by hyper.
 pub(crate) fn requests(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let answers = runtime.block_on(async {
-        let table = Table::new(7, limits());
-        table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
-        let table = Arc::new(table);
-        let api = Api::new(OneTable(table.clone()), parts(table));
-        let (mut client, server) = tokio::io::duplex(1 << 20);
-        let connection = http1::Builder::new()
-            .half_close(true)
-            .serve_connection(TokioIo::new(server), api.into_service(Peer::new(([127, 0, 0, 1], 50_000).into())));
-        let served = tokio::spawn(async move { drop(connection.await) });
-        // Whoever is refused early may not be read from to the end.
-        drop(client.write_all(bytes).await);
-        drop(client.shutdown().await);
-        let mut answers = Vec::new();
-        drop(client.read_to_end(&mut answers).await);
-        served.await.unwrap();
-        Bytes::from(answers)
+    runtime.block_on(async {
+        let (api, other) = (api(), api());
+        let mut rest = bytes;
+        while let Some((request, length)) = api.read(rest) {
+            let mut answer = Vec::new();
+            api.answer(request, false, &mut answer).await;
+            let expected = through_hyper(&other, &rest[..length]).await;
+            assert_eq!(parts_of(&answer), parts_of(&expected), "{}", String::from_utf8_lossy(&rest[..length]));
+            rest = &rest[length..];
+        }
+        let answers = through_hyper(&api, rest).await;
+        let text = String::from_utf8_lossy(&answers);
+        assert!(answers.is_empty() || text.starts_with("HTTP/1."), "{text}");
+        assert!(!text.contains("HTTP/1.1 500"), "{text}");
     });
-    let text = String::from_utf8_lossy(&answers);
-    assert!(answers.is_empty() || text.starts_with("HTTP/1."), "{text}");
-    assert!(!text.contains("HTTP/1.1 500"), "{text}");
+}
+
+fn api() -> Api<OneTable> {
+    let table = Table::new(7, limits());
+    table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
+    let table = Arc::new(table);
+    Api::new(OneTable(table.clone()), parts(table))
+}
+
+async fn through_hyper(api: &Api<OneTable>, bytes: &[u8]) -> Vec<u8> {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let service = api.clone().into_service(Peer::new(([127, 0, 0, 1], 50_000).into()));
+    let connection = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), service);
+    let served = tokio::spawn(async move { drop(connection.await) });
+    // Whoever is refused early may not be read from to the end.
+    drop(client.write_all(bytes).await);
+    drop(client.shutdown().await);
+    let mut answers = Vec::new();
+    drop(client.read_to_end(&mut answers).await);
+    served.await.unwrap();
+    answers
+}
+
+/// An answer's lines but for its moment, in order, and its content.
+fn parts_of(answer: &[u8]) -> (Vec<String>, String) {
+    let answer = String::from_utf8_lossy(answer);
+    let (head, content) = answer.split_once("\r\n\r\n").expect("an answer has an end of its head");
+    let mut lines: Vec<String> = head.lines().filter(|line| !line.starts_with("date:")).map(str::to_owned).collect();
+    lines.sort();
+    (lines, content.to_owned())
 }
 
 pub(crate) fn request_seeds() -> Vec<Vec<u8>> {
@@ -134,6 +158,11 @@ pub(crate) fn request_seeds() -> Vec<Vec<u8>> {
         plain("HEAD /openapi.json", ""),
         plain("PUT /front-page/counter", "idempotency-key: 0198c5a0-0000-7000-8000-000000000000\r\n"),
         with_body("PUT /front-page/counter", r#"{"action":"decrement","by":3}"#),
+        format!(
+            "{}{}",
+            with_body("PUT /front-page/counter", r#"{"action":"increment"}"#),
+            plain("GET /front-page/counter", "accept: */*\r\nconnection: keep-alive\r\norigin: https://a.example\r\n")
+        ),
         with_body("POST /counters", r#"{"updates":[{"page":"a","action":"increment","by":2},{"page":"b"}]}"#),
         format!("{}{}", plain("GET /a/counter", ""), plain("GET /b/counter", "connection: close\r\n")),
         "PUT /a/counter HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),

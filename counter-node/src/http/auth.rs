@@ -66,6 +66,11 @@ impl ApiTokens {
         }
     }
 
+    /// Whether an update with this header `Authorization` is admitted.
+    pub(super) fn admits(&self, authorization: &[u8]) -> bool {
+        bearer(authorization).is_some_and(|token| self.accepts(token))
+    }
+
     /// Whether this is one of the tokens.
     pub fn accepts(&self, token: &[u8]) -> bool {
         self.reread(millis(self.since.elapsed()));

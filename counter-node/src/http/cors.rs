@@ -43,6 +43,11 @@ impl Cors {
         (host.is_some() && origin_host == host) || self.answer(origin).is_some()
     }
 
+    /// Whether any other site's pages may use the API.
+    pub(super) fn is_open(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// The origin of the page that asks, where that matters.
     pub(super) fn origin(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if self.0.is_empty() { None } else { headers.get(ORIGIN).cloned() }

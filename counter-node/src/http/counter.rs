@@ -193,11 +193,20 @@ where
     R::Error: Display,
 {
     let bytes = body::read(body, limit_bytes).await?;
-    match &*bytes {
+    update_in(declared, &bytes)
+}
+
+fn update_in(declared: Declared, bytes: &[u8]) -> Result<Update, Problem> {
+    match bytes {
         b"" => Ok(Update::default()),
         ONE_UP if matches!(declared, Declared::Json) => Ok(Update::default()),
         bytes => body::parse_declared(declared, bytes),
     }
+}
+
+/// What an update with this body, declared as JSON if there is one, does.
+pub(super) fn json_action(body: &[u8]) -> Result<Action, Problem> {
+    update_in(Declared::Json, body).map(|update| update.action.action(update.by))
 }
 
 /// Reset a page's counter: what has been counted so far is cleared, what others count at the same time survives.

@@ -31,8 +31,14 @@ pub(super) fn token(headers: &HeaderMap) -> Result<Option<Token>, Problem> {
     if values.next().is_some() {
         return Err(Problem::bad_field(FIELD, "must be sent once"));
     }
-    let text = value.to_str().map_err(|_| Problem::bad_field(FIELD, "must consist of visible ASCII characters"))?;
-    named(text.trim(), FIELD).map(Some)
+    of(value.as_bytes()).map(Some)
+}
+
+/// The token that this value of the header names.
+pub(super) fn of(value: &[u8]) -> Result<Token, Problem> {
+    let visible = |value: &&str| value.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+    let text = std::str::from_utf8(value).ok().filter(visible);
+    named(text.ok_or_else(|| Problem::bad_field(FIELD, "must consist of visible ASCII characters"))?.trim(), FIELD)
 }
 
 /// The token of this text, from the header or field of this name. The header's draft puts quotes around the key; they are

@@ -4,6 +4,7 @@ mod bad_input;
 mod cluster;
 mod failures;
 mod forms;
+mod plain;
 mod sessions;
 mod unread;
 

@@ -123,16 +123,17 @@ impl Serving {
     fn start(self, (clients, public): (&TaskTracker, Stop), (tasks, internal): (&TaskTracker, Stop)) {
         let port = |(listener, metrics): Listening, connections| Port { listener, limits: Limits::new(connections), metrics };
         let Self { ports, api, connections_max, .. } = self;
+        let plain = api.clone();
         let api = move |peer| api.clone().into_service(peer);
-        clients.spawn(server::serve(port(ports.http, connections_max), api, public.clone()));
+        clients.spawn(server::serve(port(ports.http, connections_max), plain, api, public.clone()));
         if let Some((listening, parts)) = ports.resp.zip(self.resp) {
             clients.spawn(resp::serve(parts, port(listening, connections_max), public));
         }
         let routes = admin::router(self.admin);
         let routes = hyper::service::service_fn(move |request| routes.clone().oneshot(request));
-        tasks.spawn(server::serve(port(ports.admin, INTERNAL_CONNECTIONS), move |_| routes.clone(), internal.clone()));
+        tasks.spawn(server::serve(port(ports.admin, INTERNAL_CONNECTIONS), (), move |_| routes.clone(), internal.clone()));
         let peers = self.service.into_service();
-        tasks.spawn(server::serve(port(ports.peer, INTERNAL_CONNECTIONS), move |_| peers.clone(), internal));
+        tasks.spawn(server::serve(port(ports.peer, INTERNAL_CONNECTIONS), (), move |_| peers.clone(), internal));
     }
 }
 

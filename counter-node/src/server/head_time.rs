@@ -36,6 +36,16 @@ impl HeadTimer {
         Self(Arc::default())
     }
 
+    /// From now on a head is awaited, for so long.
+    pub(super) fn await_head(&self, head_time: Duration) {
+        *lock(&self.0.due) = Some(Instant::now() + head_time);
+    }
+
+    /// None is awaited any more.
+    pub(super) fn has_come(&self) {
+        *lock(&self.0.due) = None;
+    }
+
     /// Waits until a head is overdue. No head is given less time than `head_time`.
     pub(super) async fn overdue(&self, head_time: Duration) {
         loop {

@@ -1,8 +1,10 @@
 //! The accept loop on real sockets.
 
+mod plain;
 mod watched;
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use http_body_util::{BodyExt as _, Full};
@@ -43,7 +45,7 @@ async fn served(limits: Limits, grace: Duration) -> Served {
         }
     });
     let port = Port { listener, limits, metrics: Arc::clone(&metrics) };
-    let ended = tokio::spawn(serve(port, move |_| service.clone(), Stop { begin: stop.clone(), grace }));
+    let ended = tokio::spawn(serve(port, (), move |_| service.clone(), Stop { begin: stop.clone(), grace }));
     Served { address, stop, metrics, begun, go, ended }
 }
 

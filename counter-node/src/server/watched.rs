@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use hyper::rt;
 use hyper_util::rt::TokioIo;
 use tokio::io::ReadBuf;
@@ -19,13 +20,15 @@ use super::Peer;
 pub(super) struct Watched<'a> {
     stream: TokioIo<&'a mut TcpStream>,
     peer: &'a Peer,
+    /// What was received before, and is read first.
+    early: Bytes,
     /// The kernel has been told how long to wait for the client.
     told: bool,
 }
 
 impl<'a> Watched<'a> {
-    pub(super) fn new(stream: &'a mut TcpStream, peer: &'a Peer) -> Self {
-        Self { stream: TokioIo::new(stream), peer, told: false }
+    pub(super) fn new(stream: &'a mut TcpStream, early: Bytes, peer: &'a Peer) -> Self {
+        Self { stream: TokioIo::new(stream), peer, early, told: false }
     }
 
     /// Looks whether the client has gone, if anyone wants to know, and has the task woken when it goes. hyper does not read meanwhile, so
@@ -70,7 +73,12 @@ impl<'a> Watched<'a> {
 }
 
 impl rt::Read for Watched<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: rt::ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let length = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -93,7 +93,7 @@ async fn streaming() -> Streaming {
         })
     };
     let port = Port { listener, limits: LIMITS, metrics: PortMetrics::new("http") };
-    tokio::spawn(serve(port, service, Stop { begin: CancellationToken::new(), grace: Duration::ZERO }));
+    tokio::spawn(serve(port, (), service, Stop { begin: CancellationToken::new(), grace: Duration::ZERO }));
     Streaming { address, begun, go, events, asked, given, give_up, ended }
 }
 
