@@ -129,6 +129,12 @@ impl NodeName {
     pub fn of(cluster: &str, shard: ShardId, replica: u16) -> Self {
         Self(format!("{cluster}-{shard}-{replica}"))
     }
+
+    /// The replica's number within its shard, of a name that [`Self::of`] has made.
+    #[must_use]
+    pub fn replica(&self) -> Option<u16> {
+        self.0.rsplit('-').next()?.parse().ok()
+    }
 }
 
 impl fmt::Display for NodeName {

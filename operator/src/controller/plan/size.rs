@@ -36,7 +36,7 @@ impl Size {
         Self { targets: wanted.chain(kept).collect(), frozen, blocked, wanted: spec.shards, replicas: spec.replicas, unknown }
     }
 
-    /// How many nodes a shard is to have: never fewer than the layout names, or than there are of a shard that no record
+    /// How many nodes a shard is to have: never so few that one goes that the layout names, nor fewer than there are of a shard that no record
     /// explains.
     pub(super) fn replicas(&self, layout: Option<&Layout>, shard: ShardId) -> u16 {
         let unknown = self.unknown.get(&shard).copied().unwrap_or_default();
@@ -61,8 +61,10 @@ fn is_blank(spec: &ClusterSpec, observed: &Observed, shard: ShardId, own: &Obser
     names.all(|name| says(&name).is_some_and(|status| status.cluster.is_none()))
 }
 
+/// How large a shard is that has every node which the layout names, be it that some before those never answered and are not in it.
 fn nodes(layout: Option<&Layout>, shard: ShardId) -> u16 {
-    layout.and_then(|layout| layout.shard(shard)).map_or(0, |shard| u16::try_from(shard.nodes.len()).unwrap_or(u16::MAX))
+    let named = layout.and_then(|layout| layout.shard(shard)).into_iter().flat_map(|shard| &shard.nodes);
+    named.filter_map(|node| node.name.replica()).map(|replica| replica.saturating_add(1)).max().unwrap_or(0)
 }
 
 /// The shards beyond the spec's number that cannot go: they own slots, or gave some away without a receipt.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use counter_core::id::{ActorId, ClusterId, NodeName, ShardId};
-use counter_core::layout::{Layout, MovePhase, Owners};
+use counter_core::layout::{Layout, MovePhase, Node, Owners};
 use counter_core::slot::{Slot, SlotRange, to_ranges};
 use counter_core::status::{
     LayoutStatus, MoveStatus, NodeStatus, Readiness, STATUS_FORMAT, SlotRangeStatus, SourceStatus, StorageStatus,
@@ -260,8 +260,9 @@ impl World {
     }
 
     fn apply(&mut self, shard: ShardId, desired: &DesiredShard) {
-        let named = self.recorded.as_ref().and_then(|layout| layout.shard(shard)).map_or(0, |shard| shard.nodes.len());
-        assert!(usize::from(desired.replicas) >= named, "a StatefulSet shrinks below its layout");
+        let named = self.recorded.iter().filter_map(|layout| layout.shard(shard)).flat_map(|shard| &shard.nodes);
+        let kept = |node: &Node| (0..desired.replicas).any(|replica| NodeName::of("page-views", shard, replica) == node.name);
+        assert!(named.into_iter().all(kept), "a StatefulSet shrinks below its layout");
         self.uids += 1;
         let uid = self.shards.get(&shard).map_or_else(|| self.uids.to_string(), |own| own.uid.clone());
         let applied = ObservedShard {

@@ -198,3 +198,22 @@ fn the_first_ranges_of_a_cluster_are_whole() {
     let world = World::settled(1, 1);
     assert_eq!(world.layout().shards[0].slots, [SlotRange::ALL]);
 }
+
+#[test]
+fn a_shard_keeps_every_node_that_the_layout_names_though_one_before_it_never_answered() {
+    let mut world = World::settled(1, 2);
+    world.resize(1, 4);
+    world.act(|_| true);
+    world.turn(|_| true);
+    world.set_up("page-views-0-2", false);
+    world.until(Change::Join);
+    let names: Vec<&str> = world.layout().shards[0].nodes.iter().map(|node| node.name.0.as_str()).collect();
+    assert_eq!(names, ["page-views-0-0", "page-views-0-1", "page-views-0-3"]);
+    world.resize(1, 1);
+    for _ in 0..4 {
+        world.round();
+        assert_eq!(world.shards[&ShardId(0)].replicas, 4, "a node of the layout was taken away");
+    }
+    let blocked = world.plan().blocked.unwrap();
+    assert!(blocked.message.contains("set spec.replicas to 4"), "{}", blocked.message);
+}
