@@ -15,6 +15,9 @@ use crate::unread;
 
 /// Connections of the background load, and of the rows that do not vary them.
 pub(crate) const CONNECTIONS: usize = 64;
+/// So many requests at once for each node of a hot counter that its share of the processor is what limits it, not how long it waits for the
+/// others, who have their shares at other times.
+const HOT_CONNECTIONS: usize = 256;
 /// Share of one processor that each node of a `Hot` row may take, in hundredths.
 const SHARE: u32 = 25;
 
@@ -248,7 +251,7 @@ fn hot(args: &Args, nodes: usize) -> anyhow::Result<Result<Figures, String>> {
     }
     let page = Request::PutOn(vec!["front-page".to_owned()]);
     // As many requests at once for each node: what is compared is what nodes add.
-    let load = |node: &Running| Wrk::start(node.http, &page, 16, args.seconds);
+    let load = |node: &Running| Wrk::start(node.http, &page, HOT_CONNECTIONS, args.seconds);
     let loads: Vec<Wrk> = cluster.nodes.iter().map(load).collect::<Result<_, _>>()?;
     let figures: Vec<Figures> = loads.into_iter().map(Wrk::finish).collect::<Result<_, _>>()?;
     let per_second: f64 = figures.iter().filter_map(|figures| figures.per_second).sum();
