@@ -1,7 +1,7 @@
 //! The node's clocks: the wall behind `updated_at`, and the monotonic one that the protocols' time-outs run on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use counter_core::hlc::{ClockDrift, Hlc};
 use counter_core::replica::Now;
@@ -63,6 +63,11 @@ fn wall_ms() -> u64 {
     // A wall clock before 1970 counts as 1970: only `updated_at` shows it.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time in milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

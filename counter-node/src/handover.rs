@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::millis;
 use crate::live::{Hub, Name, Registrar};
 use crate::lock::lock;
-use crate::members::{Members, millis};
+use crate::members::Members;
 use crate::peers::HANDOVER_PATH;
 use crate::sessions::Claim;
 

@@ -9,6 +9,7 @@ use counter_core::presence::{GatewayId, Roster, RosterTimes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock::millis;
 use crate::lock::lock;
 use crate::peers::{Peers, Question};
 
@@ -135,11 +136,6 @@ impl Members {
         }
         answer
     }
-}
-
-/// A time in milliseconds.
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl std::fmt::Debug for Members {

@@ -15,11 +15,12 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::millis;
 use crate::handover::{self, Answer, Handed};
 use crate::live::claims::{Claimant, Claims, Full, Session};
 use crate::live::{Hub, Name, Registrar};
 use crate::lock::lock;
-use crate::members::{Members, millis};
+use crate::members::Members;
 use crate::peers::{HANDOVER_PATH, SESSIONS_PATH};
 
 /// How often claims are looked through for those that are over.

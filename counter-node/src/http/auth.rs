@@ -10,6 +10,7 @@ use hyper::header::AUTHORIZATION;
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::problem::Problem;
+use crate::clock::millis;
 
 /// How often the file is looked at, by the first request after that time.
 const REREAD: Duration = Duration::from_secs(2);
@@ -115,10 +116,6 @@ fn read(path: &Path) -> Result<Tokens, TokenFileError> {
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let tokens: Vec<_> = lines.filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
     if tokens.is_empty() { Err(TokenFileError::Empty { path: path.to_owned() }) } else { Ok(Tokens(tokens)) }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
