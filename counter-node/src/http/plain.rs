@@ -48,13 +48,18 @@ struct Said<'b> {
 
 impl<B: Backend> Plain for Api<B> {
     type Request = PlainRequest;
+    type Answer = Reply;
 
     fn read(&self, received: &[u8]) -> Option<(PlainRequest, usize)> {
         self.0.plain(received)
     }
 
-    async fn answer(&self, request: PlainRequest, last: bool, answers: &mut Vec<u8>) {
-        write(self.0.plainly(request).await, last, answers);
+    async fn answer(&self, request: PlainRequest) -> Reply {
+        self.0.plainly(request).await
+    }
+
+    fn write(&self, answer: Reply, last: bool, answers: &mut Vec<u8>) {
+        write(answer, last, answers);
     }
 }
 
@@ -72,7 +77,7 @@ impl<B: Backend> Shared<B> {
         let path = head.path.filter(|path| path.bytes().all(is_plain))?;
         let (Some(Route::Counter(page)), Some(1)) = (Route::of(path), head.version) else { return None };
         let said = Said::by(head.headers)?;
-        let length = head_length + said.length.unwrap_or(0);
+        let length = head_length.checked_add(said.length.unwrap_or(0))?;
         let body = received.get(head_length..length)?;
         let write = if is_update { Some(self.plain_write(&said, body)?) } else { None };
         if !is_update && said.length.is_some() {

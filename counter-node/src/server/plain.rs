@@ -3,6 +3,7 @@
 //! A connection begins here. It stays for as long as its client sends nothing but requests that the port's [`Plain`] reads; from the
 //! first one on that it does not, hyper has the connection, and whatever has been received of it.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
@@ -22,25 +23,35 @@ use super::seldom::Seldom;
 pub trait Plain: Send + Sync + 'static {
     /// A request that was read.
     type Request: Send;
+    /// What it is answered.
+    type Answer: Send;
 
     /// The request at the beginning of `received`, and how many bytes it takes. None: hyper is to see it, be it that its end has
     /// not come yet.
     fn read(&self, received: &[u8]) -> Option<(Self::Request, usize)>;
 
+    /// What the request is answered.
+    fn answer(&self, request: Self::Request) -> impl Future<Output = Self::Answer> + Send;
+
     /// Appends the answer, head and all, to `answers`. `last`: the connection ends with it, and the answer says so.
-    fn answer(&self, request: Self::Request, last: bool, answers: &mut Vec<u8>) -> impl Future<Output = ()> + Send;
+    fn write(&self, answer: Self::Answer, last: bool, answers: &mut Vec<u8>);
 }
 
 /// For ports without: hyper sees everything.
 impl Plain for () {
-    type Request = std::convert::Infallible;
+    type Request = Infallible;
+    type Answer = Infallible;
 
     fn read(&self, _: &[u8]) -> Option<(Self::Request, usize)> {
         None
     }
 
-    async fn answer(&self, request: Self::Request, _: bool, _: &mut Vec<u8>) {
-        match request {}
+    async fn answer(&self, request: Infallible) -> Infallible {
+        request
+    }
+
+    fn write(&self, answer: Infallible, _: bool, _: &mut Vec<u8>) {
+        match answer {}
     }
 }
 
@@ -87,27 +98,22 @@ pub(super) async fn answer<P: Plain>(
             () = over.as_mut() => return None,
         };
         timer.has_come();
-        // The port may have stopped since it was last looked at.
-        let last = is_ready(over.as_mut()).await;
-        let mut next = Some(request);
-        let under_way = async {
-            while let Some(request) = next.take() {
-                plain.answer(request, last, &mut answers).await;
-                if last || rest.is_empty() {
-                    break;
-                }
-                if let Some((request, length)) = plain.read(&rest) {
-                    rest.advance(length);
-                    next = Some(request);
-                }
+        let (mut next, mut last) = (Some(request), false);
+        while let Some(request) = next.take() {
+            let answering = pin!(plain.answer(request));
+            let answer = answered(answering, stream, (&mut answers, rest.is_empty()), (head_time, cut)).await?;
+            // Looked at after the request: the port may have stopped meanwhile, and begins no other then.
+            last = at_once(over.as_mut()).await.is_some();
+            plain.write(answer, last, &mut answers);
+            if !last
+                && !rest.is_empty()
+                && let Some((request, length)) = plain.read(&rest)
+            {
+                rest.advance(length);
+                next = Some(request);
             }
-            stream.write_all(&answers).await
-        };
-        tokio::select! {
-            biased;
-            sent = under_way => sent.ok()?,
-            () = cut.cancelled() => return None,
         }
+        send(stream, &answers, (head_time, cut)).await?;
         if last {
             return None;
         }
@@ -116,6 +122,43 @@ pub(super) async fn answer<P: Plain>(
         }
         answers.clear();
         answers.shrink_to(ANSWERS_KEPT_BYTES);
+    }
+}
+
+/// What is answered after `answers`, which are sent, as hyper does it, before the last request that came is waited for. None: the
+/// connection is over.
+async fn answered<A>(
+    mut answering: Pin<&mut impl Future<Output = A>>,
+    stream: &mut TcpStream,
+    (answers, is_last): (&mut Vec<u8>, bool),
+    (head_time, cut): (Duration, &CancellationToken),
+) -> Option<A> {
+    if is_last && !answers.is_empty() {
+        if let Some(answer) = at_once(answering.as_mut()).await {
+            return Some(answer);
+        }
+        send(stream, answers, (head_time, cut)).await?;
+        answers.clear();
+    }
+    tokio::select! {
+        biased;
+        answer = answering => Some(answer),
+        () = cut.cancelled() => {
+            // As much as the socket takes.
+            let _ = stream.try_write(answers);
+            None
+        }
+    }
+}
+
+/// Sends the answers, for which a client has as long as for a request's head. None: the connection is over.
+async fn send(stream: &mut TcpStream, answers: &[u8], (head_time, cut): (Duration, &CancellationToken)) -> Option<()> {
+    tokio::select! {
+        biased;
+        sent = stream.write_all(answers) => sent.ok(),
+        () = cut.cancelled() => None,
+        // Hardly ever asked, and no timer before that.
+        () = async { tokio::time::sleep(head_time).await } => None,
     }
 }
 
@@ -141,7 +184,13 @@ fn received<P: Plain>(plain: &P, read: io::Result<()>, bytes: &[u8]) -> Received
     }
 }
 
-/// Whether a future has ended, without waiting for that.
-async fn is_ready(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
-    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
+/// What a future has come to, without waiting for that.
+async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }

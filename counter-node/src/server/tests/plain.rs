@@ -10,26 +10,45 @@ const PLAIN: &str = "GET /plain HTTP/1.1\r\n\r\n";
 struct Counting {
     answered: AtomicUsize,
     slow: Option<Arc<Notify>>,
+    /// Told of each request that is begun.
+    begun: Arc<Notify>,
+    /// By so much answers are longer than they need to be.
+    padding: usize,
 }
 
 impl Plain for Counting {
     type Request = ();
+    type Answer = usize;
 
     fn read(&self, received: &[u8]) -> Option<((), usize)> {
         received.starts_with(PLAIN.as_bytes()).then_some(((), PLAIN.len()))
     }
 
-    async fn answer(&self, (): (), last: bool, answers: &mut Vec<u8>) {
+    async fn answer(&self, (): ()) -> usize {
+        self.begun.notify_one();
         if let Some(slow) = &self.slow {
             slow.notified().await;
         }
-        let number = self.answered.fetch_add(1, Ordering::Relaxed);
-        answers.extend_from_slice(format!("plain {number}{}\n", if last { " last" } else { "" }).as_bytes());
+        self.answered.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn write(&self, number: usize, last: bool, answers: &mut Vec<u8>) {
+        let padding = " ".repeat(self.padding);
+        answers.extend_from_slice(format!("plain {number}{}{padding}\n", if last { " last" } else { "" }).as_bytes());
     }
 }
 
 /// A port of the plain, of which hyper answers the rest with their paths.
 async fn listening(plain: Counting, limits: Limits) -> (SocketAddr, CancellationToken, JoinHandle<Ended>) {
+    listening_as(plain, limits, Duration::from_secs(60), PortMetrics::new("http")).await
+}
+
+async fn listening_as(
+    plain: Counting,
+    limits: Limits,
+    grace: Duration,
+    metrics: Arc<PortMetrics>,
+) -> (SocketAddr, CancellationToken, JoinHandle<Ended>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     let service = service_fn(|request: Request<Incoming>| async move {
@@ -37,8 +56,8 @@ async fn listening(plain: Counting, limits: Limits) -> (SocketAddr, Cancellation
         let body = body.collect().await.unwrap().to_bytes();
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from([head.uri.path().as_bytes(), &body, b"\n"].concat()))))
     });
-    let port = Port { listener, limits, metrics: PortMetrics::new("http") };
-    let stopping = Stop { begin: stop.clone(), grace: Duration::from_secs(60) };
+    let port = Port { listener, limits, metrics };
+    let stopping = Stop { begin: stop.clone(), grace };
     (address, stop, tokio::spawn(serve(port, plain, move |_| service, stopping)))
 }
 
@@ -118,20 +137,81 @@ async fn a_stopping_port_lets_plain_requests_end_and_closes_on_who_is_idle() {
 }
 
 #[tokio::test]
-async fn at_the_deadline_a_plain_request_is_cut() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let plain = Counting { slow: Some(Arc::default()), ..Counting::default() };
-    let port = Port { listener, limits: LIMITS, metrics: PortMetrics::new("http") };
-    let service = service_fn(|_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
-    let stopping = Stop { begin: stop.clone(), grace: Duration::from_millis(50) };
-    let ended = tokio::spawn(serve(port, plain, move |_| service, stopping));
+async fn at_the_deadline_a_plain_request_is_cut_and_what_was_answered_before_it_is_sent() {
+    let (slow, begun) = <(Arc<Notify>, Arc<Notify>)>::default();
+    let plain = Counting { slow: Some(Arc::clone(&slow)), begun: Arc::clone(&begun), ..Counting::default() };
+    let (address, stop, ended) = listening_as(plain, LIMITS, Duration::from_millis(50), PortMetrics::new("http")).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
-    send(&mut stream, PLAIN).await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    send(&mut stream, &PLAIN.repeat(3)).await;
+    begun.notified().await;
+    slow.notify_one();
+    begun.notified().await;
     stop.cancel();
     assert_eq!(ended.await.unwrap(), Ended { cut: 1 });
-    assert_eq!(receive(&mut stream, "").await, "");
+    assert_eq!(contents(&mut stream).await, ["plain 0"]);
+}
+
+#[tokio::test]
+async fn an_answer_says_that_it_is_the_last_though_the_port_stopped_after_its_request_and_no_other_is_begun() {
+    let (slow, begun) = <(Arc<Notify>, Arc<Notify>)>::default();
+    let plain = Counting { slow: Some(Arc::clone(&slow)), begun: Arc::clone(&begun), ..Counting::default() };
+    let (address, stop, ended) = listening(plain, LIMITS).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    send(&mut stream, &PLAIN.repeat(3)).await;
+    begun.notified().await;
+    stop.cancel();
+    // Two more would find this once each.
+    let more = tokio::spawn(async move {
+        slow.notify_one();
+        while tokio::time::timeout(Duration::from_millis(500), begun.notified()).await.is_ok() {
+            slow.notify_one();
+        }
+    });
+    assert_eq!(contents(&mut stream).await, ["plain 0 last"]);
+    assert_eq!(ended.await.unwrap(), Ended { cut: 0 });
+    more.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_answered_is_sent_before_the_last_request_is_waited_for_as_by_hyper() {
+    let (slow, begun) = <(Arc<Notify>, Arc<Notify>)>::default();
+    let plain = Counting { slow: Some(Arc::clone(&slow)), begun: Arc::clone(&begun), ..Counting::default() };
+    let (address, ..) = listening(plain, LIMITS).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    send(&mut stream, &PLAIN.repeat(2)).await;
+    begun.notified().await;
+    slow.notify_one();
+    let first = tokio::time::timeout(Duration::from_secs(10), receive(&mut stream, "\n")).await;
+    assert_eq!(first.as_deref(), Ok("plain 0\n"), "it is kept until the next is answered");
+    slow.notify_one();
+    assert_eq!(receive(&mut stream, "\n").await, "plain 1\n");
+
+    let other = served(LIMITS, Duration::ZERO).await;
+    let mut stream = other.connect().await;
+    send(&mut stream, "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let first = tokio::time::timeout(Duration::from_secs(10), receive(&mut stream, "\r\n\r\nGET")).await;
+    assert!(first.unwrap().ends_with("GET"));
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_its_answers_is_not_waited_for_longer_than_for_a_head() {
+    let (metrics, limits) = (PortMetrics::new("http"), Limits { head_time: Duration::from_millis(100), ..LIMITS });
+    let plain = Counting { padding: 1 << 20, ..Counting::default() };
+    let (address, ..) = listening_as(plain, limits, Duration::ZERO, Arc::clone(&metrics)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // More than sockets hold; each comes by itself.
+    for _ in 0..32 {
+        if stream.write_all(PLAIN.as_bytes()).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let is_over = async {
+        while metrics.accepted.load(Ordering::Relaxed) == 0 || metrics.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), is_over).await, Ok(()), "it stays open");
 }
 
 #[tokio::test]
