@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::Live;
 use crate::server::Peer;
-use crate::telemetry::HttpMetrics;
+use crate::telemetry::{HttpMetrics, InFlight};
 use crate::unread::Keeper;
 use auth::ApiTokens;
 pub use backend::Backend;
@@ -150,13 +150,11 @@ impl<B: Backend> Api<B> {
         let method = method_index(&head.method);
         let route = Route::of(head.uri.path()).map_or(ROUTES.len() - 1, Route::index);
         let origin = shared.cors.origin(&head.headers);
-        let mut reply = match shared.metrics.begin(shared.limits.in_flight) {
-            Some(_under_way) => shared.answer(peer, head, body).await.unwrap_or_else(Problem::into_reply),
-            None => Problem::overloaded("requests at once", shared.limits.in_flight).into_reply(),
+        let answered = match shared.begin() {
+            Ok(_under_way) => shared.answer(peer, head, body).await,
+            Err(problem) => Err(problem),
         };
-        shared.cors.finish(origin.as_ref(), &mut reply);
-        shared.metrics.answered(route, method, reply.status().as_u16());
-        reply
+        shared.finish((route, method), origin.as_ref(), answered)
     }
 }
 
@@ -212,6 +210,20 @@ impl<B: Backend> Shared<B> {
             Route::Asset(name) => asset::get(name, &head.headers),
             Route::Widget => Ok(asset::widget(&head.headers)),
         }
+    }
+
+    /// Counts a request as under way.
+    fn begin(&self) -> Result<InFlight<'_>, Problem> {
+        let limit = self.limits.in_flight;
+        self.metrics.begin(limit).ok_or_else(|| Problem::overloaded("requests at once", limit))
+    }
+
+    /// What is sent for what was answered, counted by the places of its route and method.
+    fn finish(&self, (route, method): (usize, usize), origin: Option<&HeaderValue>, answered: Result<Reply, Problem>) -> Reply {
+        let mut reply = answered.unwrap_or_else(Problem::into_reply);
+        self.cors.finish(origin, &mut reply);
+        self.metrics.answered(route, method, reply.status().as_u16());
+        reply
     }
 
     /// What holds for every request that changes something.

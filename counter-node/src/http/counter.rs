@@ -245,7 +245,12 @@ pub(super) async fn delete<B: Backend>(shared: &Shared<B>, segment: &str, head: 
 const UPDATED_FORMS: [Form; 2] = [Form::Json, Form::Text];
 
 /// The answer to an update, in this form and with this room for headers.
-fn updated<B: Backend>(shared: &Shared<B>, writes: &OwnWrites, (form, room): (Form, HeaderMap), reading: &Reading) -> Reply {
+pub(super) fn updated<B: Backend>(
+    shared: &Shared<B>,
+    writes: &OwnWrites,
+    (form, room): (Form, HeaderMap),
+    reading: &Reading,
+) -> Reply {
     let answer = reply::counter(reading, form, None, room);
     own_writes::tell(idempotency::mark(answer, reading), writes, &shared.backend)
 }

@@ -102,27 +102,20 @@ impl<B: Backend> Shared<B> {
 
     async fn plainly(&self, PlainRequest { key, write, origin }: PlainRequest) -> Reply {
         let method = if write.is_some() { Method::PUT } else { Method::GET };
-        let under_way = self.metrics.begin(self.limits.in_flight);
-        let answered = match (&under_way, write) {
-            (None, _) => Err(Problem::overloaded("requests at once", self.limits.in_flight)),
-            (Some(_), Some(write)) => self
-                .backend
-                .update_after(&UNTOLD, key, write)
-                .await
-                .map_err(Problem::from)
-                .map(|reading| idempotency::mark(reply::counter(&reading, Form::Json, None, HeaderMap::new()), &reading)),
-            (Some(_), None) => self
-                .backend
-                .read_after(&UNTOLD, key)
-                .await
-                .map_err(Problem::from)
-                .map(|reading| reply::read(&reading, Form::Json, None, &mut HeaderMap::new())),
+        let answered = match self.begin() {
+            Ok(_under_way) => self.count(key, write).await,
+            Err(problem) => Err(problem),
         };
-        drop(under_way);
-        let mut answer = answered.unwrap_or_else(Problem::into_reply);
-        self.cors.finish(origin.as_ref(), &mut answer);
-        self.metrics.answered(Route::Counter("").index(), method_index(&method), answer.status().as_u16());
-        answer
+        self.finish((Route::Counter("").index(), method_index(&method)), origin.as_ref(), answered)
+    }
+
+    async fn count(&self, key: Key, write: Option<Write>) -> Result<Reply, Problem> {
+        let Some(write) = write else {
+            let reading = self.backend.read_after(&UNTOLD, key).await?;
+            return Ok(reply::read(&reading, Form::Json, None, &mut HeaderMap::new()));
+        };
+        let reading = self.backend.update_after(&UNTOLD, key, write).await?;
+        Ok(counter::updated(self, &UNTOLD, (Form::Json, HeaderMap::new()), &reading))
     }
 }
 

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use futures::future::poll_immediate;
 use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +105,7 @@ pub(super) async fn answer<P: Plain>(
             let answering = pin!(plain.answer(request));
             let answer = answered(answering, stream, (&mut answers, rest.is_empty()), (head_time, cut)).await?;
             // Looked at after the request: the port may have stopped meanwhile, and begins no other then.
-            last = at_once(over.as_mut()).await.is_some();
+            last = poll_immediate(over.as_mut()).await.is_some();
             plain.write(answer, last, &mut answers);
             if !last
                 && !rest.is_empty()
@@ -135,7 +136,7 @@ async fn answered<A>(
     (head_time, cut): (Duration, &CancellationToken),
 ) -> Option<A> {
     if is_last && !answers.is_empty() {
-        if let Some(answer) = at_once(answering.as_mut()).await {
+        if let Some(answer) = poll_immediate(answering.as_mut()).await {
             return Some(answer);
         }
         send(stream, answers, (head_time, cut)).await?;
@@ -183,15 +184,4 @@ fn received<P: Plain>(plain: &P, read: io::Result<()>, bytes: &[u8]) -> Received
         Some((request, length)) => Received::Plain(request, Bytes::copy_from_slice(&bytes[length..])),
         None => Received::Other(Bytes::copy_from_slice(bytes)),
     }
-}
-
-/// What a future has come to, without waiting for that.
-async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
-    poll_fn(|context| {
-        Poll::Ready(match future.as_mut().poll(context) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }

@@ -1,6 +1,5 @@
 //! Answers that go on, and clients that go: how each ends, and whether anyone waits in vain or turns in circles.
 
-use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use http_body_util::Either;

@@ -36,8 +36,8 @@ impl Size {
         Self { targets: wanted.chain(kept).collect(), frozen, blocked, wanted: spec.shards, replicas: spec.replicas, unknown }
     }
 
-    /// How many nodes a shard is to have: never so few that one goes that the layout names, nor fewer than there are of a shard that no record
-    /// explains.
+    /// How many nodes a shard is to have: never so few that one goes that the layout names, nor fewer than there are of a
+    /// shard that no record explains.
     pub(super) fn replicas(&self, layout: Option<&Layout>, shard: ShardId) -> u16 {
         let unknown = self.unknown.get(&shard).copied().unwrap_or_default();
         self.replicas.max(nodes(layout, shard)).max(unknown)

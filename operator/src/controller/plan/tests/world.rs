@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use counter_core::id::{ActorId, ClusterId, NodeName, ShardId};
-use counter_core::layout::{Layout, MovePhase, Node, Owners};
+use counter_core::layout::{Layout, MovePhase, Owners};
 use counter_core::slot::{Slot, SlotRange, to_ranges};
 use counter_core::status::{
     LayoutStatus, MoveStatus, NodeStatus, Readiness, STATUS_FORMAT, SlotRangeStatus, SourceStatus, StorageStatus,
@@ -261,8 +261,7 @@ impl World {
 
     fn apply(&mut self, shard: ShardId, desired: &DesiredShard) {
         let named = self.recorded.iter().filter_map(|layout| layout.shard(shard)).flat_map(|shard| &shard.nodes);
-        let kept = |node: &Node| (0..desired.replicas).any(|replica| NodeName::of("page-views", shard, replica) == node.name);
-        assert!(named.into_iter().all(kept), "a StatefulSet shrinks below its layout");
+        assert!(named.into_iter().all(|node| is_pod_of(&node.name, shard, desired)), "a StatefulSet shrinks below its layout");
         self.uids += 1;
         let uid = self.shards.get(&shard).map_or_else(|| self.uids.to_string(), |own| own.uid.clone());
         let applied = ObservedShard {
@@ -375,12 +374,9 @@ impl World {
         if serving {
             assert!(self.layout().moves.is_empty(), "a serving Pod was evicted while slots move");
             // One that no layout has named, and that goes with its shard's shrinking, is waited for by nobody.
-            let wanted = |name: &NodeName| {
-                let shards = desired.iter().flat_map(|(shard, own)| (0..own.replicas).map(move |replica| (*shard, replica)));
-                shards.into_iter().any(|(shard, replica)| NodeName::of("page-views", shard, replica) == *name)
-            };
-            let awaited = self.pods.iter().filter(|(name, _)| self.layout_names(name) || wanted(name));
-            assert!(awaited.into_iter().all(|(name, pod)| self.serves(name, pod)), "two Pods at a time");
+            let wanted = |name: &NodeName| desired.iter().any(|(shard, own)| is_pod_of(name, *shard, own));
+            let mut awaited = self.pods.iter().filter(|(name, _)| self.layout_names(name) || wanted(name));
+            assert!(awaited.all(|(name, pod)| self.serves(name, pod)), "two Pods at a time");
         }
         self.evicted.push(eviction.node.clone());
     }
@@ -416,6 +412,11 @@ impl World {
             status: pod.up.then(|| status(name, &self.volumes[name])),
         }
     }
+}
+
+/// Whether a Pod of this name is one of those that the shard is to have.
+fn is_pod_of(name: &NodeName, shard: ShardId, desired: &DesiredShard) -> bool {
+    (0..desired.replicas).any(|replica| NodeName::of("page-views", shard, replica) == *name)
 }
 
 fn changed_slots(old: &Layout, next: &Layout) -> Vec<Slot> {
