@@ -114,5 +114,9 @@ pub struct MoveStatus {
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
     pub node: NodeName,
+    /// By whose word the figure holds; of its parts, `origin` names the volume. None where the old replica has not been heard, or
+    /// a node of an older release does not say.
+    #[serde(default)]
+    pub actor: Option<ActorId>,
     pub slots_left: u64,
 }

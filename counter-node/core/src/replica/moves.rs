@@ -2,7 +2,8 @@
 //!
 //! The new replicas know what is covered: a slot is left as long as this node does not durably hold what every old
 //! replica said it had under this layout; after the flip, what it said it had *last*. Each layout starts the reckoning
-//! anew: by digest that costs little, and no figure can outlive the layout that it is for.
+//! anew: by digest that costs little, and no figure can outlive the layout that it is for. So does another volume under
+//! an old replica's name: what one of them said, it did not say for the other.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,16 @@ pub(super) struct Arrival {
     /// Into the layout's moves.
     index: usize,
     phase: MovePhase,
-    /// Per old replica: the slots not yet held as it has them.
-    left: BTreeMap<NodeName, SlotSet>,
+    sources: BTreeMap<NodeName, Source>,
+}
+
+/// An old replica.
+#[derive(Debug)]
+struct Source {
+    /// The slots not yet held as it has them.
+    left: SlotSet,
+    /// Pulls that began earlier do not count.
+    since_round: u64,
 }
 
 impl Replica {
@@ -33,19 +42,31 @@ impl Replica {
         for incoming in self.parts.moves.iter().filter(|slot_move| slot_move.incoming) {
             let Some(slot_move) = layout.moves.get(incoming.index) else { continue };
             let slots: SlotSet = incoming.slots.iter().copied().collect();
-            let left = incoming.others.iter().map(|source| (source.clone(), slots.clone())).collect();
-            self.arrivals.push(Arrival { index: incoming.index, phase: slot_move.phase, left });
+            let source = |name: &NodeName| (name.clone(), Source { left: slots.clone(), since_round: 0 });
+            let sources = incoming.others.iter().map(source).collect();
+            self.arrivals.push(Arrival { index: incoming.index, phase: slot_move.phase, sources });
         }
         self.sweep_arrivals();
     }
 
     /// Asks for what is left, from whom nothing is being asked.
     pub(super) fn sweep_arrivals(&mut self) {
-        for (source, left) in self.arrivals.iter().flat_map(|arrival| &arrival.left) {
-            if let Some(peer) = self.peers.get_mut(source)
+        for (name, source) in self.arrivals.iter().flat_map(|arrival| &arrival.sources) {
+            if let Some(peer) = self.peers.get_mut(name)
                 && peer.puller.is_idle()
             {
-                peer.puller.want(left.iter());
+                peer.puller.want(source.left.iter());
+            }
+        }
+    }
+
+    /// Another volume speaks under an old replica's name: all that the moves are to bring from there is left again.
+    pub(super) fn begin_arrivals_from(&mut self, name: &NodeName) {
+        let Some(peer) = self.peers.get(name) else { return };
+        for arrival in &mut self.arrivals {
+            let slots = self.parts.moves.iter().find(|incoming| incoming.index == arrival.index).map(|incoming| &incoming.slots);
+            if let (Some(source), Some(slots)) = (arrival.sources.get_mut(name), slots) {
+                *source = Source { left: slots.iter().copied().collect(), since_round: peer.puller.next_round() };
             }
         }
     }
@@ -62,8 +83,9 @@ impl Replica {
                 MovePhase::Copying => true,
                 MovePhase::Flipped => pulled.last,
             };
-            if let Some(left) = arrival.left.get_mut(&pulled.peer).filter(|_| counts) {
-                left.remove(pulled.slot);
+            let source = arrival.sources.get_mut(&pulled.peer).filter(|source| pulled.began >= source.since_round);
+            if let Some(source) = source.filter(|_| counts) {
+                source.left.remove(pulled.slot);
             }
         }
     }
@@ -73,15 +95,19 @@ impl Replica {
         let Some(layout) = &self.layout else { return Vec::new() };
         let status = |arrival: &Arrival| {
             let slot_move = layout.moves.get(arrival.index)?;
-            let left: SlotSet = arrival.left.values().flat_map(SlotSet::iter).collect();
-            let source = |(node, left): (&NodeName, &SlotSet)| SourceStatus { node: node.clone(), slots_left: count(left) };
+            let left: SlotSet = arrival.sources.values().flat_map(|source| source.left.iter()).collect();
+            let source = |(node, source): (&NodeName, &Source)| SourceStatus {
+                node: node.clone(),
+                actor: self.peers.get(node).and_then(|peer| peer.actor),
+                slots_left: count(&source.left),
+            };
             Some(MoveStatus {
                 from: slot_move.from,
                 to: slot_move.to,
                 phase: slot_move.phase,
                 layout_version: layout.version,
                 slots_left: count(&left),
-                sources: arrival.left.iter().map(source).collect(),
+                sources: arrival.sources.iter().map(source).collect(),
             })
         };
         self.arrivals.iter().filter_map(status).collect()

@@ -219,6 +219,9 @@ impl Replica {
             peer.past.pop_front();
         }
         self.retiring.stir();
+        if known.origin != header.actor.origin {
+            self.begin_arrivals_from(&header.from);
+        }
         if contested {
             // Starts on different volumes have no order: a person must say which one is to go.
             let report = Report::NameContested { peer: header.from.clone(), one: known, other: header.actor };

@@ -99,11 +99,10 @@ fn all_owned(observed: &Observed) -> bool {
 
 impl MoveSummary {
     pub(super) fn of(slot_move: &Move, layout: &Layout, observed: &Observed, losses: &Losses) -> Self {
-        let slots = slot_move.slots.iter().map(|range| range.count()).sum::<usize>();
         Self {
             from: slot_move.from,
             to: slot_move.to,
-            slots: u64::try_from(slots).unwrap_or(u64::MAX),
+            slots: slots_of(slot_move),
             phase: slot_move.phase,
             slots_left: slots_left(slot_move, layout, observed, losses),
         }
@@ -118,7 +117,7 @@ fn slots_left(slot_move: &Move, layout: &Layout, observed: &Observed, losses: &L
         .iter()
         .filter_map(|node| observed.nodes.get(&node.name))
         .filter_map(|node| left_at(node, slot_move, layout.cluster, stamp))
-        .map(|said| left_without(said, losses))
+        .map(|said| left_by(said, slot_move, losses))
         .collect();
     left.sort_unstable();
     left.get(receiving.len() / 2).copied()
@@ -139,11 +138,20 @@ fn left_at<'a>(
     })
 }
 
-/// What a node lacks when nothing is expected any more of those whose loss is accepted.
-fn left_without(said: &MoveStatus, losses: &Losses) -> u64 {
+/// What a node lacks when nothing is expected any more of those whose loss is accepted, and of the others only what came
+/// from the volume that they had counts.
+fn left_by(said: &MoveStatus, slot_move: &Move, losses: &Losses) -> u64 {
     let mut awaited = said.sources.iter().filter(|source| !losses.skipped.contains(&source.node));
+    if awaited.clone().any(|source| !losses.is_word_of(source)) {
+        return slots_of(slot_move);
+    }
     let knows = !said.sources.is_empty() && !losses.skipped.is_empty();
     if knows && awaited.all(|source| source.slots_left == 0) { 0 } else { said.slots_left }
+}
+
+fn slots_of(slot_move: &Move) -> u64 {
+    let slots = slot_move.slots.iter().map(|range| range.count()).sum::<usize>();
+    u64::try_from(slots).unwrap_or(u64::MAX)
 }
 
 fn count(number: usize) -> u16 {

@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use counter_core::id::{NodeName, ShardId};
+use counter_core::id::{ActorId, NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase};
+use counter_core::status::SourceStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::controller::validate::{ACCEPT_LOSS_ANNOTATION, ClusterSpec, Storage};
@@ -55,6 +56,8 @@ pub(super) struct Losses {
     open: BTreeMap<NodeName, String>,
     /// Nodes that do not answer and whose loss is accepted: what they held is waited for no more.
     pub(super) skipped: BTreeSet<NodeName>,
+    /// The volumes that speak for their nodes: those recorded, but for nodes whose loss is accepted.
+    awaited: BTreeMap<NodeName, VolumeId>,
     /// Entries of the annotation, by what came of them.
     accepted: Vec<NodeName>,
     there: Vec<NodeName>,
@@ -65,7 +68,11 @@ pub(super) struct Losses {
 
 impl VolumeId {
     fn of(node: &ObservedNode) -> Option<Self> {
-        Some(Self(format!("{:016x}", node.status.as_ref()?.actor.origin)))
+        Some(Self::of_actor(node.status.as_ref()?.actor))
+    }
+
+    fn of_actor(actor: ActorId) -> Self {
+        Self(format!("{:016x}", actor.origin))
     }
 }
 
@@ -105,6 +112,9 @@ impl Losses {
 
     fn look(&mut self, node: &NodeName, volume: &VolumeId, observed: &Observed) {
         let accepted = self.accepted.contains(node);
+        if !accepted {
+            self.awaited.insert(node.clone(), volume.clone());
+        }
         match observed.nodes.get(node).and_then(VolumeId::of) {
             Some(now) if now == *volume => {}
             Some(_) if accepted => {}
@@ -121,6 +131,13 @@ impl Losses {
                 }
             }
         }
+    }
+
+    /// Whether what has come from an old replica has come from the volume that it had: another one under its name does not say what
+    /// it held, be it seen here or not.
+    pub(super) fn is_word_of(&self, source: &SourceStatus) -> bool {
+        let (awaited, actor) = (self.awaited.get(&source.node), source.actor);
+        awaited.zip(actor).is_none_or(|(awaited, actor)| *awaited == VolumeId::of_actor(actor))
     }
 
     /// Those of `names` with a loss that nobody has accepted.

@@ -122,6 +122,12 @@ impl Member {
     }
 }
 
+/// What a node's processes come and go upon.
+pub(super) struct Volume {
+    storage: Storage,
+    origin: u64,
+}
+
 pub(super) struct Sent {
     pub(super) from: NodeName,
     pub(super) to: NodeName,
@@ -232,6 +238,15 @@ impl Cluster {
         let name = NodeName::from(name);
         let member = self.members.remove(&name).unwrap();
         self.boot(&name, member.storage, member.origin);
+    }
+
+    /// A new process on another volume, an empty one where there was none yet. What it had is kept for a later exchange.
+    pub(super) fn exchange_volume(&mut self, name: &str, other: Option<Volume>) -> Volume {
+        let name = NodeName::from(name);
+        let member = self.members.remove(&name).unwrap();
+        let other = other.unwrap_or_else(|| Volume { storage: Storage::default(), origin: 1_000 });
+        self.boot(&name, other.storage, other.origin);
+        Volume { storage: member.storage, origin: member.origin }
     }
 
     /// No message comes to or from this node.

@@ -161,6 +161,67 @@ fn the_receipt_waits_for_every_old_replica_to_have_flipped() {
 }
 
 #[test]
+fn what_one_volume_said_is_not_said_for_another_under_its_name() {
+    let mut cluster = growing();
+    cluster.offer_all(&moving(2, Copying));
+    nothing_left(&mut cluster, &NEW);
+    // It counts on, cut off, after the slots have flipped.
+    cluster.partition("c-0-1");
+    for node in ["c-0-0", "c-1-0", "c-1-1"] {
+        cluster.offer(node, &moving(3, Flipped));
+    }
+    cluster.count("c-0-1", MOVING, 100).unwrap();
+    let volume = cluster.exchange_volume("c-0-1", None);
+    cluster.heal();
+    nothing_left(&mut cluster, &NEW);
+    let said_by = |cluster: &mut Cluster| {
+        let status = cluster.member("c-1-0").replica.move_statuses().remove(0);
+        status.sources.into_iter().find(|source| source.node == "c-0-1".into()).unwrap()
+    };
+    let other = said_by(&mut cluster);
+    assert_eq!((other.slots_left, other.actor.map(|actor| actor.origin)), (0, Some(1_000)));
+    assert_eq!(cluster.read("c-1-0", MOVING), 11);
+
+    cluster.member("c-1-0").holds_writes = true;
+    cluster.exchange_volume("c-0-1", Some(volume));
+    cluster.run(3_000);
+    let first = said_by(&mut cluster);
+    assert_eq!((first.slots_left, first.actor.map(|actor| actor.origin)), (1, Some(2)), "all that is not durable is left");
+    cluster.release_writes("c-1-0");
+    nothing_left(&mut cluster, &NEW);
+    assert_eq!(cluster.read_all(&NEW, MOVING), [111, 111]);
+}
+
+#[test]
+fn what_was_pulled_from_one_volume_and_becomes_durable_late_does_not_count_for_another() {
+    let mut cluster = growing();
+    cluster.partition("c-0-1");
+    cluster.count("c-0-1", MOVING, 100).unwrap();
+    let volume = cluster.exchange_volume("c-0-1", None);
+    cluster.heal();
+    cluster.offer("c-0-1", &layout(1, &BEFORE, None));
+    cluster.run(500);
+    cluster.count("c-0-1", MOVING, 50).unwrap();
+    cluster.member("c-1-0").holds_writes = true;
+    cluster.offer_all(&moving(2, Copying));
+    cluster.run(3_000);
+    cluster.exchange_volume("c-0-1", Some(volume));
+    // It is heard, and answers nothing yet.
+    for _ in 0..20 {
+        cluster.tick();
+        while let Some(sent) = cluster.wire.pop_front() {
+            if sent.from != "c-0-1".into() || !matches!(sent.message, Message::DigestReply(_) | Message::DetailReply(_)) {
+                cluster.deliver(sent);
+            }
+        }
+    }
+    cluster.release_writes("c-1-0");
+    assert_eq!(cluster.slots_left("c-1-0"), Some(8_192));
+    nothing_left(&mut cluster, &NEW);
+    assert_eq!(cluster.read("c-1-0", MOVING), 161);
+}
+
+#[test]
 fn a_source_says_last_only_under_a_durable_layout() {
     let mut cluster = growing();
     cluster.offer_all(&moving(2, Copying));

@@ -23,6 +23,8 @@ enum Event {
     /// A node comes back with an empty volume, or its volume goes and nothing comes back.
     Lose(usize),
     LoseForGood(usize),
+    /// The user brings the volume back that a node has lost.
+    BringBack(usize),
     /// The user names a node whose loss is accepted, be it lost or not, or takes the annotation away.
     Accept(usize),
     AcceptNothing,
@@ -41,6 +43,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => any::<usize>().prop_map(Event::Recover),
         1 => any::<usize>().prop_map(Event::Lose),
         1 => any::<usize>().prop_map(Event::LoseForGood),
+        1 => any::<usize>().prop_map(Event::BringBack),
         1 => any::<usize>().prop_map(Event::Accept),
         1 => Just(Event::AcceptNothing),
         6 => (1..12_u8, 1..=8_u8).prop_map(|(rounds, share)| Event::Rounds(rounds, share)),
@@ -88,6 +91,11 @@ fn happen(world: &mut World, event: &Event, dice: &mut Dice) {
         Event::LoseForGood(index) => {
             if let Some(node) = pick(world, *index) {
                 world.lose_for_good(&node.0);
+            }
+        }
+        Event::BringBack(index) => {
+            if let Some(node) = pick(world, *index) {
+                world.bring_back(&node.0);
             }
         }
         Event::Accept(index) => {

@@ -23,8 +23,15 @@ struct Volume {
     cluster: Option<ClusterId>,
     layout: Option<Layout>,
     /// Slots that it does not hold yet of the move in its layout, per old replica.
-    left: BTreeMap<NodeName, u64>,
+    left: BTreeMap<NodeName, Left>,
     origin: u64,
+}
+
+/// What is still to come from an old replica, and from which volume the rest has come.
+#[derive(Clone, Copy)]
+struct Left {
+    slots: u64,
+    origin: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -52,8 +59,8 @@ pub(super) struct World {
     pub(super) evicted: Vec<NodeName>,
     pods: BTreeMap<NodeName, Pod>,
     volumes: BTreeMap<NodeName, Volume>,
-    /// Nodes whose volume was lost, and whose loss nobody has accepted since.
-    pub(super) lost: BTreeSet<NodeName>,
+    /// What nodes have lost, and nobody has accepted since: the first volume where several went.
+    lost: BTreeMap<NodeName, Volume>,
     owners_ever: BTreeSet<ShardId>,
     uids: u32,
 }
@@ -73,7 +80,7 @@ impl World {
             evicted: Vec::new(),
             pods: BTreeMap::new(),
             volumes: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             owners_ever: BTreeSet::new(),
             uids: 0,
         }
@@ -126,9 +133,17 @@ impl World {
         self.uids += 1;
         let lost = self.volumes.insert(node.clone(), Volume { origin: self.uids.into(), ..Volume::default() });
         // One that had never been handed a layout had counted nothing.
-        let had_counted = lost.is_some_and(|volume| volume.layout.is_some());
-        if had_counted && self.layout_names(&node) {
-            self.lost.insert(node);
+        if let Some(lost) = lost.filter(|volume| volume.layout.is_some() && self.layout_names(&node)) {
+            self.lost.entry(node).or_insert(lost);
+        }
+    }
+
+    /// The volume that a node had lost is brought back, if it has lost one.
+    pub(super) fn bring_back(&mut self, node: &str) {
+        let node = NodeName::from(node);
+        if let Some(volume) = self.lost.remove(&node) {
+            self.absent_claims.remove(&node);
+            self.volumes.insert(node, volume);
         }
     }
 
@@ -143,7 +158,7 @@ impl World {
     pub(super) fn all_lost(&self) -> BTreeSet<NodeName> {
         let recorded = self.recorded_volumes.iter().flat_map(|volumes| &volumes.nodes);
         let other = recorded.filter(|(node, id)| id.0 != format!("{:016x}", self.volumes[*node].origin));
-        self.lost.iter().chain(other.map(|(node, _)| node)).cloned().collect()
+        self.lost.keys().chain(other.map(|(node, _)| node)).cloned().collect()
     }
 
     /// There is room for a new volume.
@@ -245,15 +260,16 @@ impl World {
             return;
         }
         let is_up = |pods: &BTreeMap<NodeName, Pod>, name: &NodeName| pods.get(name).is_some_and(|pod| pod.up);
-        let layouts: BTreeMap<NodeName, Option<Layout>> =
-            self.volumes.iter().map(|(name, volume)| (name.clone(), volume.layout.clone())).collect();
+        let sources: BTreeMap<NodeName, (Option<Layout>, u64)> =
+            self.volumes.iter().map(|(name, volume)| (name.clone(), (volume.layout.clone(), volume.origin))).collect();
         for (name, volume) in self.volumes.iter_mut().filter(|(_, volume)| !volume.left.is_empty()) {
             if !(is_up(&self.pods, name) && lively(name)) {
                 continue;
             }
             for (source, left) in &mut volume.left {
-                if is_up(&self.pods, source) && layouts[source] == volume.layout {
-                    *left = 0;
+                let (layout, origin) = &sources[source];
+                if is_up(&self.pods, source) && *layout == volume.layout {
+                    *left = Left { slots: 0, origin: Some(*origin) };
                 }
             }
         }
@@ -310,17 +326,21 @@ impl World {
         if matches!(change, Change::Flip | Change::Finish) {
             let slot_move = &old.moves[0];
             let receiving = &old.shard(slot_move.to).unwrap().nodes;
-            let sources = || old.shard(slot_move.from).unwrap().nodes.iter().map(|node| &node.name);
-            // That a silent node has lost its volume shows when it comes back, or by its claim. Slots may flip before that, once others
-            // have what it held; its receipt waits for it.
-            let shows =
-                |source: &NodeName| change == Change::Finish || self.pods[source].up || self.absent_claims.contains_key(source);
-            let unknown = |source: &NodeName| self.lost.contains(source) && shows(source);
-            assert!(!sources().any(unknown), "{change:?} with a loss that nobody accepted");
+            let mut sources = old.shard(slot_move.from).unwrap().nodes.iter().map(|node| &node.name);
+            // That a silent node has lost its volume shows when it comes back, or by its claim. Of what others have got from that
+            // volume nothing is lost: by this the slots may go on.
+            let shows = |source: &NodeName| self.pods[source].up || self.absent_claims.contains_key(source);
+            let unknown = |source: &NodeName| self.lost.contains_key(source) && shows(source);
+            assert!(!sources.any(unknown), "{change:?} with a loss that nobody accepted");
             let accepted = |source: &NodeName| self.spec.identity.accept_loss.contains(source) && !self.pods[source].up;
+            let came = |source: &NodeName, left: &Left| {
+                let awaited = self.lost.get(source).unwrap_or(&self.volumes[source]);
+                left.slots == 0 && left.origin == Some(awaited.origin)
+            };
             let done = receiving.iter().filter(|node| {
                 let volume = &self.volumes[&node.name];
-                volume.layout.as_ref() == Some(old) && volume.left.iter().all(|(source, left)| *left == 0 || accepted(source))
+                volume.layout.as_ref() == Some(old)
+                    && volume.left.iter().all(|(source, left)| came(source, left) || accepted(source))
             });
             assert!(done.count() > receiving.len() / 2, "{change:?} without a majority of the new replicas");
         }
@@ -343,9 +363,11 @@ impl World {
             return assert_eq!(old.virtual_shards, next.virtual_shards, "{change:?}");
         }
         assert_eq!((&old.shards, &old.moves), (&next.shards, &next.moves));
+        let count = |pages: &str| old.virtual_shards.iter().find(|own| own.pages == pages).map_or(0, |own| own.count);
         let pods = self.pods.iter().filter(|(name, pod)| pod.up || old.node(name).is_some());
         for layout in pods.filter_map(|(name, _)| self.volumes.get(name)?.layout.as_ref()) {
-            let unread = next.virtual_shards.iter().find(|own| own.count > ever(layout, &own.pages));
+            // What is in force already, a volume from before it does not read when it is brought back.
+            let unread = next.virtual_shards.iter().find(|own| own.count > count(&own.pages).max(ever(layout, &own.pages)));
             assert!(unread.is_none(), "{unread:?} is updated, and not read by a node at version {}", layout.version);
         }
     }
@@ -362,7 +384,7 @@ impl World {
             .filter(|slot_move| layout.shard(slot_move.to).is_some_and(|shard| shard.nodes.iter().any(|own| own.name == *node)));
         let slots = receives.map_or(0, |slot_move| slot_move.slots.iter().map(|range| range.count() as u64).sum());
         let sources = receives.and_then(|slot_move| layout.shard(slot_move.from)).into_iter().flat_map(|shard| &shard.nodes);
-        volume.left = sources.map(|source| (source.name.clone(), slots)).collect();
+        volume.left = sources.map(|source| (source.name.clone(), Left { slots, origin: None })).collect();
         volume.cluster = Some(layout.cluster);
         volume.layout = Some(layout.clone());
     }
@@ -454,10 +476,17 @@ fn status(name: &NodeName, volume: &Volume) -> NodeStatus {
                 to: slot_move.to,
                 phase: slot_move.phase,
                 layout_version: layout.version,
-                slots_left: volume.left.values().max().copied().unwrap_or_default(),
-                sources: volume.left.iter().map(|(node, left)| SourceStatus { node: node.clone(), slots_left: *left }).collect(),
+                slots_left: volume.left.values().map(|left| left.slots).max().unwrap_or_default(),
+                sources: volume.left.iter().map(|(node, left)| left.status(node)).collect(),
             })
             .collect(),
+    }
+}
+
+impl Left {
+    fn status(self, node: &NodeName) -> SourceStatus {
+        let actor = self.origin.map(|origin| ActorId::new(origin, 1, 1));
+        SourceStatus { node: node.clone(), actor, slots_left: self.slots }
     }
 }
 

@@ -112,6 +112,32 @@ fn a_node_with_an_empty_volume_under_its_old_name_has_lost_what_it_held() {
 }
 
 #[test]
+fn what_came_from_another_volume_is_no_receipt_even_once_it_is_silent() {
+    let mut world = World::settled(1, 3);
+    world.resize(2, 3);
+    while world.phase() != Some(MovePhase::Flipped) {
+        world.round();
+    }
+    world.lose("page-views-0-1");
+    // The new replicas have got all that there is, before any pass saw the other volume.
+    world.act(|_| true);
+    world.turn(|_| true);
+    world.set_up("page-views-0-1", false);
+    for _ in 0..10 {
+        world.round();
+    }
+    assert_eq!(world.phase(), Some(MovePhase::Flipped));
+    let plan = world.plan();
+    assert_eq!(plan.summary.slot_move.and_then(|slot_move| slot_move.slots_left), Some(8192), "none of it counts");
+    let told = message(plan.progress.as_ref());
+    assert!(told.contains("no answer from page-views-0-1 (if its volume, claim data-page-views-0-1, is gone for good"), "{told}");
+    world.bring_back("page-views-0-1");
+    world.set_up("page-views-0-1", true);
+    world.settle();
+    assert_eq!(world.layout().moves, []);
+}
+
+#[test]
 fn an_entry_accepts_one_loss_and_not_the_next() {
     let mut world = World::settled(1, 3);
     world.lose("page-views-0-1");
