@@ -55,7 +55,7 @@ check: need-cargo ## format, lints and generated files, without changing anythin
 	  || { echo "check: $(CRD) is not what 'operator crd' prints; run make crds" >&2; exit 1; }
 	@if command -v shellcheck >/dev/null; then shellcheck --external-sources --source-path=SCRIPTDIR tests/fuzz/soak $(CLUSTER) tests/cluster/charts tests/redis/clients tests/redis/suite tests/websocket/autobahn tests/openapi/schemathesis .ci/run; \
 	  else echo "check: shellcheck is not installed; scripts were not checked"; fi
-	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' tests/e2e/run tests/e2e/*.py tests/redis/programs/*.py tests/websocket/*.py tests/openapi/*.py
+	@python3 -c 'import ast, sys; [ast.parse(open(name).read(), name) for name in sys.argv[1:]]' .ci/times tests/e2e/run tests/e2e/*.py tests/redis/programs/*.py tests/websocket/*.py tests/openapi/*.py
 	@cd tests/e2e && python3 -B -m unittest --quiet
 
 fix: need-cargo ## format, apply lints' suggestions and make generated files anew
