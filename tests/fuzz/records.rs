@@ -1,5 +1,7 @@
 //! What storage gives back. It is checked for damage below; what passes may still be of another release.
 
+use std::cell::Cell;
+
 use counter_core::counter::{Key, Update};
 use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
@@ -25,10 +27,29 @@ pub(crate) fn table_with_counters() -> Table {
     table
 }
 
+thread_local! {
+    /// A table in which nothing is, from one input to the next: making one takes a hundred times what an input does.
+    static EMPTY: Cell<Option<Table>> = const { Cell::new(None) };
+}
+
+/// Whether the slot is as new once it has been cleared. Of tokens it keeps in mind what storage is to remove.
+pub(crate) fn is_cleared(table: &Table, slot: Slot) -> bool {
+    let had_tokens = table.slot(slot).take_unsaved_floor().is_some() || !table.slot(slot).take_unsaved_tokens().is_empty();
+    drop(table.clear(slot));
+    !had_tokens && table.slot(slot).take_unsaved_floor().is_none() && table.slot(slot).is_new()
+}
+
 /// A record is taken whole or refused, and what a table has taken it can sum up.
 pub(crate) fn stored(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else { return };
-    let table = Table::new(7, limits());
+    let table = EMPTY.take().unwrap_or_else(|| Table::new(7, limits()));
+    let slot = take_stored(&table, *kind, rest);
+    if is_cleared(&table, slot) {
+        EMPTY.set(Some(table));
+    }
+}
+
+fn take_stored(table: &Table, kind: u8, rest: &[u8]) -> Slot {
     let key = Key::new(b"front-page").unwrap();
     let slot = key.slot();
     let loaded = match kind % 5 {
@@ -41,12 +62,13 @@ pub(crate) fn stored(bytes: &[u8]) {
             Loaded::Counter { slot, key, bytes }
         }
     };
-    if records::restore(&table, loaded).is_err() {
+    if records::restore(table, loaded).is_err() {
         assert_eq!(table.counters(), 0, "a refused record has left something behind");
-        return;
+        return slot;
     }
     let vector = table.slot(slot);
     let _ = (vector.digest(), vector.tally(), vector.read(&key), vector.actors());
+    slot
 }
 
 pub(crate) fn stored_seeds() -> Vec<Vec<u8>> {
