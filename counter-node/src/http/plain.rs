@@ -112,10 +112,10 @@ impl<B: Backend> Shared<B> {
     async fn count(&self, key: Key, write: Option<Write>) -> Result<Reply, Problem> {
         let Some(write) = write else {
             let reading = self.backend.read_after(&UNTOLD, key).await?;
-            return Ok(reply::read(&reading, Form::Json, None, &mut HeaderMap::new()));
+            return Ok(reply::read(&reading, Form::Json, None, &mut ROOM.take()));
         };
         let reading = self.backend.update_after(&UNTOLD, key, write).await?;
-        Ok(counter::updated(self, &UNTOLD, (Form::Json, HeaderMap::new()), &reading))
+        Ok(counter::updated(self, &UNTOLD, (Form::Json, ROOM.take()), &reading))
     }
 }
 
@@ -165,7 +165,7 @@ fn is_plain(byte: u8) -> bool {
 
 /// Appends the answer as HTTP/1.1 has it.
 fn write(answer: Reply, last: bool, into: &mut Vec<u8>) {
-    let (head, content) = answer.into_parts();
+    let (mut head, content) = answer.into_parts();
     // Counters and problems are never streams.
     let body = content.into_whole().unwrap_or_default();
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| into.extend_from_slice(part));
@@ -179,6 +179,13 @@ fn write(answer: Reply, last: bool, into: &mut Vec<u8>) {
         put(&[b"connection: close\r\n"]);
     }
     put(&[b"\r\n", &body]);
+    head.headers.clear();
+    ROOM.set(head.headers);
+}
+
+thread_local! {
+    /// Room for the headers of the next answer, without content: those of the last one.
+    static ROOM: Cell<HeaderMap> = Cell::default();
 }
 
 /// The length of `Sun, 06 Nov 1994 08:49:37 GMT`.

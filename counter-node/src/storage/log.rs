@@ -14,11 +14,14 @@ mod keeper;
 mod scan;
 mod segment;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
+
+use foldhash::fast::RandomState;
 
 use self::faults::Faults;
 pub(super) use self::frame::Entry;
@@ -182,12 +185,12 @@ impl Sound {
 }
 
 /// The last entry of each key, in the order of the keys.
-fn latest_of(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
-    // Stable, so that of one key the latest comes last; reversed it comes first, where it is kept.
-    entries.reverse();
-    entries.sort_by(|one, next| one.key.cmp(next.key));
-    entries.dedup_by(|one, kept| one.key == kept.key);
-    entries
+fn latest_of(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
+    // Before they are sorted: most updates are of few keys.
+    let latest: HashMap<&[u8], Entry<'_>, RandomState> = entries.into_iter().map(|entry| (entry.key, entry)).collect();
+    let mut latest: Vec<Entry<'_>> = latest.into_values().collect();
+    latest.sort_unstable_by_key(|entry| entry.key);
+    latest
 }
 
 fn not_ours(path: &Path) -> StoreError {
