@@ -58,6 +58,8 @@ struct Request {
     args: Range<usize>,
     /// Where its last byte ends.
     end: usize,
+    /// It came on a line of its own, which is not to be seen any more: quotes and spaces are resolved in place.
+    inline: bool,
     /// It is the one before once more, byte for byte.
     again: bool,
 }
@@ -154,9 +156,8 @@ impl Parser {
     /// Takes the last request in once more where it comes again, as in a pipeline that counts one counter up. False when
     /// something else comes, or not all of it has come.
     fn again(&mut self, buffer: &[u8]) -> bool {
-        let Some(last) = self.requests.last().filter(|last| last.end == self.at) else { return false };
-        // What an inline request was is not to be seen any more, since its quotes are resolved in place.
-        let whole = buffer.get(self.begins..last.end).filter(|whole| whole.first() == Some(&b'*')).unwrap_or_default();
+        let Some(last) = self.requests.last().filter(|last| last.end == self.at && !last.inline) else { return false };
+        let whole = buffer.get(self.begins..last.end).unwrap_or_default();
         let length = whole.len();
         if length == 0 || buffer.get(self.at..self.at + length) != Some(whole) {
             return false;
@@ -167,7 +168,7 @@ impl Parser {
             self.args.push(start + length..end + length);
         }
         self.at += length;
-        self.requests.push(Request { args: self.first..self.args.len(), end: self.at, again: true });
+        self.requests.push(Request { args: self.first..self.args.len(), end: self.at, inline: false, again: true });
         true
     }
 
@@ -221,13 +222,13 @@ impl Parser {
         (self.at, self.bulk) = (end + 2, None);
         self.lacks -= 1;
         if self.lacks == 0 {
-            self.whole();
+            self.whole(false);
         }
         Ok(true)
     }
 
-    fn whole(&mut self) {
-        self.requests.push(Request { args: self.first..self.args.len(), end: self.at, again: false });
+    fn whole(&mut self, inline: bool) {
+        self.requests.push(Request { args: self.first..self.args.len(), end: self.at, inline, again: false });
     }
 
     /// The number of a header line, whose marker is at hand; none while the line has not come whole.
@@ -260,7 +261,7 @@ impl Parser {
             return Err(ProtocolError::ArgCountUnauthenticated);
         }
         if self.args.len() > self.first {
-            self.whole();
+            self.whole(true);
         }
         Ok(true)
     }

@@ -151,4 +151,7 @@ fn a_request_that_comes_again_is_known_by_its_bytes_and_an_inline_one_is_not() {
     assert_eq!(again(&format!("{ping}*1\r\n$4\r\nping\r\n{ping}{ping}*1\r\n$4\r\nPI")), [0, 0, 0, 1]);
     assert_eq!(again(&format!("{ping}*0\r\n{ping}")), [0, 0]);
     assert_eq!(again("ping\r\nping\r\n"), [0, 0]);
+    // Its spaces resolved in place, the line looks like the head of an array, and like what comes next.
+    let resolved = read(b" *!\r\n*!!\r\n", &[], &CAPS, 9);
+    assert_eq!(resolved, (vec![vec![b"*!".to_vec()]], Some(ProtocolError::ArgCount)));
 }
