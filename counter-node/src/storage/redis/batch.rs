@@ -37,7 +37,8 @@ pub(super) struct Part {
 }
 
 /// The records by slot; those of a slot that are too many for one call in several parts. A new generation is made the
-/// slot's by its last part: what comes before is written beside the old.
+/// slot's by its last part: what comes before is written beside the old. Otherwise all counters go together with all new tokens,
+/// however many: of an update that was cut in two, what is there would count twice when it is repeated, or never.
 pub(super) fn parts(records: &[Record]) -> Result<Vec<Part>, StoreError> {
     let mut into = Vec::new();
     for of_slot in records.chunk_by(|one, next| one.of.slot() == next.of.slot()) {
@@ -52,13 +53,20 @@ fn parts_of(slot: Slot, records: &[Record], into: &mut Vec<Part>) -> Result<(), 
     let (mut last, mut early) = (Vec::new(), Vec::new());
     let new_part = || Part { slot, record: Vec::new(), fields: Vec::new(), bytes: 64 };
     let (first, mut part) = (into.len(), new_part());
-    for record in records {
+    let is_token = |record: &&Record| matches!(record.of, Change::Token { .. });
+    let may_be_cut = records.iter().any(|record| matches!(record.of, Change::Slot(_)))
+        || !records.iter().any(|record| is_token(&record) && record.bytes.is_some());
+    // The tokens that are to go come last: what they said stands in the counters.
+    let (kept, gone): (Vec<&Record>, Vec<&Record>) =
+        records.iter().partition(|record| !is_token(record) || record.bytes.is_some());
+    for record in kept.into_iter().chain(gone) {
         let Some((field, value)) = field_of(record)? else {
             (last, early) = slot_record(record.bytes.as_deref())?;
             continue;
         };
         let bytes = field.len() + value.len() + FIELD_HEAD_BYTES;
-        if part.bytes + bytes > CALL_BYTES_MAX {
+        let may_end = may_be_cut || (is_token(&record) && record.bytes.is_none());
+        if may_end && part.bytes + bytes > CALL_BYTES_MAX {
             into.push(std::mem::replace(&mut part, new_part()));
         }
         part.bytes += bytes;
@@ -150,6 +158,7 @@ mod tests {
     use counter_core::counter::{Counter, Key, Update};
     use counter_core::hlc::Hlc;
     use counter_core::id::ActorId;
+    use counter_core::token::TokenName;
     use counter_core::vector::Generation;
 
     use super::*;
@@ -173,6 +182,26 @@ mod tests {
         assert_eq!(last.record, [b"7 ", &record[..]].concat());
         assert!(earlier.iter().all(|part| part.record == b"+7"));
         assert_eq!(parts.iter().map(|part| part.fields.len()).sum::<usize>(), pages.len());
+    }
+
+    #[test]
+    fn counters_and_their_tokens_are_not_cut_apart_and_tokens_that_go_come_after_them() {
+        let (pages, slot) = (12_000, Key::new(b"{a}").unwrap().slot());
+        let token = |id, bytes: Option<Vec<u8>>| {
+            let actor = ActorId { origin: 1, incarnation: 1 };
+            Record { of: Change::Token { slot, name: TokenName { key_hash: 1, id, actor } }, bytes }
+        };
+        let mut records: Vec<Record> = (0..9_000).map(|id| token(id, None)).collect();
+        records.extend((0..pages).map(|number| counter(&format!("{{a}}{number}"))));
+        records.push(token(10_000, Some(vec![1; 40])));
+        let parts = parts(&records).unwrap();
+        assert!(parts.len() > 1 && parts.iter().all(|part| part.slot == slot && part.record.is_empty()));
+        let is_new = |(_, value): &&Field| !value.is_empty();
+        let new: Vec<usize> = parts.iter().map(|part| part.fields.iter().filter(is_new).count()).collect();
+        assert_eq!((new[0], new[1..].iter().sum::<usize>()), (pages + 1, 0));
+        assert!(parts[0].fields.iter().skip_while(is_new).all(|field| !is_new(&field)));
+        assert!(parts[1..].iter().all(|part| part.bytes <= CALL_BYTES_MAX));
+        assert_eq!(parts.iter().map(|part| part.fields.len()).sum::<usize>(), records.len());
     }
 
     #[test]
