@@ -56,8 +56,8 @@ pub(super) struct Losses {
     open: BTreeMap<NodeName, String>,
     /// Nodes that do not answer and whose loss is accepted: what they held is waited for no more.
     pub(super) skipped: BTreeSet<NodeName>,
-    /// The volumes that speak for their nodes: those recorded, but for nodes whose loss is accepted.
-    awaited: BTreeMap<NodeName, VolumeId>,
+    /// The volume that speaks for each node: the recorded one or, where its loss is accepted, the one that is there.
+    speaking: BTreeMap<NodeName, VolumeId>,
     /// Entries of the annotation, by what came of them.
     accepted: Vec<NodeName>,
     there: Vec<NodeName>,
@@ -112,12 +112,9 @@ impl Losses {
 
     fn look(&mut self, node: &NodeName, volume: &VolumeId, observed: &Observed) {
         let accepted = self.accepted.contains(node);
-        if !accepted {
-            self.awaited.insert(node.clone(), volume.clone());
-        }
-        match observed.nodes.get(node).and_then(VolumeId::of) {
-            Some(now) if now == *volume => {}
-            Some(_) if accepted => {}
+        let now = observed.nodes.get(node).and_then(VolumeId::of);
+        match &now {
+            Some(now) if now == volume || accepted => {}
             Some(_) => {
                 let what = format!("node {node} came back with another volume than it had ({})", observed.addresses.volume(node));
                 self.open.insert(node.clone(), what);
@@ -131,13 +128,15 @@ impl Losses {
                 }
             }
         }
+        let speaks = now.filter(|_| accepted).unwrap_or_else(|| volume.clone());
+        self.speaking.insert(node.clone(), speaks);
     }
 
     /// Whether what has come from an old replica has come from the volume that it had: another one under its name does not say what
     /// it held, be it seen here or not.
     pub(super) fn is_word_of(&self, source: &SourceStatus) -> bool {
-        let (awaited, actor) = (self.awaited.get(&source.node), source.actor);
-        awaited.zip(actor).is_none_or(|(awaited, actor)| *awaited == VolumeId::of_actor(actor))
+        let (speaks, actor) = (self.speaking.get(&source.node), source.actor);
+        speaks.zip(actor).is_none_or(|(speaks, actor)| *speaks == VolumeId::of_actor(actor))
     }
 
     /// Those of `names` with a loss that nobody has accepted.
