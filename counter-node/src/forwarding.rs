@@ -13,6 +13,7 @@ use counter_core::forward::{
 };
 use counter_core::id::NodeName;
 use counter_core::marks::Mark;
+use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,7 +54,7 @@ pub struct Forwarding {
     myself: Weak<Self>,
     forwarder: Mutex<Forwarder>,
     inbox: Mutex<ForwardInbox>,
-    waiting: Mutex<HashMap<Ticket, oneshot::Sender<Forwarded>>>,
+    waiting: Mutex<HashMap<Ticket, oneshot::Sender<Forwarded>, RandomState>>,
     tickets: AtomicU64,
     /// What is being applied for others, each message in a task of its own.
     applying: TaskTracker,

@@ -279,6 +279,10 @@ pub struct ForwardConfig {
     /// Messages under way to one replica, updates and reads each. More makes messages smaller and hides delay; with
     /// this many under way, what comes in is collected until one is answered. 1 to 64.
     pub in_flight_max: usize,
+    /// After a message of more items than this, many are on their way: the next is sent when it is answered, or has been under way
+    /// for `gather_ms`, and carries many, too. A message costs as much as some ten items.
+    pub few_items: usize,
+    pub gather_ms: u64,
     /// Updates or reads in one message.
     pub items_max: usize,
     /// Bytes of keys in one message; one key always fits.
@@ -303,6 +307,8 @@ impl Default for ForwardConfig {
     fn default() -> Self {
         Self {
             in_flight_max: 2,
+            few_items: 8,
+            gather_ms: 2,
             items_max: 1_000,
             key_bytes_max: 256 << 10,
             queue_max: 16_384,

@@ -25,7 +25,7 @@ pub struct Forwarder {
     pub(super) last_message: MessageId,
     /// Waiting to be routed again, in the order of when.
     parked: VecDeque<(u64, Pending)>,
-    /// Targets with something new to send.
+    /// Targets with something to send, now or soon.
     pub(super) ready: BTreeSet<TargetIndex>,
     next_sweep_ms: u64,
     pub(super) effects: Vec<ForwardEffect>,
@@ -67,12 +67,12 @@ impl Forwarder {
     }
 
     fn accept(&mut self, now_ms: u64, key: Key, operation: Operation, marks: Option<Vec<Mark>>, ticket: Ticket) {
-        // What is submitted here could not be done here: the other replicas come first.
-        let refused_by = vec![self.here];
         let deadline_ms = now_ms.saturating_add(self.config.total_timeout_ms);
         let seen_by_ms = now_ms.saturating_add(self.config.seen_timeout_ms);
         let reason = NotApplied::Unreachable;
-        let item = Pending { ticket, key, operation, marks, deadline_ms, seen_by_ms, refused_by, reason };
+        // What is submitted here could not be done here: the other replicas come first.
+        let (refused_here, refused_by) = (true, Vec::new());
+        let item = Pending { ticket, key, operation, marks, deadline_ms, seen_by_ms, refused_here, refused_by, reason };
         self.route(now_ms, item);
     }
 
@@ -89,8 +89,11 @@ impl Forwarder {
             self.next_sweep_ms = now_ms.saturating_add(SWEEP_MS);
             self.sweep(now_ms);
         }
-        while let Some(target) = self.ready.pop_first() {
+        for target in std::mem::take(&mut self.ready) {
             self.send_queued(now_ms, target);
+            if self.turn_ms(target).is_some() {
+                self.ready.insert(target);
+            }
         }
         std::mem::take(&mut self.effects)
     }
@@ -98,14 +101,21 @@ impl Forwarder {
     /// When to poll next if nothing else happens; none when nothing waits.
     #[must_use]
     pub fn next_wakeup_ms(&self) -> Option<u64> {
-        if !self.effects.is_empty() || !self.ready.is_empty() {
+        if !self.effects.is_empty() {
             return Some(0);
         }
+        let ready = self.ready.iter().filter_map(|target| self.turn_ms(*target)).min();
         let message = self.messages.values().map(|message| message.due_ms).min();
         let parked = self.parked.front().map(|(due_ms, _)| *due_ms);
         let waiting = self.targets.iter().any(|target| !target.updates.queue.is_empty() || !target.reads.queue.is_empty());
         let sweep = (waiting || message.is_some()).then_some(self.next_sweep_ms);
-        [message, parked, sweep].into_iter().flatten().min()
+        [ready, message, parked, sweep].into_iter().flatten().min()
+    }
+
+    /// When something is to be sent to the target.
+    fn turn_ms(&self, target: TargetIndex) -> Option<u64> {
+        let turns = [LaneKind::Updates, LaneKind::Reads].map(|kind| self.next_turn_ms(target, kind));
+        turns.into_iter().flatten().min()
     }
 
     /// Follows a newer layout: what has not been sent is routed by it.
@@ -119,7 +129,7 @@ impl Forwarder {
         let mut unsent: Vec<Pending> = queued.flat_map(|lane| lane.queue.drain(..)).collect();
         unsent.extend(self.parked.drain(..).map(|(_, item)| item));
         for mut item in unsent {
-            item.refused_by.clear();
+            (item.refused_here, item.refused_by) = (false, Vec::new());
             self.route(now_ms, item);
         }
     }
@@ -134,16 +144,16 @@ impl Forwarder {
             return self.finish(&item, Outcome::NotApplied(NotApplied::NotReady));
         };
         let kind = item.lane();
-        let serves = |target: &TargetIndex| *target == self.here || self.targets[*target].lane(kind).avoid_until_ms <= now_ms;
-        let mut left = routes.ranked(&item.key);
-        if left == [self.here] && item.refused_by.contains(&self.here) {
-            // The only owner is the node that could not do it.
-            return self.finish(&item, Outcome::NotApplied(NotApplied::ReadOnly));
-        }
-        left.retain(|target| !item.refused_by.contains(target));
         // Where this node is an owner itself, it is the cheapest one.
-        let here = left.iter().find(|target| **target == self.here);
-        match here.or_else(|| left.iter().find(|target| serves(target))).or(left.first()).copied() {
+        let is_here = |target: TargetIndex| target == self.here;
+        let serves = |target: TargetIndex| self.targets[target].lane(kind).avoid_until_ms <= now_ms;
+        let left = routes.replicas(&item.key).filter(|(target, _)| !item.is_refused_by(*target, self.here));
+        let first = left.max_by_key(|(target, rank)| (is_here(*target), serves(*target), *rank, *target));
+        match first.map(|(target, _)| target) {
+            // The only owner is the node that could not do it.
+            None if routes.replicas(&item.key).all(|(target, _)| is_here(target)) => {
+                self.finish(&item, Outcome::NotApplied(NotApplied::ReadOnly));
+            }
             None => self.park(now_ms, item),
             Some(target) if target == self.here => {
                 let Pending { ticket, key, operation, .. } = item;
@@ -172,7 +182,7 @@ impl Forwarder {
             return self.finish(&item, Outcome::NotApplied(NotApplied::Overloaded));
         }
         // What was given up here comes back here only with a new layout, or it would go round in circles.
-        item.refused_by.retain(|target| *target == self.here);
+        item.refused_by.clear();
         self.parked.push_back((due_ms, item));
     }
 

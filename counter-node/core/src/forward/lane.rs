@@ -19,7 +19,9 @@ pub(super) struct Pending {
     pub(super) deadline_ms: u64,
     /// Until when replicas are asked again that have not seen the marks.
     pub(super) seen_by_ms: u64,
-    /// Replicas that have not applied it in this round.
+    /// This node could not do it, until a new layout says more. Of nearly all items so, which then need no list.
+    pub(super) refused_here: bool,
+    /// Other replicas that have not applied it in this round.
     pub(super) refused_by: Vec<TargetIndex>,
     /// Why it has not been applied so far.
     pub(super) reason: NotApplied,
@@ -29,6 +31,10 @@ impl Pending {
     /// Whether its time will be over then.
     pub(super) fn is_late(&self, at_ms: u64) -> bool {
         at_ms >= self.deadline_ms || (self.reason == NotApplied::Behind && at_ms >= self.seen_by_ms)
+    }
+
+    pub(super) fn is_refused_by(&self, target: TargetIndex, here: TargetIndex) -> bool {
+        (target == here && self.refused_here) || self.refused_by.contains(&target)
     }
 
     /// About what it takes in a message.
@@ -93,6 +99,8 @@ pub(super) enum Opening {
 pub(super) struct Lane {
     pub(super) queue: VecDeque<Pending>,
     pub(super) in_flight: Vec<MessageId>,
+    /// When the last message was sent, and how many items it had.
+    pub(super) last_sent: (u64, usize),
     /// Passed over until then, while another replica can serve.
     pub(super) avoid_until_ms: u64,
 }
@@ -118,6 +126,18 @@ impl Target {
 }
 
 impl Lane {
+    /// When the next message is to be sent, unless one is answered earlier; none when nothing waits, or not until then.
+    pub(super) fn next_turn_ms(&self, config: &ForwardConfig) -> Option<u64> {
+        let (sent_ms, items) = self.last_sent;
+        match self.in_flight.len() {
+            _ if self.queue.is_empty() => None,
+            0 => Some(0),
+            under_way if under_way >= config.in_flight_max.max(1) => None,
+            _ if items <= config.few_items => Some(0),
+            _ => Some(sent_ms.saturating_add(config.gather_ms)),
+        }
+    }
+
     /// Takes the next message's items from the queue, within the limits of one message.
     pub(super) fn take_batch(&mut self, config: &ForwardConfig) -> Vec<Pending> {
         let mut bytes = 0_usize;
@@ -179,6 +199,15 @@ pub(super) enum Content {
 }
 
 impl Content {
+    /// How many updates or reads it has.
+    pub(super) fn items(&self) -> usize {
+        match self {
+            Self::Open => 0,
+            Self::Updates { items, .. } => items.len(),
+            Self::Reads { items } => items.len(),
+        }
+    }
+
     pub(super) fn lane(&self) -> LaneKind {
         match self {
             Self::Open | Self::Updates { .. } => LaneKind::Updates,

@@ -12,7 +12,7 @@ impl Forwarder {
     /// Sends what waits for `target`, as far as may be under way at once.
     pub(super) fn send_queued(&mut self, now_ms: u64, target: TargetIndex) {
         for kind in [LaneKind::Updates, LaneKind::Reads] {
-            while self.has_turn(target, kind) {
+            while self.next_turn_ms(target, kind).is_some_and(|turn_ms| turn_ms <= now_ms) {
                 let content = match (kind, self.targets[target].session) {
                     (LaneKind::Reads, _) => Content::Reads { items: self.take_batch(target, kind) },
                     (LaneKind::Updates, Opening::Open(session)) => self.next_updates(target, session),
@@ -27,9 +27,11 @@ impl Forwarder {
         }
     }
 
-    fn has_turn(&self, target: TargetIndex, kind: LaneKind) -> bool {
-        let lane = self.targets[target].lane(kind);
-        !lane.queue.is_empty() && lane.in_flight.len() < self.config.in_flight_max.max(1)
+    /// When something is to be sent to the target in this lane.
+    pub(super) fn next_turn_ms(&self, target: TargetIndex, kind: LaneKind) -> Option<u64> {
+        let target = &self.targets[target];
+        let is_opening = kind == LaneKind::Updates && target.session == Opening::Asked;
+        if is_opening { None } else { target.lane(kind).next_turn_ms(&self.config) }
     }
 
     fn take_batch(&mut self, target: TargetIndex, kind: LaneKind) -> Vec<Pending> {
@@ -46,7 +48,9 @@ impl Forwarder {
     fn send_new(&mut self, now_ms: u64, target: TargetIndex, content: Content) {
         self.last_message = MessageId(self.last_message.0.saturating_add(1));
         let id = self.last_message;
-        self.targets[target].lane_mut(content.lane()).in_flight.push(id);
+        let lane = self.targets[target].lane_mut(content.lane());
+        lane.in_flight.push(id);
+        lane.last_sent = (now_ms, content.items());
         self.send(now_ms, id, Message { target, content, attempts: 0, copies: 0, due_ms: now_ms, phase: Phase::Waiting });
     }
 

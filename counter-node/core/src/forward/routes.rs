@@ -26,14 +26,11 @@ impl Routes {
         Self { version: layout.version, owners: Owners::of(layout), shards }
     }
 
-    /// The owner's replicas in this counter's order, by rendezvous hashing: while the layout stays, a counter's updates
-    /// meet at one replica, where they cost one entry, and the loss of a replica moves only its own counters.
-    pub(super) fn ranked(&self, key: &Key) -> Vec<TargetIndex> {
-        let mut ranked: Vec<(u64, TargetIndex)> = self.shards[self.owners.index(key.slot())]
-            .iter()
-            .map(|(target, seed)| (xxh3_64_with_seed(key.as_bytes(), *seed), *target))
-            .collect();
-        ranked.sort_unstable_by(|left, right| right.cmp(left));
-        ranked.into_iter().map(|(_, target)| target).collect()
+    /// The owner's replicas, each with its rank for this counter, by rendezvous hashing; the highest is to be asked first. While the
+    /// layout stays, a counter's updates meet at one replica, where they cost one entry, and the loss of a replica moves only
+    /// its own counters.
+    pub(super) fn replicas(&self, key: &Key) -> impl Iterator<Item = (TargetIndex, u64)> {
+        let replicas = self.shards[self.owners.index(key.slot())].iter();
+        replicas.map(|(target, seed)| (*target, xxh3_64_with_seed(key.as_bytes(), *seed)))
     }
 }

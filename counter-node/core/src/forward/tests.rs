@@ -127,6 +127,33 @@ fn with_two_messages_under_way_updates_are_collected_until_a_reply() {
 }
 
 #[test]
+fn after_a_message_of_many_what_comes_is_gathered_for_a_moment_or_until_a_reply() {
+    let few = ForwardConfig::default().few_items;
+    let gather_ms = ForwardConfig::default().gather_ms;
+    let sends = |effects: Vec<ForwardEffect>| {
+        sent(effects.into_iter().filter(|effect| matches!(effect, ForwardEffect::Send { .. })).collect())
+    };
+    let (mut forwarder, _, _, first) = one_under_way(&["a"]);
+    submit(&mut forwarder, 0, 1..2);
+    let second = sends(forwarder.poll(0)).remove(0).1;
+    submit(&mut forwarder, 0, 2..3 + u64::try_from(few).unwrap());
+    forwarder.handle_reply(1, reply(&first, Answer::Results(vec![ItemResult::Done(READING)])));
+    forwarder.handle_reply(1, reply(&second, Answer::Results(vec![ItemResult::Done(READING)])));
+    let many = sends(forwarder.poll(1)).remove(0).1;
+    assert_eq!(updates_of(&many), 1 + few);
+
+    submit(&mut forwarder, 1, 20..22);
+    assert_eq!(sends(forwarder.poll(gather_ms)), []);
+    assert_eq!(forwarder.next_wakeup_ms(), Some(1 + gather_ms));
+    let gathered = sends(forwarder.poll(1 + gather_ms)).remove(0).1;
+    assert_eq!(updates_of(&gathered), 2);
+    // Few again: the next need not wait, but for its place.
+    forwarder.handle_reply(4, reply(&many, Answer::Results(vec![ItemResult::Done(READING); 1 + few])));
+    submit(&mut forwarder, 4, 30..31);
+    assert_eq!(sends(forwarder.poll(4)).len(), 1);
+}
+
+#[test]
 fn a_counter_sticks_to_one_replica_and_counters_spread() {
     let mut chosen = std::collections::BTreeSet::new();
     for name in 0..20 {
