@@ -23,6 +23,7 @@ pub struct Roster {
     newest: BTreeMap<NodeName, u64>,
     /// Nodes that have not answered, and until when they are passed over.
     silent: BTreeMap<NodeName, u64>,
+    changes: u64,
 }
 
 /// How long things are believed.
@@ -49,7 +50,7 @@ impl Roster {
     #[must_use]
     pub fn new(me: NodeName, times: RosterTimes, now_ms: u64) -> Self {
         let (starts, newest, silent) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { me, times, began_ms: now_ms, leaves: false, starts, newest, silent }
+        Self { me, times, began_ms: now_ms, leaves: false, starts, newest, silent, changes: 0 }
     }
 
     /// This node is about to exit: it is passed over.
@@ -64,11 +65,20 @@ impl Roster {
             return;
         }
         heard.at_ms = now_ms;
-        if heard.node.is_none() {
-            heard.node = Some(node.clone());
+        heard.node.get_or_insert_with(|| node.clone());
+        // Messages overtake each other: of two starts, the one that goes on to be heard lives.
+        if self.newest.get(node) != Some(&start) {
             self.newest.insert(node.clone(), start);
             self.silent.remove(node);
+            self.changes = self.changes.wrapping_add(1);
         }
+    }
+
+    /// So often it was heard that a node begins, leaves or does not answer. Who looks at whom is believed in now and then does not
+    /// see what is changed and changed back in between; by this it does.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Others have to do with this start; whether it lives is heard at the latest within a lease.
@@ -80,11 +90,13 @@ impl Roster {
     pub fn left(&mut self, node: &NodeName, start: u64, now_ms: u64) {
         self.heard(node, start, now_ms);
         self.starts.entry(start).and_modify(|heard| heard.has_left = true);
+        self.changes = self.changes.wrapping_add(1);
     }
 
     /// A node has not answered.
     pub fn is_silent(&mut self, node: &NodeName, now_ms: u64) {
         self.silent.insert(node.clone(), now_ms.saturating_add(self.times.silence_ms));
+        self.changes = self.changes.wrapping_add(1);
     }
 
     /// Forgets what does not matter any more.
@@ -190,6 +202,32 @@ mod tests {
         assert!(!roster.believes_in(&b, 22_499));
         roster.heard_of(7, 22_500);
         assert!(roster.lives(7, 27_499) && !roster.lives(7, 27_500));
+    }
+
+    #[test]
+    fn a_late_word_of_an_older_start_hides_the_newer_one_only_until_that_is_heard_again() {
+        let mut roster = roster();
+        let b = NodeName::from("b");
+        roster.heard(&b, 2, 20_000);
+        roster.left(&b, 1, 20_100);
+        roster.heard(&b, 2, 20_500);
+        assert!(roster.believes_in(&b, 20_500) && roster.node_of(2, 20_500) == Some(&b));
+        roster.heard(&b, 2, 24_000);
+        roster.forget(25_100);
+        assert!(roster.believes_in(&b, 25_100), "the older one is forgotten, and not the newer one with it");
+    }
+
+    #[test]
+    fn what_has_changed_and_changed_back_is_told_from_what_has_not_changed() {
+        let mut roster = roster();
+        let b = NodeName::from("b");
+        roster.heard(&b, 1, 20_000);
+        let before = roster.changes();
+        roster.heard(&b, 1, 20_100);
+        assert_eq!(roster.changes(), before);
+        roster.left(&b, 1, 20_200);
+        roster.heard(&b, 2, 20_300);
+        assert!(roster.believes_in(&b, 20_300) && roster.changes() > before);
     }
 
     #[test]
