@@ -1,13 +1,15 @@
 //! The other nodes, as one to be asked for something sees them: who is believed to live, in which order they are to be asked, and
 //! asking.
 
+use std::future::Future;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use counter_core::id::NodeName;
 use counter_core::presence::{GatewayId, Roster, RosterTimes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::clock::millis;
 use crate::lock::lock;
@@ -16,20 +18,55 @@ use crate::peers::{Peers, Question};
 /// For how long a node that did not answer is passed over.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// The way to other nodes: [`Peers`], but for tests.
+pub trait Reach: Send + Sync + 'static {
+    /// This node.
+    fn me(&self) -> &NodeName;
+
+    /// The nodes of the layout; none while there is no layout.
+    fn nodes(&self) -> Option<Vec<NodeName>>;
+
+    /// What a node says. None: it has not answered in time, or something that cannot be read.
+    fn reach<B, A>(&self, to: &NodeName, question: Question<'_, B>) -> impl Future<Output = Option<A>> + Send
+    where
+        B: Serialize + Send + Sync,
+        A: DeserializeOwned + Send;
+}
+
+impl Reach for Peers {
+    fn me(&self) -> &NodeName {
+        self.protocol.me()
+    }
+
+    fn nodes(&self) -> Option<Vec<NodeName>> {
+        let view = self.protocol.view();
+        view.routes.as_ref().map(|routes| routes.layout.nodes().map(|node| node.name.clone()).collect())
+    }
+
+    async fn reach<B, A>(&self, to: &NodeName, question: Question<'_, B>) -> Option<A>
+    where
+        B: Serialize + Send + Sync,
+        A: DeserializeOwned + Send,
+    {
+        let view = self.protocol.view();
+        self.ask(view.routes.as_ref()?.layout.node(to)?, &question).await
+    }
+}
+
 /// See the module's text.
-pub struct Members {
+pub struct Members<R = Peers> {
     /// None: this node is all there is.
-    peers: Option<Peers>,
+    peers: Option<R>,
     me: NodeName,
     roster: Mutex<Roster>,
     began: Instant,
 }
 
-impl Members {
+impl<R: Reach> Members<R> {
     /// Of nobody was anything heard yet. A node that says nothing for four fifths of a lease is passed over: before what it has is gone.
     #[must_use]
-    pub fn new(peers: Option<Peers>, lease: Duration) -> Self {
-        let me = peers.as_ref().map_or_else(|| NodeName::from(""), |peers| peers.protocol.me().clone());
+    pub fn new(peers: Option<R>, lease: Duration) -> Self {
+        let me = peers.as_ref().map_or_else(|| NodeName::from(""), |peers| peers.me().clone());
         let times = RosterTimes { lease_ms: millis(lease), doubt_ms: millis(lease * 4 / 5), silence_ms: millis(SILENCE) };
         Self { roster: Mutex::new(Roster::new(me.clone(), times, 0)), peers, me, began: Instant::now() }
     }
@@ -114,22 +151,23 @@ impl Members {
         nodes
     }
 
+    /// [`Roster::changes`].
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        lock(&self.roster).changes()
+    }
+
     fn nodes(&self) -> Vec<NodeName> {
-        let view = self.peers.as_ref().map(|peers| peers.protocol.view());
-        match view.as_ref().and_then(|view| view.routes.as_ref()) {
-            Some(routes) => routes.layout.nodes().map(|node| node.name.clone()).collect(),
-            None => vec![self.me.clone()],
-        }
+        self.peers.as_ref().and_then(R::nodes).unwrap_or_else(|| vec![self.me.clone()])
     }
 
     /// Asks another node. None: it has not answered in time, and is passed over for a while.
-    pub async fn ask<B: Serialize, A: DeserializeOwned>(&self, to: &NodeName, path: &str, body: B, time: Duration) -> Option<A> {
-        let peers = self.peers.as_ref()?;
-        let view = peers.protocol.view();
-        let answer = match view.routes.as_ref().and_then(|routes| routes.layout.node(to)) {
-            Some(node) => peers.ask(node, &Question { path, body, time }).await,
-            None => None,
-        };
+    pub async fn ask<B, A>(&self, to: &NodeName, path: &str, body: B, time: Duration) -> Option<A>
+    where
+        B: Serialize + Send + Sync,
+        A: DeserializeOwned + Send,
+    {
+        let answer = self.peers.as_ref()?.reach(to, Question { path, body, time }).await;
         if answer.is_none() {
             tracing::debug!(peer = %to, path, "a node does not answer");
             lock(&self.roster).is_silent(to, self.now_ms());
@@ -138,7 +176,7 @@ impl Members {
     }
 }
 
-impl std::fmt::Debug for Members {
+impl<R> std::fmt::Debug for Members<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Members").field("me", &self.me).finish_non_exhaustive()
     }

@@ -5,14 +5,15 @@
 //! lives, hands over what it has: it counts a session until the new one has made known that it does.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use counter_core::id::NodeName;
 use counter_core::presence::subject;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::millis;
@@ -20,8 +21,8 @@ use crate::handover::{self, Answer, Handed};
 use crate::live::claims::{Claimant, Claims, Full, Session};
 use crate::live::{Hub, Name, Registrar};
 use crate::lock::lock;
-use crate::members::Members;
-use crate::peers::{HANDOVER_PATH, SESSIONS_PATH};
+use crate::members::{Members, Reach};
+use crate::peers::{HANDOVER_PATH, Peers, SESSIONS_PATH};
 
 /// How often claims are looked through for those that are over.
 const LOOK: Duration = Duration::from_millis(250);
@@ -43,6 +44,13 @@ pub struct Claim {
     for_ms: u64,
 }
 
+/// What a connection claims.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    number: u64,
+    user: Option<Name>,
+}
+
 /// Why a session could not be claimed; it does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
@@ -53,16 +61,18 @@ pub enum ClaimError {
 }
 
 /// This node as a holder of sessions with ids, and as the edge through which others are claimed.
-pub struct Sessions {
+pub struct Sessions<R = Peers> {
     hub: Arc<Hub>,
     registrar: Arc<dyn Registrar>,
-    members: Arc<Members>,
+    members: Arc<Members<R>>,
     /// This process, as claims name it.
     start: u64,
     heartbeat: Duration,
     held: Mutex<Claims>,
-    /// What connections of this node claim, renewed until they end.
-    own: Mutex<HashMap<(Session, u64), Option<Name>>>,
+    /// What connections of this node claim, by their numbers, renewed until they end.
+    own: Mutex<HashMap<(Session, u64), Own>>,
+    /// Of the last of them. None is used twice: a claim that comes after its end is not one anew.
+    number: AtomicU64,
     /// This node is about to exit: it takes no claims any more.
     leaves: AtomicBool,
     /// Something was claimed here that another node should hold, by someone who believes in others than this node does.
@@ -72,13 +82,13 @@ pub struct Sessions {
     orphans: Mutex<Vec<Claim>>,
 }
 
-impl Sessions {
+impl<R: Reach> Sessions<R> {
     /// No sessions yet. Those held count in `hub`, which `registrar` makes known.
     #[must_use]
     pub fn new(
         hub: Arc<Hub>,
         registrar: Arc<dyn Registrar>,
-        members: Arc<Members>,
+        members: Arc<Members<R>>,
         start: u64,
         heartbeat: Duration,
     ) -> Arc<Self> {
@@ -90,6 +100,7 @@ impl Sessions {
             heartbeat,
             held: Mutex::default(),
             own: Mutex::default(),
+            number: AtomicU64::new(0),
             leaves: AtomicBool::new(false),
             astray: AtomicBool::new(false),
             handing: tokio::sync::Mutex::default(),
@@ -114,33 +125,31 @@ impl Sessions {
     }
 
     /// A connection of this node has this session from now on.
-    pub fn connected(self: &Arc<Self>, session: Session, number: u64, user: Option<Name>) {
-        lock(&self.own).insert((session.clone(), number), user);
+    pub fn connected(self: &Arc<Self>, session: Session, connection: u64, user: Option<Name>) {
+        let own = Own { number: self.number.fetch_add(1, Ordering::Relaxed), user };
+        let key = (session, connection);
+        lock(&self.own).insert(key.clone(), own);
         let this = self.clone();
         tokio::spawn(async move {
-            let claim = this.of_connection(session.clone(), number, this.heartbeat);
-            let _ = this.tell(Claim { user, ..claim }).await;
-            // It may have ended meanwhile, and its end overtaken its beginning.
-            if !lock(&this.own).contains_key(&(session.clone(), number)) {
-                let _ = this.tell(this.of_connection(session, number, Duration::ZERO)).await;
+            drop(this.tell(this.of_connection(key.0.clone(), own, this.heartbeat)).await);
+            // It may have ended meanwhile, and its end have gone to another holder.
+            if lock(&this.own).get(&key).is_none_or(|now| now.number != own.number) {
+                drop(this.tell(this.of_connection(key.0, own, Duration::ZERO)).await);
             }
         });
     }
 
     /// It has it no more.
-    pub fn disconnected(self: &Arc<Self>, session: Session, number: u64) {
-        if lock(&self.own).remove(&(session.clone(), number)).is_none() {
-            // It was handed over.
-            return;
-        }
+    pub fn disconnected(self: &Arc<Self>, session: Session, connection: u64) {
+        let own = lock(&self.own).remove(&(session.clone(), connection));
+        // Otherwise it was handed over.
+        let Some(own) = own else { return };
         let this = self.clone();
-        tokio::spawn(async move {
-            let _ = this.tell(this.of_connection(session, number, Duration::ZERO)).await;
-        });
+        tokio::spawn(async move { drop(this.tell(this.of_connection(session, own, Duration::ZERO)).await) });
     }
 
-    fn of_connection(&self, session: Session, number: u64, time: Duration) -> Claim {
-        Claim { session, user: None, claimant: Claimant::Connection { gateway: self.start, number }, for_ms: millis(time) }
+    fn of_connection(&self, session: Session, Own { number, user }: Own, time: Duration) -> Claim {
+        Claim { session, user, claimant: Claimant::Connection { gateway: self.start, number }, for_ms: millis(time) }
     }
 
     /// How many sessions with ids this node holds.
@@ -153,17 +162,21 @@ impl Sessions {
     pub async fn run(self: Arc<Self>, stopped: CancellationToken) {
         let mut renewed = Instant::now();
         let mut believed = self.members.believed();
+        let mut changes = self.members.changes();
         while stopped.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
             self.expire(Instant::now());
             let believed_now = self.members.believed();
             let others_hold = believed_now != believed;
             believed = believed_now;
+            // Who was passed over between two looks may be back: what was claimed here meanwhile is another's.
+            let changes_before = std::mem::replace(&mut changes, self.members.changes());
+            let may_be_back = changes != changes_before;
             let work = async {
                 if others_hold || renewed.elapsed() >= self.heartbeat / 4 {
                     renewed = Instant::now();
                     self.claim_all(self.own_claims(), SESSIONS_PATH).await;
                 }
-                if self.astray.swap(false, Ordering::Relaxed) || others_hold {
+                if self.astray.swap(false, Ordering::Relaxed) || others_hold || may_be_back {
                     self.hand_to_holders().await;
                 }
             };
@@ -182,19 +195,17 @@ impl Sessions {
     /// What this node's connections claim, for a holder that has lost it, or has become it.
     fn own_claims(&self) -> Vec<Claim> {
         let own = lock(&self.own);
-        let claim = |((session, number), user): (&(Session, u64), &Option<Name>)| Claim {
-            user: *user,
-            ..self.of_connection(session.clone(), *number, self.heartbeat)
-        };
-        own.iter().map(claim).collect()
+        own.iter().map(|((session, _), own)| self.of_connection(session.clone(), *own, self.heartbeat)).collect()
     }
 
     /// Has these taken by whoever holds their sessions; where one does not answer, by the next.
     async fn claim_all(&self, mut claims: Vec<Claim>, path: &str) {
+        // A node that is about to exit asks others even if it believes in none.
+        let may_hold = |node: &NodeName| node != self.members.me() || !self.leaves.load(Ordering::Relaxed);
         for _ in 0..TRIES {
             let mut by_holder: BTreeMap<NodeName, Vec<Claim>> = BTreeMap::new();
             for claim in claims {
-                if let Some(holder) = self.holders(&claim.session).into_iter().next() {
+                if let Some(holder) = self.holders(&claim.session).into_iter().find(may_hold) {
                     by_holder.entry(holder).or_default().push(claim);
                 }
             }
@@ -214,6 +225,9 @@ impl Sessions {
     async fn hand_to_holders(&self) {
         // What another turn of this has handed over would look like what has ended meanwhile.
         let _alone = self.handing.lock().await;
+        // They go ahead: a session that nothing else claims is given up with the rest.
+        let orphans = std::mem::take(&mut *lock(&self.orphans));
+        self.claim_all(orphans, HANDOVER_PATH).await;
         let nodes = self.members.believed();
         let held = lock(&self.held).sessions();
         let mut by_holder: BTreeMap<NodeName, Vec<Session>> = BTreeMap::new();
@@ -249,10 +263,7 @@ impl Sessions {
         {
             let mut held = lock(&self.held);
             // What has ended here meanwhile has to end there.
-            over.extend(claims.iter().filter(|claim| {
-                let claimants = held.get(&claim.session).map_or(&[][..], |(_, claimants)| claimants);
-                !claimants.iter().any(|(claimant, _)| *claimant == claim.claimant)
-            }));
+            over.extend(claims.iter().filter(|claim| held.ended(&claim.session, claim.claimant).is_some()));
             for (session, number) in sessions.iter().zip(numbers).filter(|(session, _)| !refused.contains(session)) {
                 match number.and_then(|number| held.remove(session, number)) {
                     Some(name) => self.left(session, name),
@@ -268,17 +279,18 @@ impl Sessions {
         true
     }
 
-    /// What is claimed of these sessions here, but for what this node's own connections claim when it is about to exit; and by
-    /// session the number of the last claim.
+    /// What is claimed of these sessions here, but for what this node's own connections claim when that has gone ahead as orphans; and
+    /// by session the number of the last claim.
     fn claims_on(&self, sessions: &[Session]) -> (Vec<Claim>, Vec<Option<u64>>) {
         let (held, now) = (lock(&self.held), Instant::now());
+        let have_gone = self.leaves.load(Ordering::Relaxed) && lock(&self.orphans).is_empty();
         let mut claims = Vec::new();
         for session in sessions {
             let Some((name, claimants)) = held.get(session) else { continue };
             for (claimant, until) in claimants {
                 let is_own = matches!(claimant, Claimant::Connection { gateway, .. } if *gateway == self.start);
                 let for_ms = millis(until.saturating_duration_since(now));
-                if for_ms > 0 && !(is_own && self.leaves.load(Ordering::Relaxed)) {
+                if for_ms > 0 && !(is_own && have_gone) {
                     claims.push(Claim { session: session.clone(), user: Some(name), claimant: *claimant, for_ms });
                 }
             }
@@ -288,19 +300,17 @@ impl Sessions {
 
     /// This node is about to exit. What its connections claim stands for so long, if their clients do not come back.
     pub(crate) fn begin_leaving(&self, grace: Duration) {
-        self.leaves.store(true, Ordering::Relaxed);
         let own = std::mem::take(&mut *lock(&self.own));
-        let claims = own.into_iter().flat_map(|((session, number), user)| {
-            let ended = self.of_connection(session.clone(), number, Duration::ZERO);
-            [Claim { session, user, claimant: Claimant::Orphans, for_ms: millis(grace) }, ended]
+        let claims = own.into_iter().flat_map(|((session, _), own)| {
+            let ended = self.of_connection(session.clone(), own, Duration::ZERO);
+            [Claim { session, user: own.user, claimant: Claimant::Orphans, for_ms: millis(grace) }, ended]
         });
         lock(&self.orphans).extend(claims);
+        self.leaves.store(true, Ordering::Relaxed);
     }
 
     /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on.
     pub(crate) async fn hand_on(&self) {
-        let orphans = std::mem::take(&mut *lock(&self.orphans));
-        self.claim_all(orphans, HANDOVER_PATH).await;
         self.hand_to_holders().await;
     }
 
@@ -365,14 +375,19 @@ impl Sessions {
             }
             return true;
         }
-        if handed_over && held.has_ended(session, *claimant, now) {
+        let until = now + Duration::from_millis(*for_ms).min(self.heartbeat);
+        let is_over = held.ended(session, *claimant).is_some_and(|ended| match claimant {
+            Claimant::Connection { .. } => true,
+            // What is left of its time says when the last heartbeat was.
+            Claimant::Heartbeats | Claimant::Orphans => handed_over && until < ended + self.heartbeat,
+        });
+        if is_over {
             // Who has it lets go of it.
             return true;
         }
         if let Claimant::Connection { gateway, .. } = claimant {
             self.members.heard_of(*gateway);
         }
-        let until = now + Duration::from_millis(*for_ms).min(self.heartbeat);
         let claimed = held.claim(session, *user, *claimant, until);
         if let Ok(Some(name)) = claimed {
             self.count(session, 1);
@@ -392,7 +407,7 @@ impl Sessions {
     }
 }
 
-impl std::fmt::Debug for Sessions {
+impl<R: Reach> std::fmt::Debug for Sessions<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sessions").field("held", &self.held()).finish_non_exhaustive()
     }
@@ -402,3 +417,6 @@ impl std::fmt::Debug for Sessions {
 fn rank(session: &Session) -> u64 {
     subject(session.page.as_bytes(), &session.id)
 }
+
+#[cfg(test)]
+mod tests;

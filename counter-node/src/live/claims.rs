@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use counter_core::counter::Key;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::Name;
 
@@ -14,9 +15,10 @@ use super::Name;
 const HELD_MAX: usize = 1_000_000;
 /// Claims of one session: tabs that share an id.
 const CLAIMANTS_MAX: usize = 64;
-/// For how long an ended claim is not taken over from another node, which may have handed it over before it heard of the end.
+/// For how long an ended claim does not begin anew by what was said before its end: by a node that hands it over, or by its own,
+/// whose messages overtake each other.
 const ENDED: Duration = Duration::from_secs(10);
-/// Ended claims that are remembered; when there are more in that time, some that are handed over stand until they are not renewed.
+/// Ended claims that are remembered; when there are more in that time, some of those stand until they are not renewed.
 const ENDED_MAX: usize = 65_536;
 
 /// A session with an id, on a page.
@@ -81,7 +83,8 @@ impl Claims {
             }
             let room = claimants.len() < CLAIMANTS_MAX;
             match claimants.iter_mut().find(|(other, _)| *other == claimant) {
-                Some((_, deadline)) => *deadline = until,
+                // What is handed over may be of before the last heartbeat.
+                Some((_, deadline)) => *deadline = until.max(*deadline),
                 None if room => claimants.push((claimant, until)),
                 None => return Err(Full),
             }
@@ -96,10 +99,12 @@ impl Claims {
         Ok(Some(name))
     }
 
-    /// Whether the claim has ended here a moment ago: whoever hands it over has not heard of that.
-    pub(crate) fn has_ended(&self, session: &Session, claimant: Claimant, now: Instant) -> bool {
-        let ended = self.ended.get(&(session.clone(), claimant));
-        ended.is_some_and(|ended| now.saturating_duration_since(*ended) < ENDED)
+    /// When the claim has ended here, if that was a moment ago, and it has not begun anew.
+    pub(crate) fn ended(&self, session: &Session, claimant: Claimant) -> Option<Instant> {
+        if self.ended.is_empty() {
+            return None;
+        }
+        self.ended.get(&(session.clone(), claimant)).copied()
     }
 
     /// This claim is over. Returns the session's name if that is over, too.
@@ -193,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_of_before_the_last_one_does_not_shorten_it() {
+        let (mut claims, now) = (Claims::default(), Instant::now());
+        let [early, late] = [1, 20].map(|s| now + Duration::from_secs(s));
+        claims.claim(&session("a"), None, Claimant::Heartbeats, late).unwrap();
+        claims.claim(&session("a"), None, Claimant::Heartbeats, early).unwrap();
+        assert_eq!(claims.expire(early, |_| true), []);
+        assert_eq!(claims.expire(late, |_| true), [(session("a"), Name::of_session("a"))]);
+    }
+
+    #[test]
     fn orphans_stand_without_their_node_until_a_connection_of_theirs_is_back() {
         let (mut claims, now) = (Claims::default(), Instant::now());
         let until = now + Duration::from_secs(20);
@@ -224,15 +239,12 @@ mod tests {
     fn what_has_ended_is_remembered_for_a_while_held_or_not_and_until_it_begins_anew() {
         let (mut claims, now) = (Claims::default(), Instant::now());
         assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now), None, "it is still on its way here");
-        assert!(claims.has_ended(&session("a"), Claimant::Heartbeats, now));
-        assert!(
-            !claims.has_ended(&session("a"), Claimant::Orphans, now)
-                && !claims.has_ended(&session("b"), Claimant::Heartbeats, now)
-        );
+        assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), Some(now));
+        assert_eq!(claims.ended(&session("a"), Claimant::Orphans), None);
+        assert_eq!(claims.ended(&session("b"), Claimant::Heartbeats), None);
         claims.claim(&session("a"), None, Claimant::Heartbeats, now + ENDED).unwrap();
-        assert!(!claims.has_ended(&session("a"), Claimant::Heartbeats, now), "a heartbeat has come since");
+        assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), None, "a heartbeat has come since");
         claims.end(&session("a"), Claimant::Heartbeats, now);
-        assert!(!claims.has_ended(&session("a"), Claimant::Heartbeats, now + ENDED));
         claims.expire(now + ENDED, |_| true);
         assert!(claims.ended.is_empty());
         for id in 0..=ENDED_MAX {

@@ -1,0 +1,105 @@
+//! What the simulation has found, each by itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use counter_core::counter::Key;
+use counter_core::id::NodeName;
+use counter_core::presence::GatewayId;
+use tokio::time::advance;
+
+use super::super::Claim;
+use super::network::Network;
+use super::process::{Process, Times};
+use crate::clock::millis;
+use crate::live::claims::{Claimant, Session};
+
+const TIMES: Times = Times { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5) };
+
+fn session(id: &str) -> Session {
+    Session { page: Key::new(b"p").unwrap(), id: id.into() }
+}
+
+fn claim(claimant: Claimant, time: Duration) -> Claim {
+    Claim { session: session("a"), user: None, claimant, for_ms: millis(time) }
+}
+
+/// A process on each of so many nodes.
+fn processes(nodes: usize) -> (Arc<Network>, Vec<Arc<Process>>) {
+    let network = Network::new(0, nodes, None, false);
+    for (node, start) in network.nodes.iter().zip(1..) {
+        Process::begin(&network, node, start, TIMES);
+    }
+    (network.clone(), network.up())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_claimed_after_its_end_does_not_begin_anew() {
+    let (_network, processes) = processes(1);
+    let sessions = &processes[0].sessions;
+    let connection = |number| Claimant::Connection { gateway: 7, number };
+    assert_eq!(sessions.take(&[claim(connection(1), Duration::ZERO)], false), Some(vec![true]));
+    assert_eq!(sessions.take(&[claim(connection(1), TIMES.heartbeat)], false), Some(vec![true]));
+    assert_eq!(sessions.held(), 0, "its end has overtaken its beginning, or a renewal");
+    sessions.take(&[claim(connection(2), TIMES.heartbeat)], false);
+    assert_eq!(sessions.held(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_connection_that_has_a_session_again_claims_it_anew() {
+    let (_network, processes) = processes(1);
+    let sessions = &processes[0].sessions;
+    for _ in 0..3 {
+        sessions.connected(session("a"), 1, None);
+        tokio::task::yield_now().await;
+        assert_eq!(sessions.held(), 1);
+        sessions.disconnected(session("a"), 1);
+        tokio::task::yield_now().await;
+        assert_eq!(sessions.held(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_that_were_handed_over_stand_when_the_last_one_came_after_their_end_here() {
+    let (_network, processes) = processes(1);
+    let sessions = &processes[0].sessions;
+    sessions.take(&[claim(Claimant::Heartbeats, TIMES.heartbeat)], false);
+    sessions.take(&[claim(Claimant::Heartbeats, Duration::ZERO)], false);
+    advance(Duration::from_secs(5)).await;
+    let last_one = |ago| claim(Claimant::Heartbeats, TIMES.heartbeat - Duration::from_secs(ago));
+    sessions.take(&[last_one(6)], true);
+    assert_eq!(sessions.held(), 0, "who hands it over has not heard of the end");
+    sessions.take(&[last_one(4)], true);
+    assert_eq!(sessions.held(), 1, "it has begun anew elsewhere");
+}
+
+/// A process that holds a session of a connection of its own, and another one that is there, too.
+async fn held_by_the_first() -> (Arc<Network>, Arc<Process>, Arc<Process>) {
+    let (network, processes) = processes(2);
+    let (first, second) = (processes[0].clone(), processes[1].clone());
+    let is_of_first = |session: &Session| first.sessions.holders(session).first() == Some(&first.node);
+    let session = (0..).map(|id: u32| session(&id.to_string())).find(is_of_first).unwrap();
+    first.sessions.connected(session, 1, None);
+    tokio::task::yield_now().await;
+    assert_eq!((first.sessions.held(), second.sessions.held()), (1, 0));
+    (network, first, second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_hands_over_although_it_believes_in_nobody() {
+    let (_network, first, second) = held_by_the_first().await;
+    // The other one has been there before, and has said farewell; it is not heard anew yet.
+    first.hear(&GatewayId { node: NodeName::from("n1"), start: 99 }, true);
+    first.begin_leaving(TIMES.lease);
+    first.sessions.hand_on().await;
+    assert_eq!(second.sessions.held(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_given_up_before_what_connections_claimed_has_gone_ahead() {
+    let (_network, first, second) = held_by_the_first().await;
+    first.begin_leaving(TIMES.lease);
+    // As with the next look, whoever comes first.
+    first.sessions.hand_to_holders().await;
+    assert_eq!((first.sessions.held(), second.sessions.held()), (0, 1));
+}

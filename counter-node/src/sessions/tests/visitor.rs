@@ -1,0 +1,215 @@
+//! A session as its client knows it: heartbeats through any node, and tabs, which come back elsewhere when their node stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::network::Network;
+use super::process::Process;
+use super::rng::Rng;
+use crate::live::Name;
+use crate::live::claims::Session;
+
+/// How long a client waits for the answer to a heartbeat.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client beats no more once it has said that it does not.
+const AGAIN_MS: u64 = 2_500;
+/// How soon a tab that was opened is known to whoever holds its session.
+const OPENED_MS: u64 = 800;
+/// How often the end of heartbeats is tried.
+const ENDS: usize = 3;
+
+/// See the module's text.
+pub(super) struct Visitor {
+    pub(super) session: Session,
+    user: Option<Name>,
+    beats: Option<Beats>,
+    /// When it may beat again: an end that is on its way, or is handed on, may overtake what begins anew at once.
+    again_ms: u64,
+    tabs: Vec<Tab>,
+    /// When the last one was opened.
+    opened_ms: u64,
+    /// When tabs that were sent away, or cut off, will be back.
+    returning_ms: Vec<u64>,
+    /// Since when it is there, or is not, for all that it knows.
+    pub(super) is_there: bool,
+    pub(super) since_ms: u64,
+    /// Until when it may count although it has left.
+    pub(super) excused_ms: u64,
+}
+
+struct Beats {
+    next_ms: u64,
+    flying: Option<JoinHandle<bool>>,
+    /// One of them was taken.
+    stand: bool,
+}
+
+struct Tab {
+    process: Arc<Process>,
+    number: u64,
+}
+
+impl Visitor {
+    pub(super) fn new(session: Session, user: Option<Name>) -> Self {
+        let (tabs, returning_ms) = (Vec::new(), Vec::new());
+        Self {
+            session,
+            user,
+            beats: None,
+            again_ms: 0,
+            tabs,
+            opened_ms: 0,
+            returning_ms,
+            is_there: false,
+            since_ms: 0,
+            excused_ms: 0,
+        }
+    }
+
+    /// Begins something, or ends it.
+    pub(super) fn act(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
+        match rng.below(6) {
+            0 if self.beats.is_none() && self.again_ms <= network.now_ms() => {
+                self.beats = Some(Beats { next_ms: 0, flying: None, stand: false })
+            }
+            1 | 2 if self.tabs.len() < 3 => self.open(network, rng, next_number),
+            3 if self.tabs.is_empty() => self.end_beats(network, rng),
+            4 | 5 => self.close(network, rng),
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
+        let up = network.up();
+        let ready: Vec<&Arc<Process>> =
+            up.iter().filter(|process| !process.leaves() && network.is_awake(process.start)).collect();
+        if ready.is_empty() {
+            self.returning_ms.push(network.now_ms() + 300);
+            return;
+        }
+        *next_number += 1;
+        self.opened_ms = network.now_ms();
+        let tab = Tab { process: (*rng.pick(&ready)).clone(), number: *next_number };
+        network.note(|| format!("{} opens {} at {}", self.session.id, tab.number, tab.process.node));
+        tab.process.sessions.connected(self.session.clone(), tab.number, self.user);
+        self.tabs.push(tab);
+        if self.tabs.len() > 1 {
+            network.met("a session has several tabs");
+        }
+    }
+
+    fn close(&mut self, network: &Arc<Network>, rng: &mut Rng) {
+        // Whatever connection of a session its holder hears of next ends the orphans, as if it were the one that was sent away.
+        // And of two tabs the end of one may overtake the beginning of the other.
+        let is_known = network.now_ms() >= self.opened_ms + OPENED_MS;
+        if self.tabs.is_empty() || !self.returning_ms.is_empty() || !is_known {
+            return;
+        }
+        let Tab { process, number } = self.tabs.swap_remove(rng.index(self.tabs.len()));
+        network.note(|| format!("{} closes {number} at {}", self.session.id, process.node));
+        disconnect(network, process, self.session.clone(), number);
+    }
+
+    fn end_beats(&mut self, network: &Arc<Network>, rng: &mut Rng) {
+        // What is under way would begin it anew, if it came later than the end.
+        if self.beats.as_ref().is_none_or(|beats| beats.flying.is_some()) {
+            return;
+        }
+        (self.beats, self.again_ms) = (None, network.now_ms() + AGAIN_MS);
+        network.note(|| format!("{} beats no more", self.session.id));
+        let up = network.up();
+        let through: Vec<Arc<Process>> = (0..ENDS).filter(|_| !up.is_empty()).map(|_| rng.pick(&up).clone()).collect();
+        let (network, session) = (network.clone(), self.session.clone());
+        tokio::spawn(async move {
+            for process in through {
+                network.awake(process.start).await;
+                if process.sessions.end(session.clone()).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Goes on with what it does.
+    pub(super) fn go_on(&mut self, network: &Arc<Network>, rng: &mut Rng, heartbeat_ms: u64, next_number: &mut u64) {
+        let now_ms = network.now_ms();
+        let back = self.returning_ms.extract_if(.., |at_ms| *at_ms <= now_ms).count();
+        for _ in 0..back {
+            network.met("a tab is back");
+            self.open(network, rng, next_number);
+        }
+        self.beat(network, rng, heartbeat_ms);
+        let stand = self.beats.as_ref().is_some_and(|beats| beats.stand);
+        if self.beats.is_some() && !stand {
+            // A heartbeat may have been taken by a node that has not lived to say so.
+            self.excused_ms = self.excused_ms.max(now_ms);
+        }
+        let is_there = stand || !self.tabs.is_empty() || !self.returning_ms.is_empty();
+        if self.is_there != is_there {
+            (self.is_there, self.since_ms) = (is_there, now_ms);
+        }
+    }
+
+    fn beat(&mut self, network: &Arc<Network>, rng: &mut Rng, heartbeat_ms: u64) {
+        let (now_ms, up) = (network.now_ms(), network.up());
+        let Some(beats) = &mut self.beats else { return };
+        if let Some(flying) = beats.flying.take_if(|flying| flying.is_finished()) {
+            let taken = futures::FutureExt::now_or_never(flying).is_some_and(|taken| taken.unwrap());
+            beats.stand |= taken;
+            beats.next_ms = now_ms + if taken { rng.range(heartbeat_ms / 3, heartbeat_ms / 2) } else { 200 };
+        }
+        if now_ms < beats.next_ms || beats.flying.is_some() || up.is_empty() {
+            return;
+        }
+        let (process, network) = (rng.pick(&up).clone(), network.clone());
+        let (session, user) = (self.session.clone(), self.user);
+        beats.flying = Some(tokio::spawn(async move {
+            let beat = async {
+                network.awake(process.start).await;
+                process.sessions.beat(session, user).await.is_ok()
+            };
+            timeout(PATIENCE, beat).await.unwrap_or(false)
+        }));
+    }
+
+    /// Whether it has a tab at the process.
+    fn tabs_at(&mut self, start: u64) -> Vec<Tab> {
+        self.tabs.extract_if(.., |tab| tab.process.start == start).collect()
+    }
+
+    /// A process has ended all at once, and so have its connections. Most clients come back.
+    pub(super) fn crashed(&mut self, start: u64, network: &Arc<Network>, rng: &mut Rng) {
+        for _ in self.tabs_at(start) {
+            if rng.per_mille(700) {
+                self.returning_ms.push(network.now_ms() + rng.range(100, 5_000));
+            }
+        }
+    }
+
+    /// A process is about to exit, and sends its clients elsewhere. Its orphans may count for a grace.
+    pub(super) fn sent_away(&mut self, start: u64, grace_ms: u64, network: &Arc<Network>, rng: &mut Rng) {
+        let now_ms = network.now_ms();
+        for Tab { process, number } in self.tabs_at(start) {
+            disconnect(network, process, self.session.clone(), number);
+            self.excused_ms = self.excused_ms.max(now_ms + grace_ms);
+            if rng.per_mille(900) {
+                self.returning_ms.push(now_ms + rng.range(0, 1_500));
+            }
+        }
+    }
+}
+
+/// The node sees that a connection is closed, as soon as it runs.
+fn disconnect(network: &Arc<Network>, process: Arc<Process>, session: Session, number: u64) {
+    if network.is_awake(process.start) {
+        return process.sessions.disconnected(session, number);
+    }
+    let network = network.clone();
+    tokio::spawn(async move {
+        network.awake(process.start).await;
+        process.sessions.disconnected(session, number);
+    });
+}

@@ -1,0 +1,263 @@
+//! The whole of a simulation: nodes, visitors, faults; and what must be true.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use counter_core::counter::Key;
+use counter_core::id::NodeName;
+use tokio::time::sleep;
+
+use super::Bug;
+use super::network::{Network, Weather};
+use super::process::{Process, Times};
+use super::rng::Rng;
+use super::visitor::Visitor;
+use crate::clock::millis;
+use crate::live::Name;
+use crate::live::claims::Session;
+
+/// How often everything is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// The time of faults, and that of stops in order.
+const FAULTS_MS: u64 = 30_000;
+const STOPS_MS: u64 = 20_000;
+/// What hand-overs may take besides the times of claims and leases.
+const SLACK_MS: u64 = 6_000;
+/// How soon a change is known while nothing fails: a node that is missing is asked in vain first, and sessions go on elsewhere.
+const KNOWN_MS: u64 = 3_000;
+
+/// How soon a process that has begun is heard by all.
+const READY_MS: u64 = 1_500;
+/// For how long sessions move when a node comes or goes.
+const BUSY_MS: u64 = 400;
+
+/// The nodes that hold each session, by its page and id.
+type Holders = BTreeMap<(Key, Arc<str>), Vec<NodeName>>;
+
+/// See the module's text.
+pub(super) struct World {
+    pub(super) network: Arc<Network>,
+    rng: Rng,
+    times: Times,
+    visitors: Vec<Visitor>,
+    /// Nodes that are down, and when they begin.
+    down_ms: BTreeMap<NodeName, u64>,
+    next_start: u64,
+    next_number: u64,
+    next_fault_ms: u64,
+    /// When the last process began.
+    began_ms: u64,
+    /// Until when visitors do more than else, since sessions are on their way.
+    busy_ms: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, bug: Option<Bug>, traced: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes = 2 + rng.index(4);
+        let times = Times {
+            heartbeat: Duration::from_millis(rng.range(6_000, 20_000)),
+            lease: Duration::from_millis(rng.range(3_000, 5_000)),
+        };
+        let network = Network::new(seed, nodes, bug, traced);
+        let visitor = |number: u64| {
+            let page = Key::new(format!("p{}", number % 3).as_bytes()).unwrap();
+            let user = number.is_multiple_of(4).then(|| Name::of_user(&format!("u{}", number % 8)));
+            Visitor::new(Session { page, id: format!("v{number}").into() }, user)
+        };
+        let visitors = (0..rng.range(3, 16)).map(visitor).collect();
+        let down_ms = network.nodes.iter().map(|node| (node.clone(), 0)).collect();
+        Self {
+            network,
+            rng,
+            times,
+            visitors,
+            down_ms,
+            next_start: 0,
+            next_number: 0,
+            next_fault_ms: 1_000,
+            began_ms: 0,
+            busy_ms: 0,
+        }
+    }
+
+    /// Runs all of it. An error is what is not as it must be.
+    pub(super) async fn prove(&mut self) -> Result<(), String> {
+        let (delay_ms, loss) = (*self.rng.pick(&[20, 100, 300]), self.rng.below(200));
+        self.network.set_weather(Weather { delay_ms, loss, slow: self.rng.below(100) });
+        let (heartbeat_ms, lease_ms) = (millis(self.times.heartbeat), millis(self.times.lease));
+        while self.network.now_ms() < FAULTS_MS {
+            self.faults();
+            self.look(true).await?;
+        }
+        self.network.heal();
+        self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
+        self.rest(heartbeat_ms + lease_ms + SLACK_MS).await?;
+        self.comes_to_what_is()?;
+
+        let until_ms = self.network.now_ms() + STOPS_MS;
+        self.next_fault_ms = 0;
+        while self.network.now_ms() < until_ms {
+            self.stops();
+            self.look(true).await?;
+            self.hides_nobody()?;
+        }
+        self.rest(self.grace_ms() + SLACK_MS).await?;
+        self.comes_to_what_is()
+    }
+
+    /// Ends what refers to itself.
+    pub(super) fn end(&self) {
+        self.network.up().iter().for_each(|process| process.end());
+    }
+
+    /// Nobody comes or goes but those who are on their way.
+    async fn rest(&mut self, time_ms: u64) -> Result<(), String> {
+        let until_ms = self.network.now_ms() + time_ms;
+        while self.network.now_ms() < until_ms {
+            self.look(false).await?;
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self, acts: bool) -> Result<(), String> {
+        sleep(LOOK).await;
+        let Self { network, rng, next_number, times, .. } = self;
+        let now_ms = network.now_ms();
+        let may_begin = |node: &NodeName, at_ms: u64| at_ms <= now_ms && network.process(node).is_none();
+        let begin: Vec<_> = self.down_ms.extract_if(.., |node, at_ms| may_begin(node, *at_ms)).map(|(node, _)| node).collect();
+        for node in begin {
+            self.next_start += 1;
+            Process::begin(network, &node, self.next_start, *times);
+            (self.began_ms, self.busy_ms) = (now_ms, now_ms + BUSY_MS);
+        }
+        let acting = if now_ms < self.busy_ms { 150 } else { 20 };
+        for visitor in &mut self.visitors {
+            if acts && rng.per_mille(acting) {
+                visitor.act(network, rng, next_number);
+            }
+            visitor.go_on(network, rng, millis(times.heartbeat), next_number);
+        }
+        self.holders().map(drop)
+    }
+
+    /// Which nodes hold which sessions.
+    fn holders(&self) -> Result<Holders, String> {
+        let mut holders = Holders::new();
+        for process in self.network.up() {
+            for Session { page, id } in process.held()? {
+                holders.entry((page, id)).or_default().push(process.node.clone());
+            }
+        }
+        Ok(holders)
+    }
+
+    /// Every session that is there is held by one node, and no other is held.
+    fn comes_to_what_is(&self) -> Result<(), String> {
+        let holders = self.holders()?;
+        for visitor in &self.visitors {
+            let Session { page, id } = &visitor.session;
+            let nodes = holders.get(&(page.clone(), id.clone())).map_or(0, Vec::len);
+            if nodes != usize::from(visitor.is_there) {
+                let Visitor { is_there, since_ms, .. } = visitor;
+                let claims: Vec<String> = self.network.up().iter().map(|process| process.claims_on(&visitor.session)).collect();
+                return Err(format!(
+                    "{id} is held by {nodes} nodes at rest; it is there: {is_there}, since {since_ms} ms: {claims:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// While nodes only stop in order, everyone who is there is held, and who has left is not for long.
+    fn hides_nobody(&self) -> Result<(), String> {
+        let (holders, now_ms) = (self.holders()?, self.network.now_ms());
+        for visitor in self.visitors.iter().filter(|visitor| visitor.since_ms + KNOWN_MS <= now_ms) {
+            let Session { page, id } = &visitor.session;
+            let nodes = holders.get(&(page.clone(), id.clone()));
+            let since_ms = visitor.since_ms;
+            if visitor.is_there && nodes.is_none() {
+                return Err(format!("{id}, there since {since_ms} ms, is missing at {now_ms} ms"));
+            }
+            if let Some(nodes) = nodes.filter(|_| !visitor.is_there && visitor.excused_ms + KNOWN_MS <= now_ms) {
+                return Err(format!("{id}, away since {since_ms} ms, is held by {nodes:?} at {now_ms} ms"));
+            }
+        }
+        Ok(())
+    }
+
+    fn faults(&mut self) {
+        let now_ms = self.network.now_ms();
+        if now_ms < self.next_fault_ms {
+            return;
+        }
+        self.next_fault_ms = now_ms + self.rng.range(200, 4_000);
+        let up = self.network.up();
+        let Some(process) = (!up.is_empty()).then(|| self.rng.pick(&up).clone()) else { return };
+        let time = Duration::from_millis(self.rng.range(300, 9_000));
+        match self.rng.below(5) {
+            0 => self.crash(&process, now_ms + millis(time)),
+            1 => self.stop(&process, now_ms + millis(time)),
+            2 => {
+                self.network.met("a stall");
+                self.network.stall(process.start, time);
+            }
+            3 => {
+                self.network.met("a cut");
+                let to = self.rng.pick(&self.network.nodes).clone();
+                self.network.cut(&process.node, &to, time);
+                if self.rng.per_mille(500) {
+                    self.network.cut(&to, &process.node, time);
+                }
+            }
+            _ => {
+                self.network.met("a node is cut off");
+                for other in &self.network.nodes {
+                    self.network.cut(&process.node, other, time);
+                    self.network.cut(other, &process.node, time);
+                }
+            }
+        }
+    }
+
+    fn crash(&mut self, process: &Arc<Process>, again_ms: u64) {
+        self.network.met("a crash");
+        process.end();
+        let Self { visitors, network, rng, .. } = self;
+        visitors.iter_mut().for_each(|visitor| visitor.crashed(process.start, network, rng));
+        self.down_ms.insert(process.node.clone(), again_ms);
+    }
+
+    /// A stop in order, one at a time: the next one not before the one before is heard again, as the operator waits until it is ready.
+    fn stops(&mut self) {
+        let (now_ms, up) = (self.network.now_ms(), self.network.up());
+        let all_up = up.len() == self.network.nodes.len() && up.iter().all(|process| !process.leaves());
+        if all_up && now_ms >= self.next_fault_ms.max(self.began_ms + READY_MS) {
+            self.next_fault_ms = now_ms + self.rng.range(2_000, 9_000);
+            let process = self.rng.pick(&up).clone();
+            let again_ms = now_ms + self.rng.range(1_000, 6_000);
+            self.stop(&process, again_ms);
+        }
+    }
+
+    fn stop(&mut self, process: &Arc<Process>, again_ms: u64) {
+        if process.leaves() || !self.network.is_awake(process.start) {
+            return;
+        }
+        self.network.met("a stop");
+        let (grace_ms, now_ms) = (self.grace_ms(), self.network.now_ms());
+        self.busy_ms = now_ms + BUSY_MS;
+        process.begin_leaving(Duration::from_millis(grace_ms));
+        let Self { visitors, network, rng, .. } = self;
+        visitors.iter_mut().for_each(|visitor| visitor.sent_away(process.start, grace_ms, network, rng));
+        self.down_ms.insert(process.node.clone(), again_ms);
+        let (process, network) = (process.clone(), network.clone());
+        tokio::spawn(async move { network.live(process.start, process.leave()).await });
+    }
+
+    /// For how long sessions of a stopping node count on: until its clients may be back, and a lease.
+    fn grace_ms(&self) -> u64 {
+        millis(self.times.lease) + 2_000
+    }
+}
