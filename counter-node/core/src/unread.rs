@@ -200,23 +200,31 @@ impl SlotVector {
 /// key.
 #[must_use]
 pub fn modifications_of(key: &Key, copies: &[SlotDelta]) -> Modifications {
-    // Copies of one generation merge exactly. One of another is a moment older or newer, in which actors have retired.
+    // Copies of one generation merge exactly once all have heard of the highest floor: below it all of them have the same records, and
+    // a copy that is behind would bring what the others have corrected already. One of another generation is a moment older or newer,
+    // in which actors have retired.
     let of_generation = |some: &SlotDelta| {
-        let mut vector = SlotVector::new(0);
-        vector.restore_slot(SlotRecord { generation: some.generation, retired: Vec::new() });
-        for copy in copies.iter().filter(|copy| copy.generation == some.generation) {
-            match vector.counter(key) {
-                Some(_) => drop::<Merged>(vector.merge(copy)),
-                // A base comes with the counter that it is part of, and is the same in all of them.
-                None => {
-                    copy.counters.iter().for_each(|(key, counter)| vector.restore_counter(key, counter));
-                    copy.tokens.iter().for_each(|record| vector.restore_token(record));
-                }
-            }
-        }
-        vector.modifications(key)
+        let same = || copies.iter().filter(|copy| copy.generation == some.generation);
+        let floor_ms = same().map(|copy| copy.floor_ms).max().unwrap_or_default();
+        let merged = same().map(|copy| copied(copy, floor_ms)).reduce(|mut merged, copy| {
+            drop::<Merged>(merged.merge(&copy.delta(some.slot, [key])));
+            merged
+        });
+        merged.map_or_else(Modifications::default, |merged| merged.modifications(key))
     };
     copies.iter().map(of_generation).fold(Modifications::default(), Modifications::join)
+}
+
+/// What a replica has told, as it will be once that has heard of this floor. A base comes with the counter that it is part of, and is
+/// the same in all copies.
+fn copied(copy: &SlotDelta, floor_ms: u64) -> SlotVector {
+    let mut vector = SlotVector::new(0);
+    vector.restore_slot(SlotRecord { generation: copy.generation, retired: Vec::new() });
+    vector.restore_floor(copy.floor_ms);
+    copy.counters.iter().for_each(|(key, counter)| vector.restore_counter(key, counter));
+    copy.tokens.iter().for_each(|record| vector.restore_token(record));
+    vector.raise_floor(floor_ms);
+    vector
 }
 
 #[cfg(test)]

@@ -201,6 +201,24 @@ fn a_modification_that_two_replicas_have_counted_under_one_token_is_one() {
 }
 
 #[test]
+fn a_token_that_two_replicas_took_counts_once_also_while_only_some_have_heard_that_it_is_forgotten() {
+    let key = page("a").modifications();
+    let token = Token { id: 5, made_ms: Some(1_000) };
+    let (mut one, mut other) = (replica(0), replica(1));
+    for vector in [&mut one, &mut other] {
+        vector.apply(&key, Update::Increment(1), Some(&token), second(1), |_| Ok(())).unwrap();
+    }
+    exchange(&mut one, &mut other, &key);
+    one.raise_floor(2_000);
+    modify(&mut other, &key, second(3)).unwrap();
+    let mut copies = [one.delta(key.slot(), [&key]), other.delta(key.slot(), [&key])];
+    for _ in 0..2 {
+        assert_eq!(modifications_of(&key, &copies).number, 2);
+        copies.reverse();
+    }
+}
+
+#[test]
 fn what_is_of_no_actor_is_pushed_also_where_others_tokens_hold_their_entries_back() {
     let (front, ann) = (page("{x}front"), user("{x}ann"));
     let subscription = ann.subscription(&front).unwrap();
