@@ -172,7 +172,7 @@ fn first(spec: &ClusterSpec, observed: &Observed) -> Due {
 }
 
 fn continued(slot_move: &Move, layout: &Layout, observed: &Observed, size: &Size, losses: &Losses) -> Due {
-    // Slots flip and get their receipt only once those who see a loss have accepted it.
+    // Where a loss is seen, nothing goes on before a person has accepted it.
     let lost = losses.open_among(layout, slot_move.from).next().is_some();
     let done = !lost && MoveSummary::of(slot_move, layout, observed, losses).slots_left == Some(0);
     let without = || Layout { moves: layout.moves[1..].to_vec(), ..layout.clone() };
