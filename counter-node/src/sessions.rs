@@ -40,6 +40,8 @@ pub struct Claim {
     /// Whose it is, if that is said.
     user: Option<Name>,
     claimant: Claimant,
+    /// In whose place this one is: that has ended.
+    resumes: Option<Claimant>,
     /// For how long it stands, in milliseconds; 0 ends it.
     for_ms: u64,
 }
@@ -49,6 +51,8 @@ pub struct Claim {
 struct Own {
     number: u64,
     user: Option<Name>,
+    resumes: Option<Claimant>,
+    since: Instant,
 }
 
 /// Why a session could not be claimed; it does not count.
@@ -113,7 +117,7 @@ impl<R: Reach> Sessions<R> {
     /// # Errors
     /// [`ClaimError`].
     pub async fn beat(&self, session: Session, user: Option<Name>) -> Result<(), ClaimError> {
-        self.tell(Claim { session, user, claimant: Claimant::Heartbeats, for_ms: millis(self.heartbeat) }).await
+        self.tell(of_heartbeats(session, user, self.heartbeat)).await
     }
 
     /// Heartbeats will come no more. That there were none is no error.
@@ -121,22 +125,29 @@ impl<R: Reach> Sessions<R> {
     /// # Errors
     /// [`ClaimError::Unreachable`]: the session ends by itself.
     pub async fn end(&self, session: Session) -> Result<(), ClaimError> {
-        self.tell(Claim { session, user: None, claimant: Claimant::Heartbeats, for_ms: 0 }).await
+        self.tell(of_heartbeats(session, None, Duration::ZERO)).await
     }
 
-    /// A connection of this node has this session from now on.
-    pub fn connected(self: &Arc<Self>, session: Session, connection: u64, user: Option<Name>) {
-        let own = Own { number: self.number.fetch_add(1, Ordering::Relaxed), user };
+    /// A connection of this node has this session from now on, in the place of what its client has left behind, if it says so.
+    pub fn connected(self: &Arc<Self>, session: Session, connection: u64, user: Option<Name>, resumes: Option<Claimant>) {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let own = Own { number, user, resumes, since: Instant::now() };
         let key = (session, connection);
         lock(&self.own).insert(key.clone(), own);
         let this = self.clone();
         tokio::spawn(async move {
             drop(this.tell(this.of_connection(key.0.clone(), own, this.heartbeat)).await);
-            // It may have ended meanwhile, and its end have gone to another holder.
-            if lock(&this.own).get(&key).is_none_or(|now| now.number != own.number) {
+            if this.has_ended(&key, own) {
                 drop(this.tell(this.of_connection(key.0, own, Duration::ZERO)).await);
             }
         });
+    }
+
+    /// Whether what was just told of a connection is over, and its end may have gone to another holder. What became orphans has its
+    /// end told with these.
+    fn has_ended(&self, key: &(Session, u64), own: Own) -> bool {
+        let is_over = lock(&self.own).get(key).is_none_or(|now| now.number != own.number);
+        is_over && !self.leaves.load(Ordering::Relaxed)
     }
 
     /// It has it no more.
@@ -148,8 +159,10 @@ impl<R: Reach> Sessions<R> {
         tokio::spawn(async move { drop(this.tell(this.of_connection(session, own, Duration::ZERO)).await) });
     }
 
-    fn of_connection(&self, session: Session, Own { number, user }: Own, time: Duration) -> Claim {
-        Claim { session, user, claimant: Claimant::Connection { gateway: self.start, number }, for_ms: millis(time) }
+    fn of_connection(&self, session: Session, Own { number, user, resumes, since }: Own, time: Duration) -> Claim {
+        // An orphan stands no longer.
+        let resumes = resumes.filter(|_| since.elapsed() < self.heartbeat);
+        Claim { session, user, claimant: Claimant::Connection { gateway: self.start, number }, resumes, for_ms: millis(time) }
     }
 
     /// How many sessions with ids this node holds.
@@ -174,7 +187,7 @@ impl<R: Reach> Sessions<R> {
             let work = async {
                 if others_hold || renewed.elapsed() >= self.heartbeat / 4 {
                     renewed = Instant::now();
-                    self.claim_all(self.own_claims(), SESSIONS_PATH).await;
+                    self.renew().await;
                 }
                 if self.astray.swap(false, Ordering::Relaxed) || others_hold || may_be_back {
                     self.hand_to_holders().await;
@@ -192,10 +205,15 @@ impl<R: Reach> Sessions<R> {
         ended.iter().for_each(|(session, name)| self.left(session, *name));
     }
 
-    /// What this node's connections claim, for a holder that has lost it, or has become it.
-    fn own_claims(&self) -> Vec<Claim> {
-        let own = lock(&self.own);
-        own.iter().map(|((session, _), own)| self.of_connection(session.clone(), *own, self.heartbeat)).collect()
+    /// Claims what this node's connections have, for a holder that has lost it, or has become it.
+    async fn renew(&self) {
+        let mut own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
+        let claims = |own: &[((Session, u64), Own)], time| {
+            own.iter().map(|((session, _), own)| self.of_connection(session.clone(), *own, time)).collect::<Vec<Claim>>()
+        };
+        self.claim_all(claims(&own, self.heartbeat), SESSIONS_PATH).await;
+        own.retain(|(key, own)| self.has_ended(key, *own));
+        self.claim_all(claims(&own, Duration::ZERO), SESSIONS_PATH).await;
     }
 
     /// Has these taken by whoever holds their sessions; where one does not answer, by the next.
@@ -291,7 +309,7 @@ impl<R: Reach> Sessions<R> {
                 let is_own = matches!(claimant, Claimant::Connection { gateway, .. } if *gateway == self.start);
                 let for_ms = millis(until.saturating_duration_since(now));
                 if for_ms > 0 && !(is_own && have_gone) {
-                    claims.push(Claim { session: session.clone(), user: Some(name), claimant: *claimant, for_ms });
+                    claims.push(Claim { session: session.clone(), user: Some(name), claimant: *claimant, resumes: None, for_ms });
                 }
             }
         }
@@ -300,13 +318,15 @@ impl<R: Reach> Sessions<R> {
 
     /// This node is about to exit. What its connections claim stands for so long, if their clients do not come back.
     pub(crate) fn begin_leaving(&self, grace: Duration) {
-        let own = std::mem::take(&mut *lock(&self.own));
-        let claims = own.into_iter().flat_map(|((session, _), own)| {
-            let ended = self.of_connection(session.clone(), own, Duration::ZERO);
-            [Claim { session, user: own.user, claimant: Claimant::Orphans, for_ms: millis(grace) }, ended]
-        });
-        lock(&self.orphans).extend(claims);
+        // Whoever sees that it leaves finds all of them there.
+        let mut orphans = lock(&self.orphans);
         self.leaves.store(true, Ordering::Relaxed);
+        let own = std::mem::take(&mut *lock(&self.own));
+        orphans.extend(own.into_iter().flat_map(|((session, connection), own)| {
+            let ended = self.of_connection(session, own, Duration::ZERO);
+            let orphan = Claimant::Orphan { gateway: self.start, connection };
+            [Claim { claimant: orphan, for_ms: millis(grace), ..ended.clone() }, ended]
+        }));
     }
 
     /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on.
@@ -366,20 +386,36 @@ impl<R: Reach> Sessions<R> {
         (!leaves).then_some(taken)
     }
 
-    fn take_one(&self, Claim { session, user, claimant, for_ms }: &Claim, now: Instant, handed_over: bool) -> bool {
+    fn take_one(&self, claim: &Claim, now: Instant, handed_over: bool) -> bool {
+        let Claim { session, claimant, resumes, for_ms, .. } = claim;
         // Under the lock, so that counts are changed in the order of what they follow from.
         let mut held = lock(&self.held);
-        if *for_ms == 0 {
-            if let Some(name) = held.end(session, *claimant, now) {
+        let end = |held: &mut Claims, claimant| {
+            if let Some(name) = held.end(session, claimant, now) {
                 self.left(session, name);
             }
-            return true;
+        };
+        let taken = if *for_ms == 0 {
+            end(&mut held, *claimant);
+            true
+        } else {
+            self.stands(&mut held, claim, now, handed_over)
+        };
+        // Afterwards, so that the session does not end in between.
+        if let Some(resumed) = resumes.filter(|_| taken) {
+            end(&mut held, resumed);
         }
+        taken
+    }
+
+    /// Has a claim stand, unless it is over. Returns false when there is no room for it.
+    fn stands(&self, held: &mut Claims, claim: &Claim, now: Instant, handed_over: bool) -> bool {
+        let Claim { session, user, claimant, for_ms, .. } = claim;
         let until = now + Duration::from_millis(*for_ms).min(self.heartbeat);
         let is_over = held.ended(session, *claimant).is_some_and(|ended| match claimant {
-            Claimant::Connection { .. } => true,
+            Claimant::Connection { .. } | Claimant::Orphan { .. } => true,
             // What is left of its time says when the last heartbeat was.
-            Claimant::Heartbeats | Claimant::Orphans => handed_over && until < ended + self.heartbeat,
+            Claimant::Heartbeats => handed_over && until < ended + self.heartbeat,
         });
         if is_over {
             // Who has it lets go of it.
@@ -411,6 +447,10 @@ impl<R: Reach> std::fmt::Debug for Sessions<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sessions").field("held", &self.held()).finish_non_exhaustive()
     }
+}
+
+fn of_heartbeats(session: Session, user: Option<Name>, time: Duration) -> Claim {
+    Claim { session, user, claimant: Claimant::Heartbeats, resumes: None, for_ms: millis(time) }
 }
 
 /// What its holder is found by.

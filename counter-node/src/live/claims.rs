@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use counter_core::counter::Key;
+use counter_core::presence::SessionToken;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -35,8 +36,18 @@ pub enum Claimant {
     Heartbeats,
     /// An open connection: the start of the node that has it, and its number there.
     Connection { gateway: u64, number: u64 },
-    /// Connections of a node that has stopped, until one of their clients is back.
-    Orphans,
+    /// What a connection of a node that has stopped was, until its client is back: the node's start, and the connection as the token
+    /// says that the client resumes by.
+    Orphan { gateway: u64, connection: u64 },
+}
+
+impl Claimant {
+    /// What the client that comes with this token has left behind, if its node has stopped. Who knows a session's id may end what claims
+    /// it anyway, so that the token's proof does not matter.
+    #[must_use]
+    pub fn left_behind(token: &SessionToken) -> Self {
+        Self::Orphan { gateway: token.gateway, connection: token.number }
+    }
 }
 
 /// The node holds, or the session has, as many as may be.
@@ -78,9 +89,6 @@ impl Claims {
         }
         if let Some(Held { claimants, number, .. }) = self.held.get_mut(session) {
             *number = self.number;
-            if matches!(claimant, Claimant::Connection { .. }) {
-                claimants.retain(|(other, _)| *other != Claimant::Orphans);
-            }
             let room = claimants.len() < CLAIMANTS_MAX;
             match claimants.iter_mut().find(|(other, _)| *other == claimant) {
                 // What is handed over may be of before the last heartbeat.
@@ -124,7 +132,7 @@ impl Claims {
     pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
         self.ended.retain(|_, ended| now.saturating_duration_since(*ended) < ENDED);
         let stands = |(claimant, until): &(Claimant, Instant)| match claimant {
-            Claimant::Heartbeats | Claimant::Orphans => now < *until,
+            Claimant::Heartbeats | Claimant::Orphan { .. } => now < *until,
             Claimant::Connection { gateway, .. } => now < *until && alive(*gateway),
         };
         let ended = self.held.extract_if(|_, held| {
@@ -208,18 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn orphans_stand_without_their_node_until_a_connection_of_theirs_is_back() {
+    fn an_orphan_stands_without_its_node_for_its_time() {
         let (mut claims, now) = (Claims::default(), Instant::now());
         let until = now + Duration::from_secs(20);
-        for id in ["a", "b"] {
-            claims.claim(&session(id), None, Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
-            claims.claim(&session(id), None, Claimant::Orphans, until).unwrap();
-        }
+        claims.claim(&session("a"), None, Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
+        claims.claim(&session("a"), None, Claimant::Orphan { gateway: 1, connection: 5 }, until).unwrap();
         assert_eq!(claims.expire(now, |_| false), []);
-        let back = Claimant::Connection { gateway: 3, number: 1 };
-        assert_eq!(claims.claim(&session("a"), None, back, until), Ok(None));
-        assert_eq!(claims.end(&session("a"), back, now), Some(Name::of_session("a")), "nothing else keeps it");
-        assert_eq!(claims.expire(until, |_| true), [(session("b"), Name::of_session("b"))]);
+        assert_eq!(claims.expire(until, |_| true), [(session("a"), Name::of_session("a"))]);
     }
 
     #[test]
@@ -240,7 +243,7 @@ mod tests {
         let (mut claims, now) = (Claims::default(), Instant::now());
         assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now), None, "it is still on its way here");
         assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), Some(now));
-        assert_eq!(claims.ended(&session("a"), Claimant::Orphans), None);
+        assert_eq!(claims.ended(&session("a"), Claimant::Orphan { gateway: 1, connection: 5 }), None);
         assert_eq!(claims.ended(&session("b"), Claimant::Heartbeats), None);
         claims.claim(&session("a"), None, Claimant::Heartbeats, now + ENDED).unwrap();
         assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), None, "a heartbeat has come since");

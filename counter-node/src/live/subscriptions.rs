@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use counter_core::counter::Key;
 use counter_core::presence::SessionToken;
 
-use super::claims::Session;
+use super::claims::{Claimant, Session};
 use super::hub::{Address, Topic};
 use super::mailbox::{Mailbox, Marks};
 use super::value::Value;
@@ -35,7 +35,7 @@ pub struct Subscriptions {
     places: Vec<Option<Looking>>,
     /// The id that the client's session has; none: the connection is the session.
     session: Option<Arc<str>>,
-    /// The session that this one replaces.
+    /// What the client has left behind: the connection that this one replaces.
     resumes: Option<Box<SessionToken>>,
 }
 
@@ -150,15 +150,19 @@ impl Subscriptions {
     fn tell(&self, subject: &Subject, mode: Mode) {
         let Some(page) = subject.page() else { return };
         let session = self.session.as_ref().map(|id| Session { page: page.clone(), id: id.clone() });
+        let resumes = self.resumes.as_deref();
         match (session, self.mailbox.user, mode) {
-            (Some(session), user, Mode::View) => self.live.sessions.connected(session, self.connection, user),
+            (Some(session), user, Mode::View) => {
+                let resumes = resumes.map(Claimant::left_behind);
+                self.live.sessions.connected(session, self.connection, user, resumes);
+            }
             (Some(session), _, Mode::Observe) => self.live.sessions.disconnected(session, self.connection),
             (None, Some(user), Mode::View) => self.live.registrar.name_came(page, user),
             (None, Some(user), Mode::Observe) => self.live.registrar.name_left(page, user),
             (None, None, _) => {}
         }
-        if let (None, Mode::View, Some(token)) = (&self.session, mode, &self.resumes) {
-            self.live.hand_over.resumed(**token, page);
+        if let (None, Mode::View, Some(token)) = (&self.session, mode, resumes) {
+            self.live.hand_over.resumed(*token, page);
         }
     }
 

@@ -21,7 +21,7 @@ fn session(id: &str) -> Session {
 }
 
 fn claim(claimant: Claimant, time: Duration) -> Claim {
-    Claim { session: session("a"), user: None, claimant, for_ms: millis(time) }
+    Claim { session: session("a"), user: None, claimant, resumes: None, for_ms: millis(time) }
 }
 
 /// A process on each of so many nodes.
@@ -50,13 +50,31 @@ async fn one_connection_that_has_a_session_again_claims_it_anew() {
     let (_network, processes) = processes(1);
     let sessions = &processes[0].sessions;
     for _ in 0..3 {
-        sessions.connected(session("a"), 1, None);
+        sessions.connected(session("a"), 1, None, None);
         tokio::task::yield_now().await;
         assert_eq!(sessions.held(), 1);
         sessions.disconnected(session("a"), 1);
         tokio::task::yield_now().await;
         assert_eq!(sessions.held(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_tabs_that_were_sent_away_one_that_is_back_and_closed_does_not_hide_the_other() {
+    let (_network, processes) = processes(1);
+    let sessions = &processes[0].sessions;
+    let orphan = |connection| Claimant::Orphan { gateway: 7, connection };
+    sessions.take(&[1, 2].map(|connection| claim(orphan(connection), TIMES.heartbeat)), true);
+    let resumes = |claim, connection| Claim { resumes: Some(orphan(connection)), ..claim };
+    let back = Claimant::Connection { gateway: 8, number: 1 };
+    sessions.take(&[resumes(claim(back, TIMES.heartbeat), 1)], false);
+    sessions.take(&[claim(back, Duration::ZERO)], false);
+    assert_eq!(sessions.held(), 1, "the second tab is on its way");
+    // All that its holder hears of the second one is its end.
+    sessions.take(&[resumes(claim(Claimant::Connection { gateway: 8, number: 2 }, Duration::ZERO), 2)], false);
+    assert_eq!(sessions.held(), 0);
+    sessions.take(&[claim(orphan(1), TIMES.heartbeat)], true);
+    assert_eq!(sessions.held(), 0, "its client was back before it was handed over");
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,7 +97,7 @@ async fn held_by_the_first() -> (Arc<Network>, Arc<Process>, Arc<Process>) {
     let (first, second) = (processes[0].clone(), processes[1].clone());
     let is_of_first = |session: &Session| first.sessions.holders(session).first() == Some(&first.node);
     let session = (0..).map(|id: u32| session(&id.to_string())).find(is_of_first).unwrap();
-    first.sessions.connected(session, 1, None);
+    first.sessions.connected(session, 1, None, None);
     tokio::task::yield_now().await;
     assert_eq!((first.sessions.held(), second.sessions.held()), (1, 0));
     (network, first, second)

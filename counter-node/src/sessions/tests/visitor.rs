@@ -10,7 +10,7 @@ use super::network::Network;
 use super::process::Process;
 use super::rng::Rng;
 use crate::live::Name;
-use crate::live::claims::Session;
+use crate::live::claims::{Claimant, Session};
 
 /// How long a client waits for the answer to a heartbeat.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,8 +31,8 @@ pub(super) struct Visitor {
     tabs: Vec<Tab>,
     /// When the last one was opened.
     opened_ms: u64,
-    /// When tabs that were sent away, or cut off, will be back.
-    returning_ms: Vec<u64>,
+    /// Tabs that were sent away, or cut off, and will be back.
+    returning: Vec<Returning>,
     /// Since when it is there, or is not, for all that it knows.
     pub(super) is_there: bool,
     pub(super) since_ms: u64,
@@ -52,9 +52,16 @@ struct Tab {
     number: u64,
 }
 
+/// A tab on its way back.
+struct Returning {
+    at_ms: u64,
+    /// What it has left behind.
+    resumes: Option<Claimant>,
+}
+
 impl Visitor {
     pub(super) fn new(session: Session, user: Option<Name>) -> Self {
-        let (tabs, returning_ms) = (Vec::new(), Vec::new());
+        let (tabs, returning) = (Vec::new(), Vec::new());
         Self {
             session,
             user,
@@ -62,7 +69,7 @@ impl Visitor {
             again_ms: 0,
             tabs,
             opened_ms: 0,
-            returning_ms,
+            returning,
             is_there: false,
             since_ms: 0,
             excused_ms: 0,
@@ -75,26 +82,26 @@ impl Visitor {
             0 if self.beats.is_none() && self.again_ms <= network.now_ms() => {
                 self.beats = Some(Beats { next_ms: 0, flying: None, stand: false })
             }
-            1 | 2 if self.tabs.len() < 3 => self.open(network, rng, next_number),
+            1 | 2 if self.tabs.len() < 3 => self.open(None, network, rng, next_number),
             3 if self.tabs.is_empty() => self.end_beats(network, rng),
             4 | 5 => self.close(network, rng),
             _ => {}
         }
     }
 
-    fn open(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
+    fn open(&mut self, resumes: Option<Claimant>, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
         let up = network.up();
         let ready: Vec<&Arc<Process>> =
             up.iter().filter(|process| !process.leaves() && network.is_awake(process.start)).collect();
         if ready.is_empty() {
-            self.returning_ms.push(network.now_ms() + 300);
+            self.returning.push(Returning { at_ms: network.now_ms() + 300, resumes });
             return;
         }
         *next_number += 1;
         self.opened_ms = network.now_ms();
         let tab = Tab { process: (*rng.pick(&ready)).clone(), number: *next_number };
         network.note(|| format!("{} opens {} at {}", self.session.id, tab.number, tab.process.node));
-        tab.process.sessions.connected(self.session.clone(), tab.number, self.user);
+        tab.process.sessions.connected(self.session.clone(), tab.number, self.user, resumes);
         self.tabs.push(tab);
         if self.tabs.len() > 1 {
             network.met("a session has several tabs");
@@ -102,10 +109,9 @@ impl Visitor {
     }
 
     fn close(&mut self, network: &Arc<Network>, rng: &mut Rng) {
-        // Whatever connection of a session its holder hears of next ends the orphans, as if it were the one that was sent away.
-        // And of two tabs the end of one may overtake the beginning of the other.
+        // Of two tabs the end of one may overtake the beginning of the other.
         let is_known = network.now_ms() >= self.opened_ms + OPENED_MS;
-        if self.tabs.is_empty() || !self.returning_ms.is_empty() || !is_known {
+        if self.tabs.is_empty() || !is_known {
             return;
         }
         let Tab { process, number } = self.tabs.swap_remove(rng.index(self.tabs.len()));
@@ -136,10 +142,10 @@ impl Visitor {
     /// Goes on with what it does.
     pub(super) fn go_on(&mut self, network: &Arc<Network>, rng: &mut Rng, heartbeat_ms: u64, next_number: &mut u64) {
         let now_ms = network.now_ms();
-        let back = self.returning_ms.extract_if(.., |at_ms| *at_ms <= now_ms).count();
-        for _ in 0..back {
+        let back: Vec<Returning> = self.returning.extract_if(.., |tab| tab.at_ms <= now_ms).collect();
+        for Returning { resumes, .. } in back {
             network.met("a tab is back");
-            self.open(network, rng, next_number);
+            self.open(resumes, network, rng, next_number);
         }
         self.beat(network, rng, heartbeat_ms);
         let stand = self.beats.as_ref().is_some_and(|beats| beats.stand);
@@ -147,7 +153,7 @@ impl Visitor {
             // A heartbeat may have been taken by a node that has not lived to say so.
             self.excused_ms = self.excused_ms.max(now_ms);
         }
-        let is_there = stand || !self.tabs.is_empty() || !self.returning_ms.is_empty();
+        let is_there = stand || !self.tabs.is_empty() || !self.returning.is_empty();
         if self.is_there != is_there {
             (self.is_there, self.since_ms) = (is_there, now_ms);
         }
@@ -182,9 +188,9 @@ impl Visitor {
 
     /// A process has ended all at once, and so have its connections. Most clients come back.
     pub(super) fn crashed(&mut self, start: u64, network: &Arc<Network>, rng: &mut Rng) {
-        for _ in self.tabs_at(start) {
+        for tab in self.tabs_at(start) {
             if rng.per_mille(700) {
-                self.returning_ms.push(network.now_ms() + rng.range(100, 5_000));
+                self.returning.push(tab.back_at(network.now_ms() + rng.range(100, 5_000)));
             }
         }
     }
@@ -192,13 +198,20 @@ impl Visitor {
     /// A process is about to exit, and sends its clients elsewhere. Its orphans may count for a grace.
     pub(super) fn sent_away(&mut self, start: u64, grace_ms: u64, network: &Arc<Network>, rng: &mut Rng) {
         let now_ms = network.now_ms();
-        for Tab { process, number } in self.tabs_at(start) {
-            disconnect(network, process, self.session.clone(), number);
-            self.excused_ms = self.excused_ms.max(now_ms + grace_ms);
+        for tab in self.tabs_at(start) {
+            disconnect(network, tab.process.clone(), self.session.clone(), tab.number);
             if rng.per_mille(900) {
-                self.returning_ms.push(now_ms + rng.range(0, 1_500));
+                self.returning.push(tab.back_at(now_ms + rng.range(0, 1_500)));
+            } else {
+                self.excused_ms = self.excused_ms.max(now_ms + grace_ms);
             }
         }
+    }
+}
+
+impl Tab {
+    fn back_at(&self, at_ms: u64) -> Returning {
+        Returning { at_ms, resumes: Some(Claimant::Orphan { gateway: self.process.start, connection: self.number }) }
     }
 }
 
