@@ -12,7 +12,7 @@ use counter_core::table::Table;
 use counter_core::token::{TokenName, TokenRecord};
 use counter_core::vector::SlotRecord;
 
-use crate::rng::Rng;
+use counter_seeds::Rng;
 
 /// One record; none removes it.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use counter_core::id::ShardId;
 
 use crate::operator::Transfer;
-use crate::rng::Rng;
+use counter_seeds::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fsync {

@@ -2,11 +2,11 @@
 //! which decide what clients do and how long messages take.
 
 use counter_core::id::ShardId;
+use counter_seeds::{Rng, number};
 
 use crate::faults::{COPY_MS_MAX, Fault, Fsync, Plan};
 use crate::operator::Transfer;
-use crate::rng::Rng;
-use crate::{number, report, search};
+use crate::run_all;
 
 const SEEDS: u64 = 12;
 
@@ -31,10 +31,7 @@ fn plan(rng: &mut Rng, (shards, replicas): (u16, u16), faults: &[(u64, Fault)]) 
 
 /// Plays it with some seeds. In one at least each of these must happen.
 fn play_until(planner: fn(&mut Rng) -> Plan, seen: &[&str]) {
-    let (found, outlines) = search(0, number("SIM_EACH").unwrap_or(SEEDS), planner, None);
-    if let Some((seed, violation)) = found {
-        panic!("{}", report(seed, planner, &violation));
-    }
+    let outlines = run_all(0..number("SIM_EACH").unwrap_or(SEEDS), planner);
     for what in seen {
         let times: u64 = outlines.iter().filter_map(|outline| outline.seen.get(what)).sum();
         assert!(times > 0, "never: {what}");

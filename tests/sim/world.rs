@@ -20,8 +20,8 @@ use crate::faults::{Fault, Fsync, Plan, SUB_KEYS};
 use crate::ledger::{Ledger, Told};
 use crate::operator::{Operator, SPREAD_PAGE, Said};
 use crate::process::{EPOCH_MS, Node, Process, Start, TOKEN_SLACK_MS, TOKEN_WINDOW_MS};
-use crate::rng::Rng;
 use crate::unread::Users;
+use counter_seeds::Rng;
 
 /// Shards and replicas that there can be.
 const SHARDS_MAX: u16 = 4;
@@ -78,7 +78,7 @@ impl World {
         let plan = plan(&mut rng);
         let places =
             (0..SHARDS_MAX).flat_map(|shard| (0..REPLICAS_MAX).map(move |replica| NodeName::of("c", ShardId(shard), replica)));
-        let nodes: Vec<Node> = places.map(|name| Node::new(name, rng.next())).collect();
+        let nodes: Vec<Node> = places.map(|name| Node::new(name, rng.draw())).collect();
         let names = nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
         let mut keys: Vec<Key> = (0..PAGES).map(|number| Key::new(format!("page-{number}").as_bytes()).unwrap()).collect();
         // The first page's virtual shards stand right behind it.
@@ -244,7 +244,7 @@ impl World {
         let tokened = self.plan.tokens && self.rng.per_mille(700);
         // As the node does: a retry must find the first try's record, whatever the number of virtual shards is by then.
         let key = if tokened && (1..=usize::from(SUB_KEYS)).contains(&key) { 0 } else { key };
-        let token = tokened.then(|| Token { id: u128::from(self.rng.next()), made_ms: Some(made_ms) });
+        let token = tokened.then(|| Token { id: u128::from(self.rng.draw()), made_ms: Some(made_ms) });
         if self.ledger.keys[key].is_virtual_shard() {
             self.note("update of a virtual shard");
         }
@@ -369,7 +369,7 @@ impl World {
             message_bytes_max: [1_000, 256 << 10][self.rng.index(2)],
             ..ReplicaConfig::default()
         };
-        let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.next(), config };
+        let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.draw(), config };
         let number = start.number;
         let held = &mut self.nodes[node];
         held.dying = None;

@@ -7,16 +7,11 @@
 
 mod network;
 mod process;
-#[path = "../../../tests/sim/rng.rs"]
-mod rng;
 mod scenarios;
 mod visitor;
 mod world;
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use counter_seeds::{Seen, check_bugs, check_coverage, number, search};
 
 use self::world::World;
 
@@ -36,8 +31,6 @@ const COVERED: [&str; 10] = [
     "a tab is back",
     "a session has several tabs",
 ];
-
-type Seen = BTreeMap<&'static str, u64>;
 
 /// Bugs that can be planted in how a node is driven and in what it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +52,6 @@ impl Bug {
         [Self::EndsForgotten, Self::RenewalsIgnored, Self::TakenUnseen, Self::NothingHandedOn, Self::OthersUnheard];
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap())
-}
-
 fn run(seed: u64, bug: Option<Bug>, traced: bool) -> (Result<Seen, String>, String) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
@@ -75,42 +64,6 @@ fn run(seed: u64, bug: Option<Bug>, traced: bool) -> (Result<Seen, String>, Stri
     })
 }
 
-fn try_run(seed: u64, bug: Option<Bug>) -> Result<Seen, String> {
-    catch_unwind(AssertUnwindSafe(|| run(seed, bug, false).0)).unwrap_or_else(|_| Err("it panicked".to_owned()))
-}
-
-/// Runs seeds on all processors. Returns the lowest that fails, or what all of them have met.
-fn search(first: u64, seeds: u64, bug: Option<Bug>) -> Result<Seen, (u64, String)> {
-    let (next, found, all) = (AtomicU64::new(first), Mutex::new(None::<(u64, String)>), Mutex::new(Seen::new()));
-    let one = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            let is_found = found.lock().unwrap().as_ref().is_some_and(|(lowest, _)| *lowest < seed);
-            if seed >= first + seeds || is_found {
-                return;
-            }
-            match try_run(seed, bug) {
-                Ok(seen) => {
-                    let mut all = all.lock().unwrap();
-                    seen.into_iter().for_each(|(what, times)| *all.entry(what).or_default() += times);
-                }
-                Err(violation) => {
-                    let mut found = found.lock().unwrap();
-                    if found.as_ref().is_none_or(|(lowest, _)| seed < *lowest) {
-                        *found = Some((seed, violation));
-                    }
-                }
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(one))));
-    match found.into_inner().unwrap() {
-        Some(found) => Err(found),
-        None => Ok(all.into_inner().unwrap()),
-    }
-}
-
 #[test]
 fn every_seed_comes_to_one_holder_of_each_session_and_stops_in_order_hide_nobody() {
     if let Some(seed) = number("CLAIMS_SEED") {
@@ -120,28 +73,17 @@ fn every_seed_comes_to_one_holder_of_each_session_and_stops_in_order_hide_nobody
         return assert!(result.is_ok());
     }
     let seeds = number("CLAIMS_SEEDS").unwrap_or(SEEDS);
-    let seen = search(number("CLAIMS_FIRST").unwrap_or(0), seeds, None).unwrap_or_else(|(seed, violation)| {
+    let first = number("CLAIMS_FIRST").unwrap_or(0);
+    let seen = search(first..first + seeds, |seed| run(seed, None, false).0).unwrap_or_else(|(seed, violation)| {
         let (again, trace) = run(seed, None, true);
         panic!("{trace}\nseed {seed}: {violation}\nonce more: {again:?}\nagain: CLAIMS_SEED={seed}");
     });
-    for what in COVERED {
-        let times = seen.get(what).copied().unwrap_or(0);
-        println!("{times:>9} × {what}");
-        assert!(times > 0 || seeds < SEEDS, "never in {seeds} seeds: {what}");
-    }
+    check_coverage(&COVERED, &seen, SEEDS);
 }
 
 #[test]
 fn every_bug_planted_in_claims_is_found() {
-    if number("CLAIMS_SEED").is_some() {
-        return;
+    if number("CLAIMS_SEED").is_none() {
+        check_bugs(&Bug::ALL, 0..BUG_SEEDS, |seed, bug| run(seed, Some(bug), false).0);
     }
-    let mut missed = Vec::new();
-    for bug in Bug::ALL {
-        match search(0, BUG_SEEDS, Some(bug)) {
-            Err((seed, violation)) => println!("{bug:?} found by seed {seed}: {violation}"),
-            Ok(_) => missed.push(bug),
-        }
-    }
-    assert!(missed.is_empty(), "not found in {BUG_SEEDS} seeds: {missed:?}");
 }

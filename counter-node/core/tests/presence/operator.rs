@@ -6,7 +6,7 @@ use counter_core::id::{ClusterId, NodeName, ShardId};
 use counter_core::layout::{LAYOUT_FORMAT, Layout, LayoutVersion, Move, MovePhase, Node, Shard};
 use counter_core::slot::{SLOTS, Slot, SlotRange};
 
-use crate::rng::Rng;
+use counter_seeds::Rng;
 
 /// Slots move by sixteenths.
 const PARTS: u16 = 16;

@@ -1,6 +1,6 @@
 //! What a seed's world is like, and what goes wrong in it.
 
-use crate::rng::Rng;
+use counter_seeds::Rng;
 
 /// The layout of a world and its faults.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use counter_core::table::{Table, TableLimits};
 use crate::bugs::Bug;
 use crate::operator::Operator;
 use crate::plan::{Fault, Plan};
-use crate::rng::Rng;
 use crate::truth::{ProcessNumber, Truth};
+use counter_seeds::Rng;
 
 pub(crate) const PAGES: usize = 10;
 pub(crate) const LEASE_MS: u64 = 5_000;
@@ -359,7 +359,7 @@ impl World {
         }
         self.processes += 1;
         let number = self.processes;
-        let start = if self.bug == Some(Bug::ReusedStart) { 7 } else { self.rng.next() };
+        let start = if self.bug == Some(Bug::ReusedStart) { 7 } else { self.rng.draw() };
         let viewers = Arc::new(Viewers::new(number));
         let config = PresenceConfig {
             lease_ms: LEASE_MS,

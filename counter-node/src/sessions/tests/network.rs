@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::Bug;
 use super::process::Process;
-use super::rng::Rng;
-use super::{Bug, Seen};
 use crate::clock::millis;
 use crate::lock::lock;
 use crate::members::Reach;
 use crate::peers::Question;
+use counter_seeds::{Rng, Seen};
 
 /// Lines of a trace that are kept.
 const TRACE: usize = 400;

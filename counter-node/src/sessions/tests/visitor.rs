@@ -8,9 +8,9 @@ use tokio::time::timeout;
 
 use super::network::Network;
 use super::process::Process;
-use super::rng::Rng;
 use crate::live::Name;
 use crate::live::claims::{Claimant, Session};
+use counter_seeds::Rng;
 
 /// How long a client waits for the answer to a heartbeat.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -11,11 +11,11 @@ use tokio::time::sleep;
 use super::Bug;
 use super::network::{Network, Weather};
 use super::process::{Process, Times};
-use super::rng::Rng;
 use super::visitor::Visitor;
 use crate::clock::millis;
 use crate::live::Name;
 use crate::live::claims::Session;
+use counter_seeds::Rng;
 
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_millis(50);

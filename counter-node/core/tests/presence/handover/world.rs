@@ -8,7 +8,7 @@ use counter_core::presence::{Bequest, Resumption, SessionToken};
 
 use super::Bug;
 use super::process::{Answer, Process};
-use crate::rng::Rng;
+use counter_seeds::Rng;
 
 pub(super) const LEASE_MS: u64 = 5_000;
 /// Over so long the clients of a stopping node are spread.
@@ -344,7 +344,7 @@ impl World {
             process.gave_up = true;
             return process.returned(part.gateway);
         };
-        let asked = self.rng.next();
+        let asked = self.rng.draw();
         let answer = Answered { from: node, start, to, tries, gateway: part.gateway, asked, took: false };
         self.asked[node] = Some(asked);
         // Whichever comes first, the answer or this.
@@ -404,7 +404,7 @@ impl World {
 
     fn start(&mut self, node: usize) {
         if self.nodes[node].is_none() {
-            let start = self.rng.next();
+            let start = self.rng.draw();
             self.nodes[node] = Some(Process::new(self.names[node].clone(), start, self.now_ms));
         }
     }
