@@ -136,6 +136,7 @@ fn planner_for(bug: Bug) -> Planner {
         Bug::EarlyForget => scenarios::clock_ahead_in_a_partition,
         Bug::ReplayBeforeDurable | Bug::RecordsCutOff => scenarios::kills_amid_slow_writes,
         Bug::StandingNotDurable => scenarios::wishes_amid_slow_writes,
+        Bug::ResumedActor => scenarios::slots_that_return,
         Bug::RecordNotMoved => scenarios::moved_with_conflicts,
         _ => Plan::of,
     }

@@ -211,9 +211,11 @@ pub(crate) fn power_lost_with_slots_just_taken(rng: &mut Rng) -> Plan {
 
 #[test]
 fn slots_that_leave_and_return_are_written_under_a_new_actor() {
-    play(|rng| {
-        plan(rng, (2, 2), &[(2_000, transfer(0, 1, 8_000)), (5_000, transfer(1, 0, 14_000)), (9_000, transfer(0, 1, 9_000))])
-    });
+    play(slots_that_return);
+}
+
+pub(crate) fn slots_that_return(rng: &mut Rng) -> Plan {
+    plan(rng, (2, 2), &[(2_000, transfer(0, 1, 8_000)), (5_000, transfer(1, 0, 14_000)), (9_000, transfer(0, 1, 9_000))])
 }
 
 #[test]

@@ -64,7 +64,11 @@ impl Bug {
                 (plan.ended_max, plan.heal_ms) = (1, 8_000);
                 plan.faults = vec![(7_900, Fault::Crash { node: 0, down_ms: 9_000 })];
             }
-            Self::EarlyComplete => (plan.layout_ms_max, plan.heal_ms, plan.ended_max) = (4_000, 16_000, 4_096),
+            // A gateway that is of neither shard, and hears late that slots move.
+            Self::EarlyComplete => {
+                (plan.shards, plan.replicas, plan.layout_ms_max, plan.heal_ms) = (3, 2, 4_000, 16_000);
+                (plan.loss, plan.slow, plan.ended_max) = (0, 0, 4_096);
+            }
             _ => {}
         }
     }
