@@ -200,8 +200,8 @@ impl Operator {
         } else {
             next.shards.iter().find(|shard| shard.slots.is_empty() && shard.shard.0 < self.shards)?.shard
         };
-        let donor = next.shards.iter().max_by_key(|shard| size(&shard.slots))?;
-        self.begin(next.clone(), donor.shard, target, size(&donor.slots) / 2)
+        let donor = next.shards.iter().max_by_key(|shard| SlotRange::count_all(&shard.slots))?;
+        self.begin(next.clone(), donor.shard, target, SlotRange::count_all(&donor.slots) / 2)
     }
 
     fn begin_transfer(&mut self) -> Option<Layout> {
@@ -235,8 +235,4 @@ impl Operator {
         next.shards.retain(|shard| shard.shard.0 < self.shards || !shard.slots.is_empty());
         (next != self.layout).then_some(next)
     }
-}
-
-fn size(slots: &[SlotRange]) -> usize {
-    slots.iter().map(|range| range.count()).sum()
 }

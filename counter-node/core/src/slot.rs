@@ -160,6 +160,12 @@ impl SlotRange {
         self.last.index().saturating_sub(self.first.index()).saturating_add(1)
     }
 
+    /// How many slots these ranges hold, none of which overlap.
+    #[must_use]
+    pub fn count_all(ranges: &[Self]) -> usize {
+        ranges.iter().map(|range| range.count()).fold(0, usize::saturating_add)
+    }
+
     /// The range's slots, in order.
     pub fn iter(self) -> impl Iterator<Item = Slot> {
         (self.first.0..=self.last.0).map(Slot)

@@ -53,19 +53,19 @@ fn parts_of(slot: Slot, records: &[Record], into: &mut Vec<Part>) -> Result<(), 
     let (mut last, mut early) = (Vec::new(), Vec::new());
     let new_part = || Part { slot, record: Vec::new(), fields: Vec::new(), bytes: 64 };
     let (first, mut part) = (into.len(), new_part());
-    let is_token = |record: &&Record| matches!(record.of, Change::Token { .. });
+    let is_token = |record: &Record| matches!(record.of, Change::Token { .. });
+    let is_gone_token = |record: &&Record| is_token(record) && record.bytes.is_none();
     let may_be_cut = records.iter().any(|record| matches!(record.of, Change::Slot(_)))
-        || !records.iter().any(|record| is_token(&record) && record.bytes.is_some());
+        || !records.iter().any(|record| is_token(record) && record.bytes.is_some());
     // The tokens that are to go come last: what they said stands in the counters.
-    let (kept, gone): (Vec<&Record>, Vec<&Record>) =
-        records.iter().partition(|record| !is_token(record) || record.bytes.is_some());
-    for record in kept.into_iter().chain(gone) {
+    let kept = records.iter().filter(|record| !is_gone_token(record));
+    for record in kept.chain(records.iter().filter(is_gone_token)) {
         let Some((field, value)) = field_of(record)? else {
             (last, early) = slot_record(record.bytes.as_deref())?;
             continue;
         };
         let bytes = field.len() + value.len() + FIELD_HEAD_BYTES;
-        let may_end = may_be_cut || (is_token(&record) && record.bytes.is_none());
+        let may_end = may_be_cut || is_gone_token(&record);
         if may_end && part.bytes + bytes > CALL_BYTES_MAX {
             into.push(std::mem::replace(&mut part, new_part()));
         }

@@ -47,7 +47,7 @@ pub(super) fn next_move(layout: &Layout, targets: &[ShardId]) -> Option<Move> {
 
 /// How many slots a shard owns.
 pub(super) fn held(layout: &Layout, shard: ShardId) -> usize {
-    layout.shard(shard).map_or(0, |shard| shard.slots.iter().map(|range| range.count()).sum())
+    layout.shard(shard).map_or(0, |shard| SlotRange::count_all(&shard.slots))
 }
 
 /// The share of each shard. As many of the larger shares as possible go where they are held already.
@@ -167,7 +167,7 @@ mod tests {
     fn settle(layout: &mut Layout, targets: &[ShardId]) -> (usize, usize) {
         let (mut slots, mut moves) = (0, 0);
         while let Some(next) = next_move(layout, targets) {
-            let count: usize = next.slots.iter().map(|range| range.count()).sum();
+            let count = SlotRange::count_all(&next.slots);
             assert!(count > 0);
             for shard in &mut layout.shards {
                 let kept = |range: &SlotRange| range.iter().filter(|slot| !next.slots.iter().any(|taken| taken.contains(*slot)));

@@ -6,7 +6,7 @@
 use counter_core::id::{ClusterId, NodeName, ShardId};
 use counter_core::layout::virtual_shards::PATTERNS_MAX;
 use counter_core::layout::{LAYOUT_FORMAT, Layout, LayoutVersion, Move, MovePhase, Node, Shard, normalised};
-use counter_core::slot::to_ranges;
+use counter_core::slot::{SlotRange, to_ranges};
 
 use crate::controller::validate::{ClusterSpec, Storage};
 
@@ -186,8 +186,7 @@ fn continued(slot_move: &Move, layout: &Layout, observed: &Observed, size: &Size
 
 /// Whether a move would lead away from what the spec asks for now.
 fn is_taken_back(slot_move: &Move, layout: &Layout, size: &Size) -> bool {
-    let moving: usize = slot_move.slots.iter().map(|range| range.count()).sum();
-    let after = balance::held(layout, slot_move.to) + moving;
+    let after = balance::held(layout, slot_move.to) + SlotRange::count_all(&slot_move.slots);
     let undone = !size.targets.contains(&slot_move.to) || (size.frozen && slot_move.to.0 >= size.wanted);
     undone || after > balance::share_max(size.targets.len())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use counter_core::id::{ClusterId, NodeName, ShardId};
 use counter_core::layout::{Layout, LayoutVersion, Move, MovePhase, Shard};
-use counter_core::slot::{SLOTS, Slot};
+use counter_core::slot::{SLOTS, Slot, SlotRange};
 use counter_core::status::MoveStatus;
 
 use super::volumes::Losses;
@@ -150,8 +150,7 @@ fn left_by(said: &MoveStatus, slot_move: &Move, losses: &Losses) -> u64 {
 }
 
 fn slots_of(slot_move: &Move) -> u64 {
-    let slots = slot_move.slots.iter().map(|range| range.count()).sum::<usize>();
-    u64::try_from(slots).unwrap_or(u64::MAX)
+    u64::try_from(SlotRange::count_all(&slot_move.slots)).unwrap_or(u64::MAX)
 }
 
 fn count(number: usize) -> u16 {

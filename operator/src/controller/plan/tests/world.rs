@@ -109,8 +109,7 @@ impl World {
     }
 
     pub(super) fn held(&self) -> Vec<usize> {
-        let count = |ranges: &[SlotRange]| ranges.iter().map(|range| range.count()).sum();
-        self.layout().shards.iter().map(|shard| count(&shard.slots)).collect()
+        self.layout().shards.iter().map(|shard| SlotRange::count_all(&shard.slots)).collect()
     }
 
     /// The process of a node dies, or comes back.
