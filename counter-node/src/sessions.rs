@@ -2,18 +2,22 @@
 //! so at one node. Which, rendezvous hashing says: of the nodes that live, the one with the highest hash of node and id.
 //!
 //! **Who holds a session changes** with who lives. The edges claim theirs at the new holder at once, and the old holder, if it
-//! lives, hands over what it has: it counts a session until the new one has made known that it does.
+//! lives, hands over what it has: it counts a session until the new one has made known that it does. Ends go to whoever holds the
+//! session by what their edge believes; when that changes, those of the last seconds are told again.
 
-use std::collections::{BTreeMap, HashMap};
+mod handing;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use counter_core::id::NodeName;
 use counter_core::presence::subject;
-use futures::future::join_all;
+use futures::future::{join_all, join3};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::millis;
@@ -32,6 +36,14 @@ const TIMEOUT: Duration = Duration::from_millis(700);
 const TRIES: usize = 3;
 /// Claims of one message.
 const AT_ONCE: usize = 1_024;
+/// For how long a connection's claim stands, and how often it is renewed: what ends it is its end, or its node's lease. For so long
+/// ends are kept, too, to be told again.
+const CLAIMED: Duration = Duration::from_secs(20);
+const RENEWED: Duration = Duration::from_secs(5);
+/// Ends that are kept. Of more, some claims stand until they are not renewed, if another node holds them than was told.
+const ENDS_MAX: usize = 65_536;
+/// For how long clients of a node that stops may take to be back, at most.
+const GRACE_MAX: Duration = Duration::from_secs(120);
 
 /// What an edge tells a holder. A list of them is one request; its answer is a list of whether each was taken.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +56,14 @@ pub struct Claim {
     resumes: Option<Claimant>,
     /// For how long it stands, in milliseconds; 0 ends it.
     for_ms: u64,
+    /// How long ago its end was said, in milliseconds: a heartbeat since then stands.
+    ago_ms: u64,
+}
+
+impl Claim {
+    fn ended(self) -> Self {
+        Self { for_ms: 0, ..self }
+    }
 }
 
 /// What a connection claims.
@@ -81,6 +101,12 @@ pub struct Sessions<R = Peers> {
     leaves: AtomicBool,
     /// Something was claimed here that another node should hold, by someone who believes in others than this node does.
     astray: AtomicBool,
+    /// Ends of the last seconds, and when they were said.
+    ends: Mutex<VecDeque<(Instant, Claim)>>,
+    /// It is time to claim what this node's connections have.
+    to_renew: Notify,
+    /// It is time to look for what others are to hold.
+    to_hand_over: Notify,
     handing: tokio::sync::Mutex<()>,
     /// What this node's connections have claimed, for whoever holds it now, until their clients are back.
     orphans: Mutex<Vec<Claim>>,
@@ -107,6 +133,9 @@ impl<R: Reach> Sessions<R> {
             number: AtomicU64::new(0),
             leaves: AtomicBool::new(false),
             astray: AtomicBool::new(false),
+            ends: Mutex::default(),
+            to_renew: Notify::new(),
+            to_hand_over: Notify::new(),
             handing: tokio::sync::Mutex::default(),
             orphans: Mutex::default(),
         })
@@ -125,7 +154,7 @@ impl<R: Reach> Sessions<R> {
     /// # Errors
     /// [`ClaimError::Unreachable`]: the session ends by itself.
     pub async fn end(&self, session: Session) -> Result<(), ClaimError> {
-        self.tell(of_heartbeats(session, None, Duration::ZERO)).await
+        self.tell_end(of_heartbeats(session, None, Duration::ZERO)).await
     }
 
     /// A connection of this node has this session from now on, in the place of what its client has left behind, if it says so.
@@ -136,18 +165,14 @@ impl<R: Reach> Sessions<R> {
         lock(&self.own).insert(key.clone(), own);
         let this = self.clone();
         tokio::spawn(async move {
-            drop(this.tell(this.of_connection(key.0.clone(), own, this.heartbeat)).await);
-            if this.has_ended(&key, own) {
-                drop(this.tell(this.of_connection(key.0, own, Duration::ZERO)).await);
+            let claim = this.of_connection(key.0.clone(), own);
+            drop(this.tell(claim.clone()).await);
+            // It may have ended meanwhile, and its end have gone to another holder. What became orphans has its end told with these.
+            let is_over = lock(&this.own).get(&key).is_none_or(|now| now.number != own.number);
+            if is_over && !this.leaves.load(Ordering::Relaxed) {
+                drop(this.tell(claim.ended()).await);
             }
         });
-    }
-
-    /// Whether what was just told of a connection is over, and its end may have gone to another holder. What became orphans has its
-    /// end told with these.
-    fn has_ended(&self, key: &(Session, u64), own: Own) -> bool {
-        let is_over = lock(&self.own).get(key).is_none_or(|now| now.number != own.number);
-        is_over && !self.leaves.load(Ordering::Relaxed)
     }
 
     /// It has it no more.
@@ -156,13 +181,26 @@ impl<R: Reach> Sessions<R> {
         // Otherwise it was handed over.
         let Some(own) = own else { return };
         let this = self.clone();
-        tokio::spawn(async move { drop(this.tell(this.of_connection(session, own, Duration::ZERO)).await) });
+        tokio::spawn(async move { drop(this.tell_end(this.of_connection(session, own).ended()).await) });
     }
 
-    fn of_connection(&self, session: Session, Own { number, user, resumes, since }: Own, time: Duration) -> Claim {
-        // An orphan stands no longer.
-        let resumes = resumes.filter(|_| since.elapsed() < self.heartbeat);
-        Claim { session, user, claimant: Claimant::Connection { gateway: self.start, number }, resumes, for_ms: millis(time) }
+    /// Tells an end, now and once more when it may have gone to the wrong holder.
+    async fn tell_end(&self, claim: Claim) -> Result<(), ClaimError> {
+        {
+            let (mut ends, now) = (lock(&self.ends), Instant::now());
+            while ends.len() >= ENDS_MAX || ends.front().is_some_and(|(said, _)| now - *said >= CLAIMED) {
+                ends.pop_front();
+            }
+            ends.push_back((now, claim.clone()));
+        }
+        self.tell(claim).await
+    }
+
+    fn of_connection(&self, session: Session, Own { number, user, resumes, since }: Own) -> Claim {
+        // Whoever has the orphan has heard of it by then, or is gone.
+        let resumes = resumes.filter(|_| since.elapsed() < CLAIMED);
+        let claimant = Claimant::Connection { gateway: self.start, number };
+        Claim { session, user, claimant, resumes, for_ms: millis(CLAIMED), ago_ms: 0 }
     }
 
     /// How many sessions with ids this node holds.
@@ -171,31 +209,42 @@ impl<R: Reach> Sessions<R> {
         lock(&self.held).len()
     }
 
-    /// Ends claims that are over and renews this node's, until it has stopped.
+    /// Ends claims that are over, renews this node's and hands over what others are to hold, until it has stopped.
     pub async fn run(self: Arc<Self>, stopped: CancellationToken) {
-        let mut renewed = Instant::now();
-        let mut believed = self.members.believed();
-        let mut changes = self.members.changes();
-        while stopped.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        // None of them waits for another: handing over a million sessions takes a while.
+        let work = join3(self.look(), self.renew_in_time(), self.hand_over_in_time());
+        stopped.run_until_cancelled(work).await;
+    }
+
+    async fn look(&self) {
+        let (mut believed, mut changes) = (self.members.believed(), self.members.changes());
+        loop {
+            sleep(LOOK).await;
             self.expire(Instant::now());
-            let believed_now = self.members.believed();
-            let others_hold = believed_now != believed;
-            believed = believed_now;
-            // Who was passed over between two looks may be back: what was claimed here meanwhile is another's.
+            let believed_before = std::mem::replace(&mut believed, self.members.believed());
+            // Who was passed over between two looks, or has begun anew, has lost or not heard what was told others meanwhile.
             let changes_before = std::mem::replace(&mut changes, self.members.changes());
-            let may_be_back = changes != changes_before;
-            let work = async {
-                if others_hold || renewed.elapsed() >= self.heartbeat / 4 {
-                    renewed = Instant::now();
-                    self.renew().await;
-                }
-                if self.astray.swap(false, Ordering::Relaxed) || others_hold || may_be_back {
-                    self.hand_to_holders().await;
-                }
-            };
-            if stopped.run_until_cancelled(work).await.is_none() {
-                return;
+            let others_hold = believed != believed_before || changes != changes_before;
+            if others_hold {
+                self.to_renew.notify_one();
             }
+            if self.astray.swap(false, Ordering::Relaxed) || others_hold {
+                self.to_hand_over.notify_one();
+            }
+        }
+    }
+
+    async fn renew_in_time(&self) {
+        loop {
+            let others_hold = timeout(RENEWED, self.to_renew.notified()).await.is_ok();
+            self.renew(others_hold).await;
+        }
+    }
+
+    async fn hand_over_in_time(&self) {
+        loop {
+            self.to_hand_over.notified().await;
+            self.hand_to_holders().await;
         }
     }
 
@@ -205,15 +254,16 @@ impl<R: Reach> Sessions<R> {
         ended.iter().for_each(|(session, name)| self.left(session, *name));
     }
 
-    /// Claims what this node's connections have, for a holder that has lost it, or has become it.
-    async fn renew(&self) {
-        let mut own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
-        let claims = |own: &[((Session, u64), Own)], time| {
-            own.iter().map(|((session, _), own)| self.of_connection(session.clone(), *own, time)).collect::<Vec<Claim>>()
-        };
-        self.claim_all(claims(&own, self.heartbeat), SESSIONS_PATH).await;
-        own.retain(|(key, own)| self.has_ended(key, *own));
-        self.claim_all(claims(&own, Duration::ZERO), SESSIONS_PATH).await;
+    /// Claims what this node's connections have, for a holder that has lost it, or has become it; and tells ends again: those that may
+    /// have passed one of these claims, or all when others hold than before.
+    async fn renew(&self, others_hold: bool) {
+        let began = Instant::now();
+        let own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
+        let claims = own.into_iter().map(|((session, _), own)| self.of_connection(session, own)).collect();
+        self.claim_all(claims, SESSIONS_PATH).await;
+        let ends = lock(&self.ends).iter().filter(|(said, _)| others_hold || *said >= began).cloned().collect::<Vec<_>>();
+        let ends = ends.into_iter().map(|(said, claim)| Claim { ago_ms: millis(said.elapsed()), ..claim }).collect();
+        self.claim_all(ends, SESSIONS_PATH).await;
     }
 
     /// Has these taken by whoever holds their sessions; where one does not answer, by the next.
@@ -237,101 +287,6 @@ impl<R: Reach> Sessions<R> {
                 return;
             }
         }
-    }
-
-    /// Hands sessions that others are to hold from now on to those.
-    async fn hand_to_holders(&self) {
-        // What another turn of this has handed over would look like what has ended meanwhile.
-        let _alone = self.handing.lock().await;
-        // They go ahead: a session that nothing else claims is given up with the rest.
-        let orphans = std::mem::take(&mut *lock(&self.orphans));
-        self.claim_all(orphans, HANDOVER_PATH).await;
-        let nodes = self.members.believed();
-        let held = lock(&self.held).sessions();
-        let mut by_holder: BTreeMap<NodeName, Vec<Session>> = BTreeMap::new();
-        for part in held.chunks(AT_ONCE) {
-            for session in part {
-                let holder = self.members.first(rank(session), &nodes).filter(|holder| holder != self.members.me());
-                if let Some(holder) = holder {
-                    by_holder.entry(holder).or_default().push(session.clone());
-                }
-            }
-            // They may be a million.
-            tokio::task::yield_now().await;
-        }
-        let handed = by_holder.iter().map(async |(holder, sessions)| {
-            for part in sessions.chunks(AT_ONCE / 4) {
-                if !self.hand_to(holder, part).await {
-                    // It may just be starting: it is asked again with the next look, for as long as it is believed in.
-                    self.astray.store(true, Ordering::Relaxed);
-                    return;
-                }
-            }
-        });
-        join_all(handed).await;
-    }
-
-    /// Hands sessions to their new holder. Returns whether it answers; what it has taken counts here no more.
-    async fn hand_to(&self, holder: &NodeName, sessions: &[Session]) -> bool {
-        let (claims, numbers) = self.claims_on(sessions);
-        let Some(stand) = self.hand(holder, claims.clone()).await else { return false };
-        let refused: Vec<&Session> =
-            claims.iter().zip(&stand).filter(|(_, stands)| !**stands).map(|(claim, _)| &claim.session).collect();
-        let mut over = Vec::new();
-        {
-            let mut held = lock(&self.held);
-            // What has ended here meanwhile has to end there.
-            over.extend(claims.iter().filter(|claim| held.ended(&claim.session, claim.claimant).is_some()));
-            for (session, number) in sessions.iter().zip(numbers).filter(|(session, _)| !refused.contains(session)) {
-                match number.and_then(|number| held.remove(session, number)) {
-                    Some(name) => self.left(session, name),
-                    // It was claimed here again, perhaps by the new holder, which had to give it back.
-                    None => self.astray.store(true, Ordering::Relaxed),
-                }
-            }
-        }
-        let ends: Vec<Claim> = over.into_iter().map(|claim| Claim { for_ms: 0, ..claim.clone() }).collect();
-        if !ends.is_empty() {
-            drop(self.ask(holder, ends, SESSIONS_PATH).await);
-        }
-        true
-    }
-
-    /// What is claimed of these sessions here, but for what this node's own connections claim when that has gone ahead as orphans; and
-    /// by session the number of the last claim.
-    fn claims_on(&self, sessions: &[Session]) -> (Vec<Claim>, Vec<Option<u64>>) {
-        let (held, now) = (lock(&self.held), Instant::now());
-        let have_gone = self.leaves.load(Ordering::Relaxed) && lock(&self.orphans).is_empty();
-        let mut claims = Vec::new();
-        for session in sessions {
-            let Some((name, claimants)) = held.get(session) else { continue };
-            for (claimant, until) in claimants {
-                let is_own = matches!(claimant, Claimant::Connection { gateway, .. } if *gateway == self.start);
-                let for_ms = millis(until.saturating_duration_since(now));
-                if for_ms > 0 && !(is_own && have_gone) {
-                    claims.push(Claim { session: session.clone(), user: Some(name), claimant: *claimant, resumes: None, for_ms });
-                }
-            }
-        }
-        (claims, sessions.iter().map(|session| held.number(session)).collect())
-    }
-
-    /// This node is about to exit. What its connections claim stands for so long, if their clients do not come back.
-    pub(crate) fn begin_leaving(&self, grace: Duration) {
-        // Whoever sees that it leaves finds all of them there.
-        let mut orphans = lock(&self.orphans);
-        self.leaves.store(true, Ordering::Relaxed);
-        let own = std::mem::take(&mut *lock(&self.own));
-        orphans.extend(own.into_iter().flat_map(|((session, connection), own)| {
-            let ended = self.of_connection(session, own, Duration::ZERO);
-            let orphan = Claimant::Orphan { gateway: self.start, connection };
-            [Claim { claimant: orphan, for_ms: millis(grace), ..ended.clone() }, ended]
-        }));
-    }
-
-    /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on.
-    pub(crate) async fn hand_on(&self) {
-        self.hand_to_holders().await;
     }
 
     /// Has one claim taken by whoever holds the session.
@@ -387,11 +342,13 @@ impl<R: Reach> Sessions<R> {
     }
 
     fn take_one(&self, claim: &Claim, now: Instant, handed_over: bool) -> bool {
-        let Claim { session, claimant, resumes, for_ms, .. } = claim;
+        let Claim { session, claimant, resumes, for_ms, ago_ms, .. } = claim;
         // Under the lock, so that counts are changed in the order of what they follow from.
         let mut held = lock(&self.held);
+        let said = now.checked_sub(Duration::from_millis(*ago_ms)).unwrap_or(now);
         let end = |held: &mut Claims, claimant| {
-            if let Some(name) = held.end(session, claimant, now) {
+            let has_begun_anew = claimant == Claimant::Heartbeats && held.until(session, claimant) > Some(said + self.heartbeat);
+            if !has_begun_anew && let Some(name) = held.end(session, claimant, said) {
                 self.left(session, name);
             }
         };
@@ -411,7 +368,12 @@ impl<R: Reach> Sessions<R> {
     /// Has a claim stand, unless it is over. Returns false when there is no room for it.
     fn stands(&self, held: &mut Claims, claim: &Claim, now: Instant, handed_over: bool) -> bool {
         let Claim { session, user, claimant, for_ms, .. } = claim;
-        let until = now + Duration::from_millis(*for_ms).min(self.heartbeat);
+        let longest = match claimant {
+            Claimant::Heartbeats => self.heartbeat,
+            Claimant::Connection { .. } => CLAIMED,
+            Claimant::Orphan { .. } => GRACE_MAX,
+        };
+        let until = now + Duration::from_millis(*for_ms).min(longest);
         let is_over = held.ended(session, *claimant).is_some_and(|ended| match claimant {
             Claimant::Connection { .. } | Claimant::Orphan { .. } => true,
             // What is left of its time says when the last heartbeat was.
@@ -450,7 +412,7 @@ impl<R: Reach> std::fmt::Debug for Sessions<R> {
 }
 
 fn of_heartbeats(session: Session, user: Option<Name>, time: Duration) -> Claim {
-    Claim { session, user, claimant: Claimant::Heartbeats, resumes: None, for_ms: millis(time) }
+    Claim { session, user, claimant: Claimant::Heartbeats, resumes: None, for_ms: millis(time), ago_ms: 0 }
 }
 
 /// What its holder is found by.

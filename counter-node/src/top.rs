@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use counter_core::counter::Key;
 use counter_core::id::ShardId;
-use counter_core::layout::Shard;
+use counter_core::layout::{LayoutVersion, Shard};
 use counter_core::presence::Viewers;
 use counter_core::slot::Slot;
 use futures::future::join_all;
@@ -25,6 +25,8 @@ const FRESH: Duration = Duration::from_millis(250);
 const KEPT_MAX: usize = 64;
 /// How long a shard may take to answer, all of its replicas together.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// How soon shards are asked again that have answered by different layouts.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Which pages are asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +39,14 @@ pub struct Asked {
 
 /// Pages with their viewers, most first; equal ones by their names.
 pub type Busiest = Vec<(Key, u64)>;
+
+/// The busiest pages of one shard, as one of its replicas says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OfShard {
+    /// By which the replica knows which pages are its shard's.
+    layout: LayoutVersion,
+    pages: Busiest,
+}
 
 /// Why there is no list: a part of it is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,12 +99,13 @@ impl Recent {
 impl Top {
     /// The busiest pages of this node's shard; none when this node does not know all of its viewers.
     #[must_use]
-    pub fn here(&self, asked: &Asked) -> Option<Busiest> {
+    pub fn here(&self, asked: &Asked) -> Option<OfShard> {
         let view = self.peers.protocol.view();
         let routes = view.routes.as_ref().filter(|_| view.is_serving())?;
         routes.mine()?;
         let is_known = Slot::all().filter(|slot| routes.is_mine(*slot)).all(|slot| self.viewers.is_known(slot));
-        is_known.then(|| self.viewers.top(asked.limit.min(TOP_MAX), &asked.prefix))
+        let layout = routes.layout.version;
+        is_known.then(|| OfShard { layout, pages: self.viewers.top(asked.limit.min(TOP_MAX), &asked.prefix) })
     }
 
     /// The busiest pages of the cluster, at most a moment old, and how old.
@@ -116,32 +127,75 @@ impl Top {
         Ok(first((began.elapsed(), list)))
     }
 
+    /// All shards' lists together. While a new layout goes round, two shards may both have a page that moves, or neither: they are
+    /// asked again then, for as long as one of them may take to answer.
     async fn gather(&self, asked: &Asked) -> Result<Busiest, TopError> {
-        let view = self.peers.protocol.view();
-        let routes = view.routes.as_ref().ok_or(TopError::NoLayout)?;
-        let shards = routes.layout.shards.iter().enumerate();
-        let said = join_all(shards.map(|(index, shard)| self.of_shard(routes, index, shard, asked))).await;
-        let mut pages: Busiest = said.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        pages.sort_unstable_by(|(page, viewers), (other, others)| others.cmp(viewers).then_with(|| page.cmp(other)));
-        pages.truncate(TOP_MAX);
-        Ok(pages)
+        let began = Instant::now();
+        loop {
+            let view = self.peers.protocol.view();
+            let routes = view.routes.as_ref().ok_or(TopError::NoLayout)?;
+            let shards = routes.layout.shards.iter().enumerate();
+            let said = join_all(shards.map(|(index, shard)| self.of_shard(routes, index, shard, asked))).await;
+            let said: Vec<OfShard> = said.into_iter().collect::<Result<_, _>>()?;
+            if said.windows(2).all(|pair| pair[0].layout == pair[1].layout) || began.elapsed() >= TIMEOUT {
+                return Ok(together(said));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
-    async fn of_shard(&self, routes: &Routes, index: usize, shard: &Shard, asked: &Asked) -> Result<Busiest, TopError> {
+    async fn of_shard(&self, routes: &Routes, index: usize, shard: &Shard, asked: &Asked) -> Result<OfShard, TopError> {
         if routes.mine() == Some(index)
-            && let Some(pages) = self.here(asked)
+            && let Some(said) = self.here(asked)
         {
-            return Ok(pages);
+            return Ok(said);
         }
         let question = Question { path: TOP_PATH, body: asked, time: TIMEOUT };
-        let pages = self.peers.first(shard.nodes.iter(), question, |said: Option<Busiest>| said);
-        pages.await.ok_or(TopError::Silent(shard.shard))
+        let said = self.peers.first(shard.nodes.iter(), question, |said: Option<OfShard>| said);
+        said.await.ok_or(TopError::Silent(shard.shard))
     }
+}
+
+/// The busiest pages of all. One that two shards name, since it moves, is there once, by the greater of its numbers: whoever has just
+/// got it may not have heard of all its viewers.
+fn together(said: Vec<OfShard>) -> Busiest {
+    let mut by_page: HashMap<Key, u64> = HashMap::new();
+    for (page, viewers) in said.into_iter().flat_map(|of_shard| of_shard.pages) {
+        let known = by_page.entry(page).or_default();
+        *known = viewers.max(*known);
+    }
+    let mut pages: Busiest = by_page.into_iter().collect();
+    pages.sort_unstable_by(|(page, viewers), (other, others)| others.cmp(viewers).then_with(|| page.cmp(other)));
+    pages.truncate(TOP_MAX);
+    pages
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_busiest_of_all_are_those_of_a_model_and_a_page_that_moves_is_there_once() {
+        let of_shard = |shard: u64, pages: &Busiest| {
+            let mine = |page: &Key| page.slot().index() as u64 % 3 == shard;
+            let mut own: Busiest = pages.iter().filter(|(page, _)| mine(page)).cloned().collect();
+            own.sort_by_key(|(page, viewers)| (std::cmp::Reverse(*viewers), page.clone()));
+            own.truncate(TOP_MAX);
+            OfShard { layout: LayoutVersion(1), pages: own }
+        };
+        // Many have equally many viewers, about the hundredth place, too.
+        let page = |number: u64| (Key::new(format!("page-{number}").as_bytes()).unwrap(), number * 7919 % 40 + 1);
+        let all: Busiest = (0..1_000).map(page).collect();
+        let mut said: Vec<OfShard> = (0..3).map(|shard| of_shard(shard, &all)).collect();
+        let mut expected = all.clone();
+        expected.sort_by_key(|(page, viewers)| (std::cmp::Reverse(*viewers), page.clone()));
+        expected.truncate(TOP_MAX);
+        assert_eq!(together(said.clone()), expected);
+        // Another shard has begun to hear of the busiest one.
+        let busiest = expected[0].0.clone();
+        said.push(OfShard { layout: LayoutVersion(2), pages: vec![(busiest, 1)] });
+        assert_eq!(together(said), expected);
+    }
 
     #[test]
     fn a_list_serves_for_a_moment_and_as_many_are_kept_as_may_be() {

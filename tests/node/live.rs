@@ -177,9 +177,14 @@ async fn the_busiest_pages_are_told_by_every_node_in_their_order() -> anyhow::Re
         })
         .await?;
     }
-    for (query, field) in
-        [("", "sort"), ("?sort=name", "sort"), ("?sort=viewers&limit=0", "limit"), ("?sort=viewers&limit=101", "limit")]
-    {
+    let long = format!("?sort=viewers&prefix={}", "p".repeat(513));
+    for (query, field) in [
+        ("", "sort"),
+        ("?sort=name", "sort"),
+        ("?sort=viewers&limit=0", "limit"),
+        ("?sort=viewers&limit=101", "limit"),
+        (&long, "prefix"),
+    ] {
         let problem =
             http.send(Method::GET, &format!("{}/pages{query}", bases[0]), None).await?.json_of(StatusCode::BAD_REQUEST)?;
         assert_eq!(problem["field"], field, "{query}");

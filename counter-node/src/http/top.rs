@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use counter_core::counter::KEY_BYTES_MAX;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::http::request::Parts;
@@ -75,6 +76,12 @@ fn asked(query: Option<&str>) -> Result<Asked, Problem> {
                 let limit = value.parse().ok().filter(|limit| (1..=TOP_MAX).contains(limit));
                 asked.limit = limit
                     .ok_or_else(|| Problem::bad_field("limit", format_args!("must be a whole number from 1 to {TOP_MAX}")))?;
+            }
+            "prefix" if value.len() > KEY_BYTES_MAX => {
+                return Err(Problem::bad_field(
+                    "prefix",
+                    format_args!("must be at most {KEY_BYTES_MAX} bytes, as pages' names are"),
+                ));
             }
             "prefix" => asked.prefix = value.into_bytes(),
             _ => {

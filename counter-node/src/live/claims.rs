@@ -115,10 +115,17 @@ impl Claims {
         self.ended.get(&(session.clone(), claimant)).copied()
     }
 
-    /// This claim is over. Returns the session's name if that is over, too.
-    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant, now: Instant) -> Option<Name> {
+    /// Until when a claim stands, if it does.
+    pub(crate) fn until(&self, session: &Session, claimant: Claimant) -> Option<Instant> {
+        let claimants = &self.held.get(session)?.claimants;
+        claimants.iter().find(|(other, _)| *other == claimant).map(|(_, until)| *until)
+    }
+
+    /// This claim is over since then. Returns the session's name if that is over, too.
+    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant, since: Instant) -> Option<Name> {
         if self.ended.len() < ENDED_MAX {
-            self.ended.insert((session.clone(), claimant), now);
+            let ended = self.ended.entry((session.clone(), claimant)).or_insert(since);
+            *ended = since.max(*ended);
         }
         let Held { claimants, .. } = self.held.get_mut(session)?;
         claimants.retain(|(other, _)| *other != claimant);

@@ -524,11 +524,15 @@ impl World {
                 self.cut_for(one, other, ms);
                 self.cut_for(other, one, ms);
             }
-            Fault::Clock { node, ahead_ms } => self.nodes[node].wall_ahead_ms = ahead_ms,
+            Fault::Clock { node, ahead_ms } => {
+                self.saw("a clock jumps");
+                self.nodes[node].wall_ahead_ms = ahead_ms;
+            }
         }
     }
 
     fn cut_for(&mut self, from: usize, to: usize, ms: u64) {
+        self.saw("a cut");
         *self.cut.entry((from, to)).or_default() += 1;
         self.at(self.now_ms + ms, Event::Mend { from, to });
     }

@@ -167,6 +167,20 @@ impl Network {
         }
     }
 
+    /// What comes of a client's wait for a process; none when that has ended, which breaks the client's connection.
+    pub(super) async fn while_alive<T>(&self, start: u64, work: impl Future<Output = T>) -> Option<T> {
+        let ended = async {
+            while !lock(&self.state).dead.contains(&start) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = ended => None,
+        }
+    }
+
     /// Runs a process's work while the process runs.
     pub(super) async fn live(&self, start: u64, work: impl Future<Output = ()>) {
         let mut work = std::pin::pin!(work);

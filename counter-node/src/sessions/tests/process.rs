@@ -157,7 +157,7 @@ impl Process {
                 self.network.note(|| format!("{} is handed {claims:?}", self.node));
                 let stand = match self.network.bug {
                     Some(Bug::TakenUnseen) => Some(vec![true; claims.len()]),
-                    bug => self.sessions.take(&claims, bug != Some(Bug::EndsForgotten)),
+                    _ => self.sessions.take(&claims, true),
                 };
                 self.names.told().await;
                 self.network.met("sessions are handed over");
@@ -170,17 +170,18 @@ impl Process {
 
     fn take_by(&self, from: u64, claims: &[Claim]) -> Option<Vec<bool>> {
         self.network.note(|| format!("{} is told by {from} {claims:?}", self.node));
-        if self.network.bug != Some(Bug::RenewalsIgnored) {
-            return self.sessions.take(claims, false);
-        }
-        let is_new = |claim: &&Claim| {
-            let is_connection = matches!(claim.claimant, Claimant::Connection { .. });
-            let mut claimed = lock(&self.claimed);
-            claim.for_ms == 0 || !is_connection || claimed.insert((claim.session.clone(), claim.claimant))
+        let is_heard = |claim: &&Claim| match self.network.bug {
+            Some(Bug::RenewalsIgnored) => {
+                let is_connection = matches!(claim.claimant, Claimant::Connection { .. });
+                let mut claimed = lock(&self.claimed);
+                claim.for_ms == 0 || !is_connection || claimed.insert((claim.session.clone(), claim.claimant))
+            }
+            Some(Bug::EndsToldOnce) => claim.for_ms > 0 || claim.ago_ms == 0,
+            _ => true,
         };
-        let new: Vec<Claim> = claims.iter().filter(is_new).cloned().collect();
-        self.sessions.take(&new, false)?;
-        Some(vec![true; claims.len()])
+        let heard: Vec<Claim> = claims.iter().filter(is_heard).cloned().collect();
+        let stand = self.sessions.take(&heard, false)?;
+        Some(if heard.len() == claims.len() { stand } else { vec![true; claims.len()] })
     }
 
     pub(super) fn leaves(&self) -> bool {

@@ -21,7 +21,7 @@ fn session(id: &str) -> Session {
 }
 
 fn claim(claimant: Claimant, time: Duration) -> Claim {
-    Claim { session: session("a"), user: None, claimant, resumes: None, for_ms: millis(time) }
+    Claim { session: session("a"), user: None, claimant, resumes: None, for_ms: millis(time), ago_ms: 0 }
 }
 
 /// A process on each of so many nodes.

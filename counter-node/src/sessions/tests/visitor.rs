@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::network::Network;
 use super::process::Process;
+use crate::clock::millis;
 use crate::live::Name;
 use crate::live::claims::{Claimant, Session};
 use counter_seeds::Rng;
@@ -25,7 +26,10 @@ const ENDS: usize = 3;
 pub(super) struct Visitor {
     pub(super) session: Session,
     user: Option<Name>,
+    may_beat: bool,
     beats: Option<Beats>,
+    /// Until when it may count by heartbeats, as long as nobody has taken their end.
+    beaten_ms: u64,
     /// When it may beat again: an end that is on its way, or is handed on, may overtake what begins anew at once.
     again_ms: u64,
     tabs: Vec<Tab>,
@@ -60,12 +64,14 @@ struct Returning {
 }
 
 impl Visitor {
-    pub(super) fn new(session: Session, user: Option<Name>) -> Self {
+    pub(super) fn new(session: Session, user: Option<Name>, may_beat: bool) -> Self {
         let (tabs, returning) = (Vec::new(), Vec::new());
         Self {
             session,
             user,
+            may_beat,
             beats: None,
+            beaten_ms: 0,
             again_ms: 0,
             tabs,
             opened_ms: 0,
@@ -79,7 +85,7 @@ impl Visitor {
     /// Begins something, or ends it.
     pub(super) fn act(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
         match rng.below(6) {
-            0 if self.beats.is_none() && self.again_ms <= network.now_ms() => {
+            0 if self.may_beat && self.beats.is_none() && self.again_ms <= network.now_ms() => {
                 self.beats = Some(Beats { next_ms: 0, flying: None, stand: false })
             }
             1 | 2 if self.tabs.len() < 3 => self.open(None, network, rng, next_number),
@@ -131,12 +137,20 @@ impl Visitor {
         let (network, session) = (network.clone(), self.session.clone());
         tokio::spawn(async move {
             for process in through {
-                network.awake(process.start).await;
-                if process.sessions.end(session.clone()).await.is_ok() {
+                let end = async {
+                    network.awake(process.start).await;
+                    process.sessions.end(session.clone()).await.is_ok()
+                };
+                if network.while_alive(process.start, end).await == Some(true) {
                     return;
                 }
             }
         });
+    }
+
+    /// Whether it counts by heartbeats alone, of which its holder may not have heard yet, or has not heard the end.
+    pub(super) fn only_beats(&self, now_ms: u64) -> bool {
+        self.tabs.is_empty() && self.returning.is_empty() && now_ms < self.beaten_ms
     }
 
     /// Goes on with what it does.
@@ -172,12 +186,14 @@ impl Visitor {
         }
         let (process, network) = (rng.pick(&up).clone(), network.clone());
         let (session, user) = (self.session.clone(), self.user);
+        self.beaten_ms = now_ms + heartbeat_ms + millis(PATIENCE);
         beats.flying = Some(tokio::spawn(async move {
             let beat = async {
                 network.awake(process.start).await;
                 process.sessions.beat(session, user).await.is_ok()
             };
-            timeout(PATIENCE, beat).await.unwrap_or(false)
+            let answered = timeout(PATIENCE, network.while_alive(process.start, beat)).await;
+            answered.ok().flatten().unwrap_or(false)
         }));
     }
 
@@ -196,12 +212,12 @@ impl Visitor {
     }
 
     /// A process is about to exit, and sends its clients elsewhere. Its orphans may count for a grace.
-    pub(super) fn sent_away(&mut self, start: u64, grace_ms: u64, network: &Arc<Network>, rng: &mut Rng) {
+    pub(super) fn sent_away(&mut self, start: u64, (spread_ms, grace_ms): (u64, u64), network: &Arc<Network>, rng: &mut Rng) {
         let now_ms = network.now_ms();
         for tab in self.tabs_at(start) {
             disconnect(network, tab.process.clone(), self.session.clone(), tab.number);
             if rng.per_mille(900) {
-                self.returning.push(tab.back_at(now_ms + rng.range(0, 1_500)));
+                self.returning.push(tab.back_at(now_ms + rng.range(0, spread_ms)));
             } else {
                 self.excused_ms = self.excused_ms.max(now_ms + grace_ms);
             }

@@ -1,0 +1,123 @@
+//! Handing sessions with ids to others: to those who are to hold them from now on, and all of them when this node stops.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use counter_core::id::NodeName;
+use futures::future::join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
+
+use super::{AT_ONCE, Claim, Sessions, rank};
+use crate::clock::millis;
+use crate::live::claims::{Claimant, Session};
+use crate::lock::lock;
+use crate::members::Reach;
+use crate::peers::{HANDOVER_PATH, SESSIONS_PATH};
+
+/// Messages that are on their way to one new holder at once.
+const PARTS_AT_ONCE: usize = 8;
+
+impl<R: Reach> Sessions<R> {
+    /// Hands sessions that others are to hold from now on to those.
+    pub(super) async fn hand_to_holders(&self) {
+        // What another turn of this has handed over would look like what has ended meanwhile.
+        let _alone = self.handing.lock().await;
+        // They go ahead: a session that nothing else claims is given up with the rest.
+        let orphans = std::mem::take(&mut *lock(&self.orphans));
+        self.claim_all(orphans, HANDOVER_PATH).await;
+        let nodes = self.members.believed();
+        let held = lock(&self.held).sessions();
+        let mut by_holder: BTreeMap<NodeName, Vec<Session>> = BTreeMap::new();
+        for part in held.chunks(AT_ONCE) {
+            for session in part {
+                let holder = self.members.first(rank(session), &nodes).filter(|holder| holder != self.members.me());
+                if let Some(holder) = holder {
+                    by_holder.entry(holder).or_default().push(session.clone());
+                }
+            }
+            // They may be a million.
+            tokio::task::yield_now().await;
+        }
+        let handed = by_holder.iter().map(async |(holder, sessions)| {
+            let parts = stream::iter(sessions.chunks(AT_ONCE / 4)).map(Ok);
+            let hand = async |part| if self.hand_to(holder, part).await { Ok(()) } else { Err(()) };
+            if parts.try_for_each_concurrent(PARTS_AT_ONCE, hand).await.is_err() {
+                // It may just be starting: it is asked again with the next look, for as long as it is believed in.
+                self.astray.store(true, Ordering::Relaxed);
+            }
+        });
+        join_all(handed).await;
+    }
+
+    /// Hands sessions to their new holder. Returns whether it answers; what it has taken counts here no more.
+    async fn hand_to(&self, holder: &NodeName, sessions: &[Session]) -> bool {
+        let (claims, numbers) = self.claims_on(sessions);
+        let Some(stand) = self.hand(holder, claims.clone()).await else { return false };
+        let refused: Vec<&Session> =
+            claims.iter().zip(&stand).filter(|(_, stands)| !**stands).map(|(claim, _)| &claim.session).collect();
+        let mut over = Vec::new();
+        {
+            let mut held = lock(&self.held);
+            // What has ended here meanwhile has to end there.
+            over.extend(claims.iter().filter(|claim| held.ended(&claim.session, claim.claimant).is_some()));
+            for (session, number) in sessions.iter().zip(numbers).filter(|(session, _)| !refused.contains(session)) {
+                match number.and_then(|number| held.remove(session, number)) {
+                    Some(name) => self.left(session, name),
+                    // It was claimed here again, perhaps by the new holder, which had to give it back.
+                    None => self.astray.store(true, Ordering::Relaxed),
+                }
+            }
+        }
+        let ends: Vec<Claim> = over.into_iter().map(|claim| claim.clone().ended()).collect();
+        if !ends.is_empty() {
+            drop(self.ask(holder, ends, SESSIONS_PATH).await);
+        }
+        true
+    }
+
+    /// What is claimed of these sessions here, but for what this node's own connections claim when that has gone ahead as orphans; and
+    /// by session the number of the last claim.
+    fn claims_on(&self, sessions: &[Session]) -> (Vec<Claim>, Vec<Option<u64>>) {
+        let (held, now) = (lock(&self.held), Instant::now());
+        let have_gone = self.leaves.load(Ordering::Relaxed) && lock(&self.orphans).is_empty();
+        let mut claims = Vec::new();
+        for session in sessions {
+            let Some((name, claimants)) = held.get(session) else { continue };
+            for (claimant, until) in claimants {
+                let is_own = matches!(claimant, Claimant::Connection { gateway, .. } if *gateway == self.start);
+                let for_ms = millis(until.saturating_duration_since(now));
+                if for_ms > 0 && !(is_own && have_gone) {
+                    claims.push(Claim {
+                        session: session.clone(),
+                        user: Some(name),
+                        claimant: *claimant,
+                        resumes: None,
+                        for_ms,
+                        ago_ms: 0,
+                    });
+                }
+            }
+        }
+        (claims, sessions.iter().map(|session| held.number(session)).collect())
+    }
+
+    /// This node is about to exit. What its connections claim stands for so long, if their clients do not come back.
+    pub(crate) fn begin_leaving(&self, grace: Duration) {
+        // Whoever sees that it leaves finds all of them there.
+        let mut orphans = lock(&self.orphans);
+        self.leaves.store(true, Ordering::Relaxed);
+        let own = std::mem::take(&mut *lock(&self.own));
+        orphans.extend(own.into_iter().flat_map(|((session, connection), own)| {
+            let claim = self.of_connection(session, own);
+            let claimant = Claimant::Orphan { gateway: self.start, connection };
+            [Claim { claimant, for_ms: millis(grace), ..claim.clone() }, claim.ended()]
+        }));
+    }
+
+    /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on.
+    pub(crate) async fn hand_on(&self) {
+        self.hand_to_holders().await;
+    }
+}
