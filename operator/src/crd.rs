@@ -98,6 +98,9 @@ pub struct DistributedCounterSpec {
     /// The Redis protocol, beside HTTP.
     #[serde(default)]
     pub resp: RespSpec,
+    /// How long, and how many, idempotency keys are remembered.
+    #[serde(default)]
+    pub tokens: TokensSpec,
     /// How long viewers count who have fallen silent.
     #[serde(default)]
     pub presence: PresenceSpec,
@@ -184,6 +187,27 @@ pub struct RespSpec {
     pub enabled: bool,
 }
 
+/// How long, and how many, idempotency keys (tokens) are remembered. A change replaces the Pods, one at a time.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokensSpec {
+    /// An update under a key that was made more than so many seconds ago, 1 to 86400, is refused; one that is repeated before counts once.
+    #[serde(default = "ten_minutes")]
+    #[x_kube(validation = Rule::new(rule::TOKEN_WINDOW.cel).message(rule::TOKEN_WINDOW.message))]
+    pub window_seconds: i32,
+    /// A node that remembers so many, 1 to 100000000, refuses updates under further ones until their window has passed. A million take
+    /// some 100 to 200 MB of memory.
+    #[serde(default = "a_million")]
+    #[x_kube(validation = Rule::new(rule::TOKENS.cel).message(rule::TOKENS.message))]
+    pub max: i32,
+}
+
+impl Default for TokensSpec {
+    fn default() -> Self {
+        Self { window_seconds: ten_minutes(), max: a_million() }
+    }
+}
+
 /// How long viewers count who have fallen silent. A change replaces the Pods, one at a time.
 #[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -246,6 +270,14 @@ fn three() -> i32 {
 
 fn five() -> i32 {
     5
+}
+
+fn ten_minutes() -> i32 {
+    600
+}
+
+fn a_million() -> i32 {
+    1_000_000
 }
 
 fn twenty() -> i32 {

@@ -118,6 +118,14 @@ fn a_node_counts_silent_viewers_for_as_long_as_the_spec_says_and_serves_the_site
 }
 
 #[test]
+fn a_node_remembers_idempotency_keys_as_the_spec_says() {
+    let remembered = |config: Config| (config.table.token_window_ms, config.table.tokens);
+    assert_eq!(remembered(config(container(&pod(json!({}))))), (600_000, 1_000_000));
+    let spec = json!({"tokens": {"windowSeconds": 60, "max": 5_000}});
+    assert_eq!(remembered(config(container(&pod(spec)))), (60_000, 5_000));
+}
+
+#[test]
 fn a_pods_seeds_are_the_addresses_that_the_layout_has_for_the_first_nodes() {
     let config = config(container(&pod(json!({}))));
     let first = (0..3).map(|replica| NodeName::of("page-views", ShardId(0), replica));

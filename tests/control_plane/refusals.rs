@@ -74,6 +74,8 @@ fn bad_specs() -> Vec<Value> {
     let spread = |pages: &str, count: i32| json!({"virtualShards": [{"pages": pages, "count": count}]});
     specs.extend([spread("", 1), spread(&"é".repeat(300), 1), spread("a", 0), spread("a", 257)]);
     specs.push(json!({"virtualShards": [{"pages": "a", "count": 1}, {"pages": "a", "count": 2}]}));
+    specs.extend([0, 86_401].map(|seconds| json!({"tokens": {"windowSeconds": seconds}})));
+    specs.extend([0, 100_000_001].map(|max| json!({"tokens": {"max": max}})));
     specs.extend([2, 61].map(|seconds| json!({"presence": {"leaseSeconds": seconds}})));
     specs.extend([0, 601].map(|seconds| json!({"presence": {"heartbeatSeconds": seconds}})));
     specs.extend(
@@ -107,6 +109,7 @@ pub(crate) async fn the_api_server_and_the_mirror_refuse_the_same_objects_with_t
         json!({"shards": 256, "replicas": 7}),
         json!({"storage": {"memory": {}}}),
         json!({"resp": {"enabled": true}}),
+        json!({"tokens": {"windowSeconds": 86_400, "max": 100_000_000}}),
         json!({"presence": {"leaseSeconds": 3, "heartbeatSeconds": 600}, "cors": {"origins": ["*", "http://a-1.example:8080"]}}),
         json!({"virtualShards": [{"pages": "front*", "count": 256}, {"pages": "é?", "count": 1}]}),
         json!({"storage": {"redis": {"urlSecretRef": {"name": "redis", "key": "url"}}}, "replicas": 1}),

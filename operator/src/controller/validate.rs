@@ -7,7 +7,9 @@ use std::fmt;
 use crate::crd::DistributedCounter;
 
 pub use quantity::Bytes;
-pub use spec::{ACCEPT_LOSS_ANNOTATION, APPLY_UPDATE_ANNOTATION, ClusterSpec, Identity, Presence, Storage, Trigger, Volume};
+pub use spec::{
+    ACCEPT_LOSS_ANNOTATION, APPLY_UPDATE_ANNOTATION, ClusterSpec, Identity, Presence, Storage, Tokens, Trigger, Volume,
+};
 
 mod quantity;
 mod rules;

@@ -49,6 +49,10 @@ pub const SPREAD_COUNT: RuleText =
 pub const SPREAD_ONCE: RuleText =
     rule("self.all(own, self.exists_one(other, other.pages == own.pages))", "virtual shards must not name the same pages twice");
 
+/// Of `spec.tokens`.
+pub const TOKEN_WINDOW: RuleText = rule("self >= 1 && self <= 86400", "windowSeconds must be between 1 and 86400");
+pub const TOKENS: RuleText = rule("self >= 1 && self <= 100000000", "max must be between 1 and 100000000");
+
 /// Of `spec.presence`.
 pub const LEASE: RuleText = rule("self >= 3 && self <= 60", "leaseSeconds must be between 3 and 60");
 pub const HEARTBEAT: RuleText = rule("self >= 1 && self <= 600", "heartbeatSeconds must be between 1 and 600");

@@ -66,7 +66,7 @@ impl Settings {
             flags.extend(["--fsync", volume.fsync.as_str()]);
         }
         let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
-        flags.extend(spec.live_flags().into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+        flags.extend(spec.client_flags().into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
         if spec.api_token.is_some() {
             flags.extend(["--api-token-file".to_owned(), folder.api_token_path().display().to_string()]);
         }

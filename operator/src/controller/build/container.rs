@@ -67,7 +67,7 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
     let seeds = seeds(spec);
     let memory = memory_max(spec).map(|bytes| bytes.to_string());
     let resp = RESP.number.to_string();
-    let live = spec.live_flags();
+    let of_clients = spec.client_flags();
     let mut flags = vec![
         ("--name", "$(POD_NAME)"),
         ("--seeds", &seeds),
@@ -79,7 +79,7 @@ fn args(spec: &ClusterSpec) -> Vec<String> {
     flags.extend(storage);
     flags.extend(spec.api_token.as_ref().map(|_| ("--api-token-file", API_TOKEN_FILE)));
     flags.extend(spec.resp.then_some(("--resp", resp.as_str())));
-    flags.extend(live.iter().map(|(flag, value)| (*flag, value.as_str())));
+    flags.extend(of_clients.iter().map(|(flag, value)| (*flag, value.as_str())));
     flags.extend(memory.as_deref().map(|bytes| ("--max-memory", bytes)));
     flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]).collect()
 }

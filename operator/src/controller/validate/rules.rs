@@ -16,6 +16,8 @@ use super::spec::{ACCEPT_LOSS_ANNOTATION, node_names};
 const SHARDS_MAX: i32 = 256;
 const REPLICAS_MAX: i32 = 7;
 const VIRTUAL_SHARDS_MAX: i32 = 256;
+const TOKEN_WINDOW_SECONDS: RangeInclusive<i32> = 1..=86_400;
+const TOKENS: RangeInclusive<i32> = 1..=100_000_000;
 const LEASE_SECONDS: RangeInclusive<i32> = 3..=60;
 const HEARTBEAT_SECONDS: RangeInclusive<i32> = 1..=600;
 const SPREAD: &str = "spec.virtualShards";
@@ -40,6 +42,8 @@ pub(super) fn broken(object: &DistributedCounter) -> Vec<Violation> {
     broken.unless(pages.iter().all(|pages| is_pattern(pages)), SPREAD, rule::SPREAD_PAGES);
     broken.unless(spread.iter().all(|own| (1..=VIRTUAL_SHARDS_MAX).contains(&own.count)), SPREAD, rule::SPREAD_COUNT);
     broken.unless(pages.len() == spread.len(), SPREAD, rule::SPREAD_ONCE);
+    broken.unless(TOKEN_WINDOW_SECONDS.contains(&spec.tokens.window_seconds), "spec.tokens.windowSeconds", rule::TOKEN_WINDOW);
+    broken.unless(TOKENS.contains(&spec.tokens.max), "spec.tokens.max", rule::TOKENS);
     broken.unless(LEASE_SECONDS.contains(&spec.presence.lease_seconds), "spec.presence.leaseSeconds", rule::LEASE);
     broken.unless(
         HEARTBEAT_SECONDS.contains(&spec.presence.heartbeat_seconds),

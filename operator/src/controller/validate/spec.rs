@@ -33,11 +33,21 @@ pub struct ClusterSpec {
     pub api_token: Option<SecretKeyRef>,
     /// Whether nodes speak the Redis protocol.
     pub resp: bool,
+    pub tokens: Tokens,
     pub presence: Presence,
     /// The sites whose pages may use the public API from a browser.
     pub origins: Vec<String>,
     pub paused: bool,
     pub pod: PodSettings,
+}
+
+/// How long, and how many, idempotency keys are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// 1 to 86400.
+    pub window_seconds: u32,
+    /// At each node: 1 to 100000000.
+    pub max: u32,
 }
 
 /// How long viewers count who have fallen silent.
@@ -95,10 +105,12 @@ pub struct Volume {
 }
 
 impl ClusterSpec {
-    /// A node's flags for viewers and browsers, each with its value.
+    /// A node's flags for idempotency keys, viewers and browsers, each with its value.
     #[must_use]
-    pub fn live_flags(&self) -> Vec<(&'static str, String)> {
+    pub fn client_flags(&self) -> Vec<(&'static str, String)> {
         let mut flags = vec![
+            ("--token-window", self.tokens.window_seconds.to_string()),
+            ("--max-tokens", self.tokens.max.to_string()),
             ("--presence-lease", self.presence.lease_seconds.to_string()),
             ("--presence-heartbeat", self.presence.heartbeat_seconds.to_string()),
         ];
@@ -165,6 +177,10 @@ pub(super) fn parse(object: &DistributedCounter) -> ClusterSpec {
         service: spec.service.clone(),
         api_token: spec.api_token_secret_ref.clone(),
         resp: spec.resp.enabled,
+        tokens: Tokens {
+            window_seconds: spec.tokens.window_seconds.clamp(1, 86_400).unsigned_abs(),
+            max: spec.tokens.max.clamp(1, 100_000_000).unsigned_abs(),
+        },
         presence: Presence {
             lease_seconds: within(spec.presence.lease_seconds, 60).max(3),
             heartbeat_seconds: within(spec.presence.heartbeat_seconds, 600),

@@ -111,6 +111,22 @@ fn virtual_shards_are_patterns_with_counts() {
 }
 
 #[test]
+fn idempotency_keys_are_remembered_within_bounds() {
+    let tokens = |window: i32, max: i32| json!({"tokens": {"windowSeconds": window, "max": max}});
+    assert_eq!(spec_of(json!({"tokens": {}})).tokens, Tokens { window_seconds: 600, max: 1_000_000 });
+    for (window, max) in [(1_i32, 1_i32), (86_400, 100_000_000)] {
+        let expected = Tokens { window_seconds: window.unsigned_abs(), max: max.unsigned_abs() };
+        assert_eq!(spec_of(tokens(window, max)).tokens, expected);
+    }
+    for window in [-1, 0, 86_401] {
+        assert_eq!(refusals(tokens(window, 1)), says("spec.tokens.windowSeconds", rule::TOKEN_WINDOW), "{window}");
+    }
+    for max in [-1, 0, 100_000_001] {
+        assert_eq!(refusals(tokens(600, max)), says("spec.tokens.max", rule::TOKENS), "{max}");
+    }
+}
+
+#[test]
 fn viewers_are_given_up_after_seconds_within_bounds() {
     let presence = |lease: i32, heartbeat: i32| json!({"presence": {"leaseSeconds": lease, "heartbeatSeconds": heartbeat}});
     assert_eq!(spec_of(json!({"presence": {}})).presence, Presence { lease_seconds: 5, heartbeat_seconds: 20 });
@@ -250,6 +266,8 @@ fn the_schema_carries_every_rule_with_the_words_of_its_mirror() {
         rule::SPREAD_PAGES,
         rule::SPREAD_COUNT,
         rule::SPREAD_ONCE,
+        rule::TOKEN_WINDOW,
+        rule::TOKENS,
         rule::LEASE,
         rule::HEARTBEAT,
         rule::ORIGINS,
