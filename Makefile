@@ -26,7 +26,7 @@ test: test-rust test-redis test-browser test-websocket test-openapi test-control
 programs: need-cargo
 	$(CARGO) build --locked --package operator --package counter-node --bins
 
-test-rust: programs ## run the tests that need cargo alone
+test-rust: programs ## run the tests that need cargo and strace alone
 	$(CARGO) test --locked --workspace --exclude counter-tests
 	$(CARGO) test --locked --package counter-tests --lib --test contract --test node --test local
 

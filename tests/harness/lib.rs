@@ -11,6 +11,7 @@ pub mod live;
 pub mod local;
 pub mod node;
 pub mod ports;
+pub mod power;
 pub mod process;
 pub mod programs;
 pub mod redis;

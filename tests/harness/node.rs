@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::http::Http;
+use crate::power::trace;
 use crate::process::{Process, signal};
 use crate::programs;
 use crate::wait::until;
@@ -45,6 +46,7 @@ pub struct TestNode {
     flags: Vec<String>,
     envs: BTreeMap<String, String>,
     token: String,
+    traced: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -59,7 +61,7 @@ impl TestNode {
         let [http, admin, peer, resp] = addresses()?;
         let entry = Entry { name: name.into(), http, admin, peer, resp: Some(resp) };
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut node = Self { entry, folder, flags, envs: BTreeMap::new(), token: TOKEN.to_owned(), process: None };
+        let mut node = Self { entry, folder, flags, envs: BTreeMap::new(), token: TOKEN.to_owned(), traced: None, process: None };
         node.set_token(TOKEN)?;
         Ok(node)
     }
@@ -80,6 +82,11 @@ impl TestNode {
     /// Gives it a variable of its environment, for the processes that are started from now on.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.envs.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Has the system calls of the processes that are started from now on written to a log, or not any more: see [`trace`].
+    pub fn trace_to(&mut self, log: Option<PathBuf>) {
+        self.traced = log;
     }
 
     /// Gives it another cluster token, which its process reads by itself.
@@ -155,7 +162,11 @@ impl TestNode {
     fn command(&self) -> anyhow::Result<Command> {
         // A write beyond a limit of file size then fails as one to a full disk does, instead of killing the process.
         let mut command = Command::new("sh");
-        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(programs::ours("counter-node")?);
+        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+        if let Some(log) = &self.traced {
+            command.args(trace::command(log)?);
+        }
+        command.arg(programs::ours("counter-node")?);
         command.arg("--data").arg(self.data());
         command.args(["--http", &self.entry.http, "--admin", &self.entry.admin, "--peer", &self.entry.peer]);
         command.args(self.entry.resp.iter().flat_map(|resp| ["--resp", resp]));
@@ -330,16 +341,25 @@ impl Cluster {
     /// When it does not become so.
     pub async fn start(shards: u16, replicas: u16, flags: &[&str]) -> anyhow::Result<Self> {
         let mut cluster = Self::prepare(shards, replicas, flags)?;
-        for node in &mut cluster.nodes {
+        cluster.run().await?;
+        Ok(cluster)
+    }
+
+    /// Starts every node of a cluster that was prepared, and waits until all are ready.
+    ///
+    /// # Errors
+    /// When they do not become so.
+    pub async fn run(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
             node.start()?;
         }
-        for node in &mut cluster.nodes {
-            give(node, &cluster.layout).await?;
+        for node in &self.nodes {
+            give(node, &self.layout).await?;
         }
-        for node in &mut cluster.nodes {
+        for node in &mut self.nodes {
             node.ready().await?;
         }
-        Ok(cluster)
+        Ok(())
     }
 
     /// The bases of all nodes' public URLs.

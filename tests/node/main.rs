@@ -19,6 +19,7 @@ mod live_bad_input;
 mod live_handover;
 mod live_limits;
 mod own_writes;
+mod power_loss;
 mod redis;
 mod redis_store;
 mod replicas;
