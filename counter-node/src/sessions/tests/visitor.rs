@@ -8,7 +8,6 @@ use tokio::time::timeout;
 
 use super::network::Network;
 use super::process::Process;
-use crate::clock::millis;
 use crate::live::Name;
 use crate::live::claims::{Claimant, Session};
 use counter_seeds::Rng;
@@ -28,8 +27,7 @@ pub(super) struct Visitor {
     user: Option<Name>,
     may_beat: bool,
     beats: Option<Beats>,
-    /// Until when it may count by heartbeats, as long as nobody has taken their end.
-    beaten_ms: u64,
+    has_beaten: bool,
     /// When it may beat again: an end that is on its way, or is handed on, may overtake what begins anew at once.
     again_ms: u64,
     tabs: Vec<Tab>,
@@ -71,7 +69,7 @@ impl Visitor {
             user,
             may_beat,
             beats: None,
-            beaten_ms: 0,
+            has_beaten: false,
             again_ms: 0,
             tabs,
             opened_ms: 0,
@@ -148,9 +146,10 @@ impl Visitor {
         });
     }
 
-    /// Whether it counts by heartbeats alone, of which its holder may not have heard yet, or has not heard the end.
-    pub(super) fn only_beats(&self, now_ms: u64) -> bool {
-        self.tabs.is_empty() && self.returning.is_empty() && now_ms < self.beaten_ms
+    /// Whether it counts by heartbeats alone: who holds it may not have heard of them yet, or hears of one late that has waited in front
+    /// of a process that stood still.
+    pub(super) fn only_beats(&self) -> bool {
+        self.tabs.is_empty() && self.returning.is_empty() && self.has_beaten
     }
 
     /// Goes on with what it does.
@@ -186,7 +185,7 @@ impl Visitor {
         }
         let (process, network) = (rng.pick(&up).clone(), network.clone());
         let (session, user) = (self.session.clone(), self.user);
-        self.beaten_ms = now_ms + heartbeat_ms + millis(PATIENCE);
+        self.has_beaten = true;
         beats.flying = Some(tokio::spawn(async move {
             let beat = async {
                 network.awake(process.start).await;

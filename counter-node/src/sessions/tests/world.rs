@@ -185,7 +185,7 @@ impl World {
         for visitor in &self.visitors {
             let Session { page, id } = &visitor.session;
             let nodes = holders.get(&(page.clone(), id.clone())).map_or(0, Vec::len);
-            let is_unsure = beats == Beats::MayLag && nodes < 2 && visitor.only_beats(self.network.now_ms());
+            let is_unsure = beats == Beats::MayLag && nodes < 2 && visitor.only_beats();
             if nodes != usize::from(visitor.is_there) && !is_unsure {
                 let Visitor { is_there, since_ms, .. } = visitor;
                 let claims: Vec<String> = self.network.up().iter().map(|process| process.claims_on(&visitor.session)).collect();
