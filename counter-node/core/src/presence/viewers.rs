@@ -24,16 +24,21 @@ pub struct PageViewers {
 /// The viewers of all pages, each slot behind a lock of its own, and a glance at each without a lock.
 ///
 /// [`super::Presence`] writes it, requests read it. **What is not known is None, never a smaller number.**
+///
+/// Every request looks at its slot's glance, so these lie together: a request in any slot finds them in the processor's cache.
 #[derive(Debug)]
-pub struct Viewers(Box<[SlotViewers]>);
+pub struct Viewers {
+    glances: Box<[Glance]>,
+    pages: Box<[Mutex<Pages>]>,
+}
 
+/// What nearly all requests need to know of a slot.
 #[derive(Debug)]
-struct SlotViewers {
+struct Glance {
     /// [`KNOWN`], [`OWNED`], and above them how many pages the slot has.
-    glance: AtomicU32,
+    state: AtomicU32,
     /// Pages that some gateway is fed.
     watched: AtomicU32,
-    pages: Mutex<Pages>,
 }
 
 const KNOWN: u32 = 1;
@@ -76,8 +81,8 @@ impl Viewers {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let pages = || Mutex::new(Pages { by_key: HashMap::with_hasher(FixedState::with_seed(seed)), total: 0 });
-        let slot = || SlotViewers { glance: AtomicU32::new(0), watched: AtomicU32::new(0), pages: pages() };
-        Self((0..SLOTS).map(|_| slot()).collect())
+        let glance = || Glance { state: AtomicU32::new(0), watched: AtomicU32::new(0) };
+        Self { glances: (0..SLOTS).map(|_| glance()).collect(), pages: (0..SLOTS).map(|_| pages()).collect() }
     }
 
     /// The viewers of a page; None when this replica does not know them (yet). One atomic load when nobody is in the slot.
@@ -90,7 +95,7 @@ impl Viewers {
     /// The same, where the key's slot is known.
     #[must_use]
     pub fn read_in(&self, slot: Slot, key: KeyRef<'_>) -> Option<PageViewers> {
-        let glance = self.0[slot.index()].glance.load(Ordering::Acquire);
+        let glance = self.glances[slot.index()].state.load(Ordering::Acquire);
         if glance & KNOWN == 0 {
             return None;
         }
@@ -106,7 +111,7 @@ impl Viewers {
     /// All viewers of the slot's pages; None when this replica does not know them.
     #[must_use]
     pub fn total(&self, slot: Slot) -> Option<u64> {
-        match self.0[slot.index()].glance.load(Ordering::Acquire) {
+        match self.glances[slot.index()].state.load(Ordering::Acquire) {
             glance if glance & KNOWN == 0 => None,
             glance if glance < PAGE => Some(0),
             _ => Some(self.lock(slot).total),
@@ -139,7 +144,7 @@ impl Viewers {
     pub fn top(&self, limit: usize, prefix: &[u8]) -> Vec<(Key, u64)> {
         let mut top = BinaryHeap::with_capacity(limit.saturating_add(1));
         for slot in Slot::all() {
-            let glance = self.0[slot.index()].glance.load(Ordering::Acquire);
+            let glance = self.glances[slot.index()].state.load(Ordering::Acquire);
             if glance & OWNED == 0 || glance < PAGE {
                 continue;
             }
@@ -162,17 +167,17 @@ impl Viewers {
     /// Whether the viewers of the slot's pages are known here.
     #[must_use]
     pub fn is_known(&self, slot: Slot) -> bool {
-        self.0[slot.index()].glance.load(Ordering::Acquire) & KNOWN != 0
+        self.glances[slot.index()].state.load(Ordering::Acquire) & KNOWN != 0
     }
 
     /// Whether some gateway is fed with a page of the slot: only then need [`super::Presence::changed`] be told of its tallies.
     #[must_use]
     pub fn is_watched(&self, slot: Slot) -> bool {
-        self.0[slot.index()].watched.load(Ordering::Relaxed) > 0
+        self.glances[slot.index()].watched.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn is_owned(&self, slot: Slot) -> bool {
-        self.0[slot.index()].glance.load(Ordering::Relaxed) & OWNED != 0
+        self.glances[slot.index()].state.load(Ordering::Relaxed) & OWNED != 0
     }
 
     pub(super) fn set_known(&self, slot: Slot, known: bool) {
@@ -184,7 +189,7 @@ impl Viewers {
     }
 
     fn mark(&self, slot: Slot, bit: u32, set: bool) {
-        let glance = &self.0[slot.index()].glance;
+        let glance = &self.glances[slot.index()].state;
         if set {
             glance.fetch_or(bit, Ordering::Release)
         } else {
@@ -193,11 +198,11 @@ impl Viewers {
     }
 
     pub(super) fn watch(&self, slot: Slot) {
-        self.0[slot.index()].watched.fetch_add(1, Ordering::Relaxed);
+        self.glances[slot.index()].watched.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn unwatch(&self, slot: Slot) {
-        self.0[slot.index()].watched.fetch_sub(1, Ordering::Relaxed);
+        self.glances[slot.index()].watched.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// One gateway's part of a page was `before` and is `now`.
@@ -224,7 +229,7 @@ impl Viewers {
         let left = page.viewers == 0 && !std::mem::replace(&mut page.left, page.viewers == 0);
         let added = by_key.len() > known;
         if added {
-            self.0[slot.index()].glance.fetch_add(PAGE, Ordering::Release);
+            self.glances[slot.index()].state.fetch_add(PAGE, Ordering::Release);
         }
         Adjusted { changed, left }
     }
@@ -237,12 +242,12 @@ impl Viewers {
         page.left = false;
         if page.viewers == 0 && page.names.is_empty() {
             pages.by_key.remove(key);
-            self.0[slot.index()].glance.fetch_sub(PAGE, Ordering::Release);
+            self.glances[slot.index()].state.fetch_sub(PAGE, Ordering::Release);
         }
     }
 
     fn lock(&self, slot: Slot) -> MutexGuard<'_, Pages> {
         // Nothing below panics while it holds the lock.
-        self.0[slot.index()].pages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages[slot.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
