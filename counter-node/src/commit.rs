@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use counter_core::key::KeyRef;
 use counter_core::slot::Slot;
 use tokio::sync::watch;
 
@@ -60,6 +61,34 @@ pub trait RecordSource: Send + Sync {
     /// # Errors
     /// When the store cannot keep the new actor. Reopening is then tried again.
     fn reopened(&self) -> Result<(), StoreError>;
+}
+
+/// What a change is made of where it is kept. Where nothing is, only its slot is asked for.
+pub trait ToChange {
+    /// The slot that it is in.
+    fn slot(&self) -> Slot;
+    /// The change.
+    fn into_change(self) -> Change;
+}
+
+impl ToChange for Change {
+    fn slot(&self) -> Slot {
+        self.slot()
+    }
+
+    fn into_change(self) -> Change {
+        self
+    }
+}
+
+impl ToChange for (Slot, KeyRef<'_>) {
+    fn slot(&self) -> Slot {
+        self.0
+    }
+
+    fn into_change(self) -> Change {
+        Change::Counter { slot: self.0, key: self.1.to_key() }
+    }
 }
 
 /// Why an update was not acknowledged.

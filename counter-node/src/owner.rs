@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use counter_core::counter::{Key, Update};
 use counter_core::forward::{ItemResult, NotApplied, Replayed, UpdateItem};
-use counter_core::key::KeyRef;
+use counter_core::key::{KeyList, KeyRef};
 use counter_core::marks::Mark;
 use counter_core::presence::Viewers;
 use counter_core::replica::Acks;
@@ -46,7 +46,7 @@ impl Owner {
         applied.reading = self.with_viewers(slot, (&key).into(), applied.reading);
         if applied.changed {
             let ticket = permit.submit([Change::Counter { slot, key: key.clone() }]);
-            if !self.acknowledge(ticket, std::iter::once((slot, key))).await {
+            if !self.acknowledge(ticket, std::iter::once((slot, KeyRef::from(&key)))).await {
                 return ItemResult::Unknown;
             }
         }
@@ -59,7 +59,7 @@ impl Owner {
             Ok(permit) => permit,
             Err(refused) => return vec![ItemResult::NotApplied(refused); updates.len()],
         };
-        let mut changed = Vec::with_capacity(updates.len());
+        let mut changed = KeyList::default();
         let mut results = Vec::with_capacity(updates.len());
         let mut marked = Vec::new();
         for UpdateItem { key, update, token, marks } in updates {
@@ -78,13 +78,15 @@ impl Owner {
                     applied.reading = self.with_viewers(slot, (&key).into(), applied.reading);
                     marked.extend(mark.map(|mark| (results.len(), mark)));
                     // Commits are in order: what is said to have been counted before is durable when this is.
-                    changed.extend(applied.changed.then_some((slot, key)));
+                    if applied.changed {
+                        changed.push(slot, (&key).into());
+                    }
                     result_of(&applied)
                 }
                 Err(refusal) => ItemResult::from(refusal),
             });
         }
-        if !changed.is_empty() && !self.acknowledge_all(permit, &mut changed).await {
+        if !changed.is_empty() && !self.acknowledge_all(permit, &changed).await {
             // Which of them a failed commit held is not told apart.
             for result in results.iter_mut().filter(|result| matches!(result, ItemResult::Done(_) | ItemResult::Replayed(_))) {
                 *result = ItemResult::Unknown;
@@ -124,14 +126,12 @@ impl Owner {
     }
 
     /// Waits until the changes, with the slots that they are in, are as safe as the cluster promises. False: that is not known.
-    /// `keys` is empty afterwards, however that ends.
-    pub(crate) async fn acknowledge_all(&self, permit: Permit<'_>, keys: &mut Vec<(Slot, Key)>) -> bool {
-        let ticket = permit.submit(keys.iter().map(|(slot, key)| Change::Counter { slot: *slot, key: key.clone() }));
-        self.acknowledge(ticket, keys.drain(..)).await
+    pub(crate) async fn acknowledge_all(&self, permit: Permit<'_>, keys: &KeyList) -> bool {
+        self.acknowledge(permit.submit(keys.iter()), keys.iter()).await
     }
 
     /// The same for what has been submitted.
-    async fn acknowledge(&self, ticket: Ticket, keys: impl Iterator<Item = (Slot, Key)>) -> bool {
+    async fn acknowledge<'k>(&self, ticket: Ticket, keys: impl Iterator<Item = (Slot, KeyRef<'k>)>) -> bool {
         // Should the client go away while we wait, the change must still reach the siblings.
         let mut pushed = Push { protocol: &self.protocol, keys };
         if let Err(error) = ticket.await {
@@ -141,7 +141,7 @@ impl Owner {
         match self.acks {
             Acks::Local => true,
             Acks::Quorum => {
-                let keys = pushed.keys.by_ref().map(|(_, key)| key).collect();
+                let keys = pushed.keys.by_ref().map(|(_, key)| key.to_key()).collect();
                 Box::pin(self.protocol.await_quorum(keys, QUORUM_TIMEOUT)).await
             }
         }
@@ -163,12 +163,12 @@ fn result_of(applied: &Applied) -> ItemResult {
 
 /// Hands own changes to the replication when it goes out of scope, however that comes: an update that stands in the
 /// table counts here, and must come to count everywhere.
-struct Push<'a, K: Iterator<Item = (Slot, Key)>> {
+struct Push<'a, 'k, K: Iterator<Item = (Slot, KeyRef<'k>)>> {
     protocol: &'a Protocol,
     keys: K,
 }
 
-impl<K: Iterator<Item = (Slot, Key)>> Drop for Push<'_, K> {
+impl<'k, K: Iterator<Item = (Slot, KeyRef<'k>)>> Drop for Push<'_, 'k, K> {
     fn drop(&mut self) {
         let mut keys = self.keys.by_ref().peekable();
         if keys.peek().is_some() {

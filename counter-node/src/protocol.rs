@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use counter_core::counter::Key;
 use counter_core::id::{ActorId, NodeName};
-use counter_core::key::KeyKind;
+use counter_core::key::{KeyKind, KeyList, KeyRef};
 use counter_core::layout::{Layout, MovePhase, Owners, Spread};
 use counter_core::message::{Envelope, Header, LayoutId, Message};
 use counter_core::replica::{CommitMark, Effect, Freshness, Replica, ReplicaStatus};
@@ -133,7 +133,7 @@ pub struct Protocol {
     myself: Weak<Self>,
     view: ArcSwap<View>,
     /// Own changes that are durable and not handed to the replica yet.
-    own: Mutex<Vec<(Slot, Key)>>,
+    own: Mutex<KeyList>,
     acknowledged: watch::Sender<CommitMark>,
     /// The newest layout that storage has not taken yet.
     unsaved_layout: Mutex<Option<Arc<Layout>>>,
@@ -206,15 +206,15 @@ impl Protocol {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Reused from tick to tick.
-        let mut own = Vec::new();
+        let mut own = KeyList::default();
         while stopped.run_until_cancelled(interval.tick()).await.is_some() {
             drop(self.drive(None, |replica, table, now| {
                 // Under the replica's lock, so that changes are always seen here or there.
                 std::mem::swap(&mut own, &mut *lock(&self.own));
                 if !own.is_empty() {
-                    replica.committed(own.drain(..));
+                    replica.committed(own.iter());
                 }
-                own.shrink_to(OWN_KEPT);
+                own.clear(OWN_KEPT);
                 replica.handle_tick(table, now)
             }));
         }
@@ -231,17 +231,14 @@ impl Protocol {
     }
 
     /// These own changes, with the slots that they are in, are durable: the next tick pushes them.
-    pub fn own_changes(&self, keys: impl IntoIterator<Item = (Slot, Key)>) {
+    pub fn own_changes<'k>(&self, keys: impl IntoIterator<Item = (Slot, KeyRef<'k>)>) {
         let observer = self.observer.get();
         let mut own = lock(&self.own);
         for (slot, key) in keys {
             if let Some(observer) = observer.filter(|observer| observer.watches(slot)) {
-                observer.changed(&mut std::iter::once(key.clone()), &mut std::iter::empty());
+                observer.changed(&mut std::iter::once(key.to_key()), &mut std::iter::empty());
             }
-            // A hot counter's changes come in a row.
-            if own.last().is_none_or(|(_, last)| *last != key) {
-                own.push((slot, key));
-            }
+            own.push(slot, key);
         }
     }
 
@@ -251,7 +248,7 @@ impl Protocol {
         let mut acknowledged = self.acknowledged.subscribe();
         let mut mark = CommitMark::default();
         drop(self.drive(None, |replica, table, now| {
-            mark = replica.committed(keys.into_iter().map(|key| (key.slot(), key)));
+            mark = replica.committed(keys.iter().map(|key| (key.slot(), key.into())));
             replica.flush(table, now)
         }));
         let reached = acknowledged.wait_for(|held| *held >= mark);

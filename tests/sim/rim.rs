@@ -242,7 +242,7 @@ impl World {
             process.committing = false;
             let mut effects = Vec::new();
             // A change that stands in the table counts, and must come to count everywhere.
-            let mark = process.replica.committed(own.into_iter().map(|key| (key.slot(), key)));
+            let mark = process.replica.committed(own.iter().map(|key| (key.slot(), key.into())));
             for id in persists {
                 if fails { process.replica.persist_failed(id) } else { effects.extend(process.replica.persisted(id)) }
             }

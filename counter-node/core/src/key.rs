@@ -2,10 +2,13 @@
 //! no page can have, since they begin with a byte that no UTF-8 text begins with: virtual shards of pages, and what unread counts
 //! are made of, see [`crate::unread`].
 
+mod list;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::list::KeyList;
 use crate::slot::Slot;
 
 /// The longest page, in bytes.

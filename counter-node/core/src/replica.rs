@@ -98,8 +98,8 @@ pub struct Replica {
     sweep: Turns,
     hello: Turns,
     reported: BTreeMap<(NodeName, &'static str), u64>,
-    /// Slots with own changes that nobody else is to hear of; sorted, each once.
-    alone: Vec<Slot>,
+    /// Slots with own changes that nobody else is to hear of.
+    alone: SlotSet,
 }
 
 /// Something that is done again and again.
@@ -174,7 +174,7 @@ impl Replica {
             sweep: Turns::default(),
             hello: Turns::default(),
             reported: BTreeMap::new(),
-            alone: Vec::new(),
+            alone: SlotSet::default(),
         };
         let mut step = Step::on(table);
         if let Some(layout) = layout {

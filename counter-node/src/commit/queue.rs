@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::ticket::{Round, Ticket};
-use super::{CommitCounts, CommitError, RecordSource};
+use super::{CommitCounts, CommitError, RecordSource, ToChange};
 use crate::storage::{Change, StoreError};
 
 /// The batch that gathers, and what the writer has to know besides.
@@ -45,7 +45,7 @@ pub(super) struct Unkept {
 }
 
 impl Unkept {
-    fn submit(&self, changes: impl IntoIterator<Item = Change>) -> Ticket {
+    fn submit(&self, changes: impl IntoIterator<Item = impl ToChange>) -> Ticket {
         let (mut submitted, mut last) = (0, None);
         for change in changes {
             if last.replace(change.slot()) != Some(change.slot()) {
@@ -265,14 +265,15 @@ impl Permit<'_> {
     /// Queues the changes, which the table holds already. There should be no more of them than were admitted.
     ///
     /// The ticket may be dropped: the changes are written all the same.
-    pub fn submit(mut self, changes: impl IntoIterator<Item = Change>) -> Ticket {
+    pub fn submit(mut self, changes: impl IntoIterator<Item = impl ToChange>) -> Ticket {
         if let Some(unkept) = &self.queue.unkept {
             return unkept.submit(changes);
         }
+        // Before the lock, which all updates take.
+        let mut changes: Vec<Change> = changes.into_iter().map(ToChange::into_change).collect();
+        let submitted = changes.len();
         let mut gathering = self.queue.lock();
-        let before = gathering.changes.len();
-        gathering.changes.extend(changes);
-        let submitted = gathering.changes.len() - before;
+        gathering.changes.append(&mut changes);
         if submitted > self.changes {
             self.queue.admitted.fetch_add(submitted - self.changes, Ordering::Relaxed);
         }

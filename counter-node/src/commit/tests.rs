@@ -259,7 +259,7 @@ fn a_full_queue_refuses_at_once_and_room_comes_back() {
             // Less than was admitted.
             held.submit([Change::of(&key("a"))]).await.unwrap();
             assert_eq!(fixture.committer.waiting(), 0);
-            fixture.committer.admit(0).unwrap().submit([]).await.unwrap();
+            fixture.committer.admit(0).unwrap().submit(Vec::<Change>::new()).await.unwrap();
         }
     });
 }

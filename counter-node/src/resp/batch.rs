@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use counter_core::counter::Key;
-use counter_core::key::slot_of;
+use counter_core::key::{KeyRef, slot_of};
 use counter_core::slot::Slot;
 
 use super::away::{Ask, Away};
@@ -44,22 +44,27 @@ pub(super) struct Mark {
     holes: usize,
 }
 
-/// A key and its slot. A hot key's is not made anew for each of its requests.
-struct Keyed {
-    key: Key,
-    slot: Slot,
+/// The key of the last update, and its slot, which is not computed anew for each request of a hot one.
+#[derive(Default)]
+struct Last {
+    bytes: Vec<u8>,
+    slot: Option<Slot>,
 }
 
-impl Keyed {
-    fn get<'k>(last: &'k mut Option<Self>, bytes: &[u8]) -> Result<&'k Self, Refused> {
-        last.take_if(|last| last.key.as_bytes() != bytes);
-        match last {
-            Some(last) => Ok(last),
-            None => {
-                let key = Key::new(bytes).map_err(words::key)?;
-                Ok(last.insert(Self { slot: key.slot(), key }))
-            }
-        }
+impl Last {
+    fn set<'k>(&mut self, bytes: &'k [u8]) -> Result<(Slot, KeyRef<'k>), Refused> {
+        let key = KeyRef::new(bytes).map_err(words::key)?;
+        let slot = self.slot.filter(|_| self.bytes == bytes).unwrap_or_else(|| {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(bytes);
+            key.slot()
+        });
+        self.slot = Some(slot);
+        Ok((slot, key))
+    }
+
+    fn get(&self) -> Option<(Slot, KeyRef<'_>)> {
+        Some((self.slot?, KeyRef::new(&self.bytes).ok()?))
     }
 }
 
@@ -87,7 +92,7 @@ fn count_before(reading: &Reading, one: i128, left: usize) -> i64 {
 pub(super) struct Batch<'r> {
     pages: &'r Arc<NodePages>,
     pipeline: Pipeline<'r>,
-    last: Option<Keyed>,
+    last: Last,
     /// What the request that is under way has added to the counter of the last key, if that is all that it did.
     added: Option<Action>,
     /// Where in the output updates are answered that are not durable yet.
@@ -98,7 +103,7 @@ pub(super) struct Batch<'r> {
 impl<'r> Batch<'r> {
     pub(super) fn new(router: &'r Router, pages: &'r Arc<NodePages>) -> Self {
         let pipeline = router.pipeline();
-        Self { pages, pipeline, last: None, added: None, told: Vec::new(), away: Away::default() }
+        Self { pages, pipeline, last: Last::default(), added: None, told: Vec::new(), away: Away::default() }
     }
 
     /// About so many updates will be made until [`Self::finish`].
@@ -124,15 +129,20 @@ impl<'r> Batch<'r> {
         self.away.mute(since.holes, since.bytes);
     }
 
+    /// Refuses what is no key.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), Refused> {
+        KeyRef::new(bytes).map(drop).map_err(words::key)
+    }
+
     /// A key that a client sent.
-    pub(super) fn key(&mut self, bytes: &[u8]) -> Result<Key, Refused> {
-        Keyed::get(&mut self.last, bytes).map(|keyed| keyed.key.clone())
+    pub(super) fn key(&self, bytes: &[u8]) -> Result<Key, Refused> {
+        Key::new(bytes).map_err(words::key)
     }
 
     /// Updates a counter and answers, now or at the end.
     pub(super) fn update(&mut self, key: &[u8], write: Write, told: Told, out: &mut Replies) -> Result<(), Refused> {
-        let Keyed { key, slot } = Keyed::get(&mut self.last, key)?;
-        match self.pipeline.update(*slot, key, write) {
+        let (slot, key) = self.last.set(key)?;
+        match self.pipeline.update(slot, key, write) {
             Here::Done(reading) => {
                 let start = out.len();
                 told.write(&reading, out);
@@ -140,16 +150,16 @@ impl<'r> Batch<'r> {
                 self.added = Some(write.action).filter(|_| told == Told::Count && write.token.is_none());
             }
             Here::Failed(failure) => return Err(words::failure(&failure)),
-            Here::Elsewhere => self.away.push(key.clone(), Ask::from(write), told, out.len()),
+            Here::Elsewhere => self.away.push(key.to_key(), Ask::from(write), told, out.len()),
         }
         Ok(())
     }
 
     /// Has the last request come so many times more, in one update. Returns how often that was done: each time or none.
     pub(super) fn again(&mut self, times: usize, out: &mut Replies) -> usize {
-        let (Some(added), Some(Keyed { key, slot })) = (self.added, &self.last) else { return 0 };
+        let (Some(added), Some((slot, key))) = (self.added, self.last.get()) else { return 0 };
         let Some((all, one)) = all_of(added, times) else { return 0 };
-        let Here::Done(reading) = self.pipeline.update(*slot, key, all.into()) else { return 0 };
+        let Here::Done(reading) = self.pipeline.update(slot, key, all.into()) else { return 0 };
         for left in (0..times).rev() {
             let start = out.len();
             out.integer(count_before(&reading, one, left));
@@ -180,8 +190,8 @@ impl<'r> Batch<'r> {
         if !self.read_here(bytes)?.exists {
             return Some(false);
         }
-        let Keyed { key, slot } = Keyed::get(&mut self.last, bytes).ok()?;
-        match self.pipeline.update(*slot, key, Action::Reset.into()) {
+        let (slot, key) = self.last.set(bytes).ok()?;
+        match self.pipeline.update(slot, key, Action::Reset.into()) {
             Here::Done(_) => Some(true),
             Here::Failed(_) | Here::Elsewhere => None,
         }

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use counter_core::counter::{Key, Update};
+use counter_core::counter::Update;
 use counter_core::forward::NotApplied;
 use counter_core::hlc::Hlc;
-use counter_core::key::KeyRef;
+use counter_core::key::{KeyList, KeyRef};
 use counter_core::layout::Layout;
 use counter_core::slot::Slot;
 use counter_core::vector::Refusal;
@@ -14,6 +14,9 @@ use counter_core::vector::Refusal;
 use super::{Failure, Reading, Router, Write, unknown};
 use crate::commit::Permit;
 use crate::protocol::View;
+
+/// Keys for which a pipeline keeps room between its commits.
+const CHANGED_KEPT: usize = 1_024;
 
 /// One client's requests between two of its commits. Everything applied must be brought to an end by [`Self::commit`].
 pub struct Pipeline<'a> {
@@ -24,7 +27,7 @@ pub struct Pipeline<'a> {
     permit: Option<Result<Permit<'a>, NotApplied>>,
     /// All updates between two commits are one moment.
     now: Option<Hlc>,
-    changed: Vec<(Slot, Key)>,
+    changed: KeyList,
 }
 
 /// What became of a request that was made here.
@@ -42,7 +45,7 @@ impl Router {
     /// Begins a pipeline.
     #[must_use]
     pub fn pipeline(&self) -> Pipeline<'_> {
-        Pipeline { router: self, view: self.protocol.view(), room: 1, permit: None, now: None, changed: Vec::new() }
+        Pipeline { router: self, view: self.protocol.view(), room: 1, permit: None, now: None, changed: KeyList::default() }
     }
 }
 
@@ -69,19 +72,18 @@ impl Pipeline<'_> {
     }
 
     /// Applies an update to a counter of this node's.
-    pub fn update(&mut self, slot: Slot, key: &Key, write: Write) -> Here {
+    pub fn update(&mut self, slot: Slot, key: KeyRef<'_>, write: Write) -> Here {
         if !self.holds(slot, key.as_bytes()) || !self.is_admitted() {
             return Here::Elsewhere;
         }
         let owner = &self.router.owner;
         let now = *self.now.get_or_insert_with(|| owner.clock.tick());
-        match owner.table.apply_in(slot, key.into(), Update::from(write.action), write.token.as_ref(), now) {
+        match owner.table.apply_in(slot, key, Update::from(write.action), write.token.as_ref(), now) {
             Ok(applied) => {
-                // A hot counter's updates come in a row.
-                if applied.changed && self.changed.last().is_none_or(|(_, last)| last != key) {
-                    self.changed.push((slot, key.clone()));
+                if applied.changed {
+                    self.changed.push(slot, key);
                 }
-                let reading = owner.with_viewers(slot, key.into(), applied.reading);
+                let reading = owner.with_viewers(slot, key, applied.reading);
                 Here::Done(Reading { replayed: applied.replayed, ..Reading::from(reading) })
             }
             Err(Refusal::NotOwner) => Here::Elsewhere,
@@ -104,7 +106,12 @@ impl Pipeline<'_> {
         self.view = self.router.protocol.view();
         match permit {
             Some(Ok(permit)) if !self.changed.is_empty() => {
-                if self.router.owner.acknowledge_all(permit, &mut self.changed).await { Ok(()) } else { Err(unknown()) }
+                // Taken out, so that nothing of it is left should the commit be cut off.
+                let mut changed = std::mem::take(&mut self.changed);
+                let acknowledged = self.router.owner.acknowledge_all(permit, &changed).await;
+                changed.clear(CHANGED_KEPT);
+                self.changed = changed;
+                if acknowledged { Ok(()) } else { Err(unknown()) }
             }
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use super::effects::Step;
 use super::links::Link;
 use super::saves::Then;
 use super::{Acks, CommitMark, Effect, Now, Replica};
-use crate::counter::{Key, KeyRef};
+use crate::counter::KeyRef;
 use crate::id::NodeName;
 use crate::message::Message;
 use crate::slot::{Slot, to_ranges};
@@ -57,13 +57,15 @@ impl Replica {
     }
 
     pub(super) fn push(&mut self, step: &mut Step<'_>) {
-        for slot in std::mem::take(&mut self.alone) {
-            if self.parts.targets(slot).next().is_none() {
+        // Only updates under tokens leave anything that siblings would have to hear of besides counters.
+        if !self.alone.is_empty() && step.table.tokens() > 0 {
+            for slot in self.alone.iter().filter(|slot| self.parts.targets(*slot).next().is_none()) {
                 let mut vector = step.table.slot(slot);
                 let last = vector.last_fresh();
                 vector.forget_fresh(last);
             }
         }
+        self.alone.clear();
         for (name, peer) in &mut self.peers {
             let Some(link) = &mut peer.link else { continue };
             step.effects.send_all(name, link.repeat(step.table, self.now.monotonic_ms, &self.config));
@@ -72,21 +74,21 @@ impl Replica {
     }
 
     /// These counters, with the slots that they are in, have own changes that are durable now: they are to be pushed.
-    pub fn committed(&mut self, keys: impl IntoIterator<Item = (Slot, Key)>) -> CommitMark {
+    pub fn committed<'k>(&mut self, keys: impl IntoIterator<Item = (Slot, KeyRef<'k>)>) -> CommitMark {
         self.mark = CommitMark(self.mark.0.saturating_add(1));
         for (slot, key) in keys {
             let mut targets = self.parts.targets(slot).peekable();
             if targets.peek().is_none() {
-                self.alone.push(slot);
+                self.alone.insert(slot);
+                continue;
             }
+            let key = key.to_key();
             for target in targets {
                 if let Some(link) = self.peers.get_mut(target).and_then(|peer| peer.link.as_mut()) {
                     link.add(self.mark, &key, &self.config);
                 }
             }
         }
-        self.alone.sort_unstable();
-        self.alone.dedup();
         self.mark
     }
 

@@ -50,6 +50,13 @@ impl SlotSet {
         }
     }
 
+    pub(super) fn clear(&mut self) {
+        if self.len > 0 {
+            *self.words = [0; WORDS];
+            self.len = 0;
+        }
+    }
+
     pub(super) fn retain(&mut self, keep: impl Fn(Slot) -> bool) {
         for slot in self.clone().iter().filter(|slot| !keep(*slot)) {
             self.remove(slot);

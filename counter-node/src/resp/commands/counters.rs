@@ -43,7 +43,7 @@ pub(super) fn mget(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     turn.moved(args.get(1))?;
     // All keys are looked at first, so that the answer is an array or an error as a whole.
     for key in args.from(1) {
-        turn.batch.key(key)?;
+        turn.batch.check(key)?;
     }
     turn.out.array(args.len() - 1);
     for key in args.from(1) {

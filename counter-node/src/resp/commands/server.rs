@@ -54,7 +54,7 @@ pub(super) async fn flush(resp: &Resp, slots: Vec<Slot>, out: &mut Replies) -> R
     let mut waiting = 0;
     for slot in slots {
         for key in counted(resp, slot) {
-            match pipeline.update(slot, &key, Action::Reset.into()) {
+            match pipeline.update(slot, (&key).into(), Action::Reset.into()) {
                 Here::Done(_) => waiting += 1,
                 Here::Failed(failure) => return Err(words::failure(&failure)),
                 Here::Elsewhere => return Err("CLUSTERDOWN not all counters were reset: slot or storage has just gone".into()),

@@ -296,7 +296,7 @@ impl Cluster {
         let member = self.member(name);
         let applied = member.table.apply(&key(page), update, token.as_ref(), now)?;
         member.write(&[key(page)], &[], &[]);
-        Ok((applied, member.replica.committed([(key(page).slot(), key(page))])))
+        Ok((applied, member.replica.committed([(key(page).slot(), (&key(page)).into())])))
     }
 
     pub(super) fn read(&self, name: &str, page: &str) -> i128 {

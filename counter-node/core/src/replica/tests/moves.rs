@@ -246,7 +246,7 @@ fn what_a_source_applied_before_the_flip_and_has_not_made_durable_is_in_its_last
     nothing_left(&mut cluster, &NEW);
     assert_eq!(cluster.read_all(&NEW, MOVING), [111, 111]);
     // Its commit comes late; whoever waits for a majority of the old shard is answered still.
-    let mark = cluster.member("c-0-0").replica.committed([(key(MOVING).slot(), key(MOVING))]);
+    let mark = cluster.member("c-0-0").replica.committed([(key(MOVING).slot(), (&key(MOVING)).into())]);
     cluster.run(100);
     assert_eq!(cluster.member("c-0-0").replica.acknowledged(), mark);
 }
