@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::packed::{Changed, InPlace, PackedCounters};
 use self::tokens::{Inserted, Tokens};
-use crate::counter::{Adjustment, Base, Bases, Counter, Key, KeyRef, OutOfRange, Update};
+use crate::counter::{Adjustment, Base, Bases, Counter, Entry, Key, KeyRef, OutOfRange, Update};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::key::KeyKind;
@@ -304,6 +304,28 @@ impl SlotVector {
         self.counter(key).map_or(Reading::UNKNOWN, |counter| self.reading(key, counter))
     }
 
+    /// The hash by which slots of this seed place a key.
+    pub(crate) fn place_hash(seed: u64, key: &[u8]) -> u64 {
+        PackedCounters::hash(seed, key)
+    }
+
+    /// The first of three steps of [`crate::table::Table::warm`] for a key of this hash, which read memory each by the one before. What they
+    /// return means nothing.
+    pub(crate) fn touch(&self, hash: u64) -> u64 {
+        let apart = self.tally == 0 || self.writer.is_none() || self.tokens.is_some() || self.existing == 0;
+        self.counters.touch(hash) ^ self.updated_at.0 ^ u64::from(apart)
+    }
+
+    /// The second.
+    pub(crate) fn touch_index(&self, hash: u64) -> u32 {
+        self.counters.touch_index(hash)
+    }
+
+    /// The third.
+    pub(crate) fn touch_record(&self, hash: u64) -> u8 {
+        self.counters.touch_record(hash)
+    }
+
     fn reading(&self, key: KeyRef<'_>, counter: CounterView<'_>) -> Reading {
         let Some(adjustment) = self.adjustment(key) else { return Reading::of(counter) };
         let reading = if adjustment.has_resets() {
@@ -407,9 +429,24 @@ impl SlotVector {
         if update == Update::Reset {
             return Ok(Applied { reading: Reading::UNKNOWN, actor, changed: false, replayed: false });
         }
-        let mut counter = new_counter(key, now);
-        counter.apply(actor, update, now)?;
-        admit(Growth { counter: true, token: false })?;
+        let growth = Growth { counter: true, token: false };
+        let counter = match update.change().filter(|_| key.kind().is_counted() && self.tokens.is_none()) {
+            Some(change) => {
+                let entry = Entry::default().changed_by(change, 0)?;
+                admit(growth)?;
+                if let Some(changed) = self.counters.begin(key.as_bytes(), actor, entry, now) {
+                    self.changed(key, changed);
+                    return Ok(Applied { reading: changed.after, actor, changed: true, replayed: false });
+                }
+                Counter::of_parts(vec![(actor, entry)], now, Base::default(), Vec::new())
+            }
+            None => {
+                let mut counter = new_counter(key, now);
+                counter.apply(actor, update, now)?;
+                admit(growth)?;
+                counter
+            }
+        };
         let Changed { before, after } = self.replace(key, &counter);
         Ok(Applied { reading: answer(update, before, after), actor, changed: true, replayed: false })
     }
@@ -526,6 +563,12 @@ impl SlotVector {
     }
 
     fn replace(&mut self, key: KeyRef<'_>, counter: &Counter) -> Changed {
+        if self.tokens.is_none() {
+            // Then there is nothing to be seen of a counter but what it holds.
+            let changed = self.counters.set(key.as_bytes(), counter);
+            self.changed(key, changed);
+            return changed;
+        }
         let (before, clears) = (self.read(key), self.clears_copies(key, counter));
         self.counters.set(key.as_bytes(), counter);
         if clears {

@@ -111,6 +111,11 @@ impl<'r> Batch<'r> {
         self.pipeline.expect(updates);
     }
 
+    /// Requests for these counters are about to come.
+    pub(super) fn warm(&self, keys: &[&[u8]]) {
+        self.pipeline.warm(keys);
+    }
+
     /// Whether the counter is this node's to serve now.
     pub(super) fn holds(&self, key: &Key) -> bool {
         self.pipeline.holds(key.slot(), key.as_bytes())

@@ -121,6 +121,11 @@ impl Parser {
         self.requests.get(index).map(|request| &self.args[request.args.clone()]).unwrap_or_default()
     }
 
+    /// Whether a whole request is the one before it once more.
+    pub(super) fn is_again(&self, index: usize) -> bool {
+        self.requests.get(index).is_some_and(|request| request.again)
+    }
+
     /// How many whole requests in a row, from this one on, are the one before it once more.
     pub(super) fn again_from(&self, index: usize) -> usize {
         self.requests.iter().skip(index).take_while(|request| request.again).count()

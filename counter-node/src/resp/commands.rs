@@ -44,7 +44,7 @@ impl<'a> Args<'a> {
     }
 
     /// The argument at this place; empty when there is none.
-    fn get(self, index: usize) -> &'a [u8] {
+    pub(super) fn get(self, index: usize) -> &'a [u8] {
         self.ranges.get(index).and_then(|range| self.buffer.get(range.clone())).unwrap_or_default()
     }
 

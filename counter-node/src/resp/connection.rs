@@ -1,10 +1,12 @@
 //! One client's connection: read, execute all requests that have come whole, write all replies at once, again.
 
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use counter_core::key::KeyRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
@@ -20,6 +22,8 @@ use crate::server::Accepted;
 
 /// Requests that are executed together. More in a row wait in the buffers, which are bounded.
 const REQUESTS_MAX: usize = 1_024;
+/// For how many requests ahead the memory of their counters is asked for: what is asked for must still be near when its turn comes.
+const REQUESTS_AHEAD: usize = 32;
 /// Keys that requests executed together may name: what one commit is asked room for. A request may name as many alone.
 const KEYS_MAX: usize = 4_096;
 /// Replies beyond this are written before the next request is looked at.
@@ -174,7 +178,7 @@ impl Connection<'_> {
         // What a client may send depends on whether it has authenticated, which its next request may do.
         let (caps, max) = if self.resp.is_authenticated(&self.session) { (&CAPS, REQUESTS_MAX) } else { (&UNAUTHENTICATED, 1) };
         let parsed = self.input.parser.parse(&mut self.input.buffer[..self.input.filled], caps, max);
-        let (whole, mut done, mut keys) = (self.input.parser.len(), 0, 0);
+        let (whole, mut done, mut keys, mut ahead) = (self.input.parser.len(), 0, 0, 0);
         self.batch.expect(self.input.parser.args().min(KEYS_MAX));
         while done < whole {
             // Each argument may be a key.
@@ -182,6 +186,10 @@ impl Connection<'_> {
             let full = keys > KEYS_MAX || self.out.len() > REPLIES_BYTES_MAX;
             if full && done > 0 {
                 break;
+            }
+            if done >= ahead {
+                ahead = whole.min(done + REQUESTS_AHEAD);
+                self.look_ahead(done..ahead);
             }
             let (step, heard) = self.request(done);
             done += 1;
@@ -203,6 +211,21 @@ impl Connection<'_> {
             // There may be more than were looked for.
             Ok(()) if whole == max => Next::Execute,
             Ok(()) => Next::Read,
+        }
+    }
+
+    /// Warms the counters of these requests, if there are several. What stands behind a command's name is nearly always a key.
+    fn look_ahead(&self, requests: Range<usize>) {
+        if requests.len() < 2 {
+            return;
+        }
+        let Self { input: Input { parser, buffer, .. }, batch, .. } = self;
+        let mut keys = [&[][..]; REQUESTS_AHEAD];
+        let others = requests.filter(|index| !parser.is_again(*index));
+        let named = others.map(|index| Args::new(buffer, parser.request(index)).get(1)).filter(|key| KeyRef::new(key).is_ok());
+        let count = keys.iter_mut().zip(named).map(|(place, key)| *place = key).count();
+        if count > 1 {
+            batch.warm(&keys[..count]);
         }
     }
 

@@ -57,6 +57,11 @@ impl Pipeline<'_> {
         self.view.serves(slot) && !self.view.routes.as_ref().is_some_and(|routes| spread(&routes.layout))
     }
 
+    /// Requests for these counters are about to come: see [`counter_core::table::Table::warm`].
+    pub fn warm(&self, keys: &[&[u8]]) {
+        self.router.owner.table.warm(keys);
+    }
+
     /// About so many updates will be made until the next commit.
     pub fn expect(&mut self, updates: usize) {
         self.room = updates;

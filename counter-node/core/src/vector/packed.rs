@@ -66,6 +66,11 @@ impl PackedCounters {
         Self::with(FixedState::with_seed(seed))
     }
 
+    /// What places the key's counter, in every slot of the same seed.
+    pub(super) fn hash(seed: u64, key: &[u8]) -> u64 {
+        FixedState::with_seed(seed).hash_one(key)
+    }
+
     fn with(hasher: FixedState) -> Self {
         Self { hasher, len: 0, digest: 0, segments: Segments::default(), actors: Actors::default(), whole: None }
     }
@@ -88,6 +93,21 @@ impl PackedCounters {
     pub(super) fn memory_bytes(&self) -> usize {
         let whole = self.whole.as_ref().map_or(0, |whole| whole.memory_bytes());
         self.segments.memory_bytes().saturating_add(self.actors.memory_bytes()).saturating_add(whole)
+    }
+
+    /// Reads what a look-up needs of this itself. What is returned means nothing.
+    pub(super) fn touch(&self, hash: u64) -> u64 {
+        self.digest ^ self.segments.of(hash).touch() ^ self.actors.touch_length()
+    }
+
+    /// Reads where a look-up begins. What is returned means nothing.
+    pub(super) fn touch_index(&self, hash: u64) -> u32 {
+        self.segments.of(hash).touch_index(hash) ^ self.actors.touch()
+    }
+
+    /// Reads where the counter of this hash probably lies. What is returned means nothing.
+    pub(super) fn touch_record(&self, hash: u64) -> u8 {
+        self.segments.of(hash).touch_record(hash)
     }
 
     /// A counter where it lies.
@@ -196,12 +216,32 @@ impl PackedCounters {
         InPlace::Changed(Changed { before, after })
     }
 
+    /// Inserts a counter of one entry, whose key is not here: how nearly all of them begin. None, and nothing has changed, where it is
+    /// not as simple as that.
+    pub(super) fn begin(&mut self, key: &[u8], actor: ActorId, entry: Entry, now: Hlc) -> Option<Changed> {
+        let hash = self.hasher.hash_one(key);
+        let bytes = record::pack_first(key, self.actors.take(actor)?, entry, now);
+        let fits = bytes.len() <= record::RECORD_BYTES_MAX && self.segments.make_room(hash, bytes.len(), &self.hasher);
+        if !fits {
+            self.actors.release_all(Record::at(&bytes));
+            return None;
+        }
+        self.segments.insert(hash, &bytes, &self.hasher);
+        self.len = self.len.saturating_add(1);
+        let terms = Terms::of(key);
+        self.digest ^= terms.updated_at(now) ^ terms.entry(actor, entry);
+        Some(Changed { before: Reading::UNKNOWN, after: Record::at(&bytes).reading() })
+    }
+
     /// Inserts a counter, or replaces it.
     pub(super) fn set(&mut self, key: &[u8], counter: &Counter) -> Changed {
-        let (hash, before) = (self.hasher.hash_one(key), self.get(key));
+        let hash = self.hasher.hash_one(key);
+        let held = self.segments.find(hash, key);
+        let whole = || self.whole.as_ref()?.counters.get(key).map(CounterView::whole);
+        let before = held.map(|record| CounterView::packed(record, &self.actors)).or_else(whole);
         let (digest_before, before) = (before.map(|view| view.digest(key)), before.map_or(Reading::UNKNOWN, Reading::of));
         let packed = record::pack(key, counter, &mut self.actors);
-        if let Some(record) = self.segments.find(hash, key) {
+        if let Some(record) = held {
             self.actors.release_all(record);
         }
         match packed {

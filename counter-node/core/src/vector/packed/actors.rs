@@ -26,6 +26,16 @@ impl Actors {
         u8::try_from(index).ok()
     }
 
+    /// Reads where the places are. What is returned means nothing.
+    pub(super) fn touch_length(&self) -> u64 {
+        u64::from(self.places.is_empty())
+    }
+
+    /// Reads the first place's uses. What is returned means nothing.
+    pub(super) fn touch(&self) -> u32 {
+        self.places.first().map_or(0, |place| place.uses)
+    }
+
     /// The actor at a place.
     pub(super) fn at(&self, place: u8) -> ActorId {
         self.places[usize::from(place)].actor

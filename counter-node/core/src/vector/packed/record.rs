@@ -268,6 +268,24 @@ pub(super) fn pack(key: &[u8], counter: &Counter, actors: &mut Actors) -> Option
     Some(bytes)
 }
 
+/// The record of a counter of one entry, whose actor's use is counted in. The key is one that [`pack`] takes.
+pub(super) fn pack_first(key: &[u8], actor: u8, entry: Entry, updated_at: Hlc) -> Vec<u8> {
+    let wide = entry.increments.max(entry.decrements) > u64::from(u32::MAX);
+    let code = u8::from(wide);
+    let width = WIDTHS[usize::from(code)];
+    let shape = Shape { width, key: key.len(), entries: 1, rest: false };
+    let [key_low, key_high, ..] = key.len().to_le_bytes();
+    let mut bytes = Vec::with_capacity(shape.rest_at());
+    bytes.extend_from_slice(&[code | (key_high << KEY_SHIFT), key_low, 1]);
+    bytes.extend_from_slice(&updated_at.0.to_le_bytes());
+    bytes.extend_from_slice(key);
+    bytes.push(actor);
+    for number in [entry.increments, entry.decrements] {
+        bytes.extend_from_slice(&number.to_le_bytes()[..width]);
+    }
+    bytes
+}
+
 fn push_items(bytes: &mut Vec<u8>, width: usize, items: &[(ActorId, Entry)], actors: &mut Actors) -> Option<()> {
     for (actor, entry) in items {
         bytes.push(actors.take(*actor)?);

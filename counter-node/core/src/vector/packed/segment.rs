@@ -12,8 +12,14 @@ use super::record::{self, RECORD_BYTES_MAX, Record};
 /// microseconds' worth.
 pub(super) const SEGMENT_BYTES_MAX: usize = 64 << 10;
 
-// Of an arena that grows less than an eighth is garbage, and it grows by an eighth or by one record.
-const _: () = assert!(SEGMENT_BYTES_MAX / 7 * 9 + RECORD_BYTES_MAX < OFFSET_END);
+/// By how much an arena grows at least: five short records.
+const ARENA_STEP_MIN: usize = 256;
+
+/// How far from a record's first byte its last one is mostly, less than a cache line: with a key of 20 bytes.
+const RECORD_TOUCHED: usize = 40;
+
+// Of an arena that grows less than an eighth is garbage, and it grows by an eighth, by a few or by one long record.
+const _: () = assert!(SEGMENT_BYTES_MAX / 7 * 9 + RECORD_BYTES_MAX < OFFSET_END && ARENA_STEP_MIN < RECORD_BYTES_MAX);
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Segment {
@@ -29,6 +35,24 @@ impl Segment {
     /// The record of a key, if it is here.
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
         self.index.find(hash, |offset| Record::at(&self.arena[offset..]).key() == key)
+    }
+
+    /// Reads where the arena and the index are. What is returned means nothing.
+    pub(super) fn touch(&self) -> u64 {
+        u64::from(self.arena.is_empty() ^ self.index.has_room())
+    }
+
+    /// Reads where a search for this hash begins. What is returned means nothing.
+    pub(super) fn touch_index(&self, hash: u64) -> u32 {
+        self.index.first_word(hash)
+    }
+
+    /// Reads both ends of what may be the record of this hash, or of what a new one is put behind. What is returned means nothing.
+    pub(super) fn touch_record(&self, hash: u64) -> u8 {
+        let found = self.index.find(hash, |_| true).map(|place| self.index.offset(place));
+        let at = found.unwrap_or(self.arena.len().saturating_sub(RECORD_TOUCHED));
+        let byte = |at: usize| self.arena.get(at).copied().unwrap_or(0);
+        byte(at) ^ byte(at.saturating_add(RECORD_TOUCHED))
     }
 
     pub(super) fn record(&self, place: Place) -> Record<'_> {
@@ -134,8 +158,8 @@ impl Segment {
             self.compact(hasher);
         }
         if lacks(&self.arena) {
-            // In small steps: doubling would leave a quarter of all memory unused.
-            self.arena.reserve_exact(bytes.max(self.arena.len() >> 3));
+            // In small steps: doubling would leave a quarter of all memory unused. But not record by record where there are few.
+            self.arena.reserve_exact(bytes.max(self.arena.len() >> 3).max(ARENA_STEP_MIN));
         }
         compacts
     }

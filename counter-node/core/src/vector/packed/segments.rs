@@ -50,6 +50,11 @@ impl Segments {
         });
     }
 
+    /// Inserts a record whose key is not here. There must be room: see [`Self::make_room`].
+    pub(super) fn insert(&mut self, hash: u64, bytes: &[u8], hasher: &FixedState) {
+        self.change(hash, |segment| segment.insert(hash, bytes, hasher));
+    }
+
     /// Removes the record of a key, if there is one.
     pub(super) fn remove(&mut self, hash: u64, key: &[u8], hasher: &FixedState) {
         self.change(hash, |segment| {
@@ -65,7 +70,8 @@ impl Segments {
         std::iter::once(&self.first).chain(more).flat_map(Segment::records)
     }
 
-    fn of(&self, hash: u64) -> &Segment {
+    /// The segment that a key of this hash lies in.
+    pub(super) fn of(&self, hash: u64) -> &Segment {
         match self.number(hash).checked_sub(1) {
             None => &self.first,
             Some(index) => &self.more[index].segment,

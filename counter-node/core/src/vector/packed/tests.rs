@@ -104,8 +104,15 @@ impl Run {
         let Some(counter) = self.model.get_mut(key) else {
             assert_eq!(done, Ok(None));
             let mut counter = Counter::default();
-            if counter.apply(actor, update, now).is_ok() && update != Update::Reset {
-                self.set(key, counter);
+            if counter.apply(actor, update, now).is_err() || update == Update::Reset {
+                return;
+            }
+            match update.change().and_then(|entry| self.packed.begin(key.as_bytes(), actor, entry, now)) {
+                Some(begun) => {
+                    assert_eq!(begun, changed(Reading::UNKNOWN, &counter), "seed {}", self.seed);
+                    self.model.insert(key.clone(), counter);
+                }
+                None => self.set(key, counter),
             }
             return;
         };
