@@ -24,8 +24,9 @@ use crate::server::{self, Limits, Port, Stop};
 use crate::storage::{Identity, Store};
 use crate::unread::shards::Shards;
 
-/// Connections to the admin and the peer port: every node of the largest cluster, and some more.
-const INTERNAL_CONNECTIONS: usize = 4_096;
+/// Connections to the admin and the peer port: every node of the largest cluster with one for messages and four for what it forwards, and
+/// some more.
+const INTERNAL_CONNECTIONS: usize = 10_240;
 /// How long a node that is a cluster of its own waits for its layout to become durable before it serves.
 const FIRST_LAYOUT: Duration = Duration::from_secs(2);
 /// How long a stopping node gives others its viewers: nobody waits for one that does not answer.

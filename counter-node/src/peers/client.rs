@@ -1,4 +1,7 @@
-//! Requests to other nodes' peer ports, each with its proof, over HTTP/2 connections that are kept; and asking nodes, in envelopes.
+//! Requests to other nodes' peer ports, each with its proof, over connections that are kept; and asking nodes, in envelopes.
+//!
+//! Mostly over HTTP/2, of which one connection to a node is enough and which finds out by itself that the node is gone. A forwarded message
+//! goes by HTTP/1, in which it costs a third: there may be thousands a second, and only a few are under way to one node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{MESSAGE_BYTES_MAX, answer_to};
+use super::{FORWARD_PATH, MESSAGE_BYTES_MAX, answer_to};
 use crate::hosts::Hosts;
 use crate::protocol::Protocol;
 use crate::tokens::ClusterTokens;
@@ -25,6 +28,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection on which nothing comes back for an interval and a time-out is dead: its node or network is gone.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// By HTTP/1, how long an answer is awaited. Longer than an owner waits for a majority, as its forwarder asks again in between.
+const FORWARD_TIME: Duration = Duration::from_secs(5);
+/// By HTTP/1, connections to one node that are kept while nothing is under way, and for how long: shorter than the node keeps them.
+const FORWARD_IDLE_MAX: usize = 2;
+const FORWARD_IDLE_TIME: Duration = Duration::from_secs(30);
 
 /// Why a request to a peer brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +51,8 @@ pub enum PostError {
 /// Posts bodies to peers.
 #[derive(Clone, Debug)]
 pub struct PeerClient {
-    http: Client<HttpConnector<Hosts>, Full<Bytes>>,
+    http2: Client<HttpConnector<Hosts>, Full<Bytes>>,
+    http1: Client<HttpConnector<Hosts>, Full<Bytes>>,
 }
 
 impl PeerClient {
@@ -53,19 +62,22 @@ impl PeerClient {
         let mut connector = HttpConnector::new_with_resolver(hosts);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let http = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
+        let builder = || {
+            let mut builder = Client::builder(TokioExecutor::new());
+            // The forwarder decides what may be repeated; the transport never does by itself.
+            builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new()).retry_canceled_requests(false);
+            builder
+        };
+        let http2 = builder()
             .http2_only(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .http2_keep_alive_while_idle(true)
             .http2_initial_stream_window_size(1 << 20)
             .http2_initial_connection_window_size(8 << 20)
-            // The forwarder decides what may be repeated; the transport never does by itself.
-            .retry_canceled_requests(false)
-            .build(connector);
-        Self { http }
+            .build(connector.clone());
+        let http1 = builder().pool_max_idle_per_host(FORWARD_IDLE_MAX).pool_idle_timeout(FORWARD_IDLE_TIME).build(connector);
+        Self { http2, http1 }
     }
 
     /// Posts `body` to the node `to` at `address` (`host:port`), and returns the body of its answer, the proof of which
@@ -85,7 +97,7 @@ impl PeerClient {
         let announced = BodyDigest::of(&body);
         for token in tokens.to_prove_with() {
             let proof = token.prove_peer(path, to, &announced);
-            match self.attempt(&format!("http://{address}{path}"), announced, &proof, body.clone()).await {
+            match self.attempt((address, path), announced, &proof, body.clone()).await {
                 Err(PostError::Refused(StatusCode::UNAUTHORIZED)) => refused = PostError::Refused(StatusCode::UNAUTHORIZED),
                 Err(error) => return Err(error),
                 Ok((answer_proof, answer))
@@ -99,17 +111,23 @@ impl PeerClient {
         Err(refused)
     }
 
-    async fn attempt(&self, url: &str, announced: BodyDigest, proof: &str, body: Bytes) -> Result<(String, Bytes), PostError> {
-        let request = Request::post(url)
+    async fn attempt(
+        &self,
+        (address, path): (&str, &str),
+        announced: BodyDigest,
+        proof: &str,
+        body: Bytes,
+    ) -> Result<(String, Bytes), PostError> {
+        let request = Request::post(format!("http://{address}{path}"))
             .header(BODY_HEADER, announced.to_string())
             .header(PROOF_HEADER, proof)
             .body(Full::new(body))
             .map_err(|error| PostError::NotSent(error.to_string()))?;
-        let answer = self.http.request(request).await.map_err(|error| {
-            let text = chain(&error);
-            if error.is_connect() { PostError::NotSent(text) } else { PostError::Lost(text) }
-        })?;
-        read(answer).await
+        if path != FORWARD_PATH {
+            return answer(&self.http2, request).await;
+        }
+        let answered = tokio::time::timeout(FORWARD_TIME, answer(&self.http1, request)).await;
+        answered.unwrap_or_else(|_| Err(PostError::Lost("it has not come in time".to_owned())))
     }
 }
 
@@ -173,6 +191,18 @@ impl Peers {
     }
 }
 
+/// What is answered, with its proof.
+async fn answer(
+    http: &Client<HttpConnector<Hosts>, Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+) -> Result<(String, Bytes), PostError> {
+    let answer = http.request(request).await.map_err(|error| {
+        let text = chain(&error);
+        if error.is_connect() { PostError::NotSent(text) } else { PostError::Lost(text) }
+    })?;
+    read(answer).await
+}
+
 async fn read(answer: Response<hyper::body::Incoming>) -> Result<(String, Bytes), PostError> {
     if answer.status() != StatusCode::OK {
         return Err(PostError::Refused(answer.status()));
@@ -187,4 +217,65 @@ async fn read(answer: Response<hyper::body::Incoming>) -> Result<(String, Bytes)
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use counter_core::proof::ClusterToken;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const TOKEN: &str = "token";
+
+    /// Posts a forwarded message there.
+    fn post(address: &str) -> impl Future<Output = Result<Bytes, PostError>> + use<> {
+        let (file, address) = (tempfile::NamedTempFile::new().unwrap(), address.to_owned());
+        std::fs::write(file.path(), TOKEN).unwrap();
+        let tokens = ClusterTokens::open(Some(file.path())).unwrap();
+        let client = PeerClient::new(Hosts::new(None));
+        async move {
+            client.post(&tokens, &address, FORWARD_PATH, "a-0-1", Bytes::from_static(b"one")).await?;
+            client.post(&tokens, &address, FORWARD_PATH, "a-0-1", Bytes::from_static(b"two")).await
+        }
+    }
+
+    /// The proof of the request that ends with this.
+    async fn request(stream: &mut TcpStream, body: &str) -> String {
+        let (mut text, mut byte) = (String::new(), [0]);
+        while !text.ends_with(body) {
+            stream.read_exact(&mut byte).await.unwrap();
+            text.push(char::from(byte[0]));
+        }
+        assert!(text.starts_with(&format!("POST {FORWARD_PATH} HTTP/1.1\r\n")), "{text}");
+        let prefix = format!("{PROOF_HEADER}: ");
+        text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn forwarded_messages_share_a_connection_and_one_that_nobody_answers_ends_it_and_is_lost() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let posted = tokio::spawn(post(&listener.local_addr().unwrap().to_string()));
+        let mut stream = listener.accept().await.unwrap().0;
+        let proof = request(&mut stream, "one").await;
+        let proof = ClusterToken::new(TOKEN.as_bytes()).prove_peer(FORWARD_PATH, &answer_to(&proof), &BodyDigest::of(b"done"));
+        let answer = format!("HTTP/1.1 200 OK\r\n{PROOF_HEADER}: {proof}\r\ncontent-length: 4\r\n\r\ndone");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        request(&mut stream, "two").await;
+        // From here on time passes as soon as nothing else happens.
+        tokio::time::pause();
+        let lost = posted.await.unwrap();
+        assert!(matches!(lost, Err(PostError::Lost(_))), "{lost:?}");
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the connection is kept");
+    }
+
+    #[tokio::test]
+    async fn what_finds_nobody_is_not_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let refused = post(&address).await;
+        assert!(matches!(refused, Err(PostError::NotSent(_))), "{refused:?}");
+    }
 }
