@@ -34,7 +34,7 @@ mod whole;
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -90,6 +90,8 @@ struct Shared<B> {
     stopping: CancellationToken,
     echo: bool,
     keeper: Arc<dyn Keeper>,
+    /// See [`plain`].
+    head_of_counted: OnceLock<Box<[u8]>>,
 }
 
 /// What an API has beside its backend.
@@ -120,7 +122,8 @@ impl<B: Backend> Api<B> {
     #[must_use]
     pub fn new(backend: B, parts: Parts) -> Self {
         let Parts { tokens, cors, limits, metrics, live, stopping, echo, keeper } = parts;
-        Self(Arc::new(Shared { backend, tokens, cors, limits, metrics, live, stopping, echo, keeper }))
+        let head_of_counted = OnceLock::new();
+        Self(Arc::new(Shared { backend, tokens, cors, limits, metrics, live, stopping, echo, keeper, head_of_counted }))
     }
 
     /// The API as [`crate::server::serve`] serves it to one client.

@@ -44,7 +44,7 @@ const RETRY_S: u32 = 1;
 const WAITING_MAX: u64 = 16_384;
 
 /// What a client learns of a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The number, within the range of the reply.
     pub count: i64,

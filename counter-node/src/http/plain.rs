@@ -11,14 +11,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use counter_core::counter::Key;
 use httparse::{Header, Status};
 use hyper::header::HeaderValue;
-use hyper::{HeaderMap, Method};
+use hyper::http::response::Parts;
+use hyper::{HeaderMap, Method, StatusCode};
 
 use super::negotiate::Form;
 use super::problem::Problem;
 use super::route::{Route, method_index};
 use super::{Api, Backend, Reply, Shared, counter, idempotency, page, reply};
 use crate::own_writes::UNTOLD;
-use crate::router::Write;
+use crate::router::{Reading, Write};
 use crate::server::Plain;
 
 /// More headers than that are left to hyper.
@@ -36,6 +37,13 @@ pub struct PlainRequest {
     origin: Option<HeaderValue>,
 }
 
+/// What it is answered.
+pub enum PlainAnswer {
+    /// An update that was counted, and of which there is nothing to say but the number: nearly all. Its head is always the same.
+    Counted(Reading),
+    Other(Reply),
+}
+
 /// What the headers that are read here say.
 #[derive(Default)]
 struct Said<'b> {
@@ -48,18 +56,24 @@ struct Said<'b> {
 
 impl<B: Backend> Plain for Api<B> {
     type Request = PlainRequest;
-    type Answer = Reply;
+    type Answer = PlainAnswer;
 
     fn read(&self, received: &[u8]) -> Option<(PlainRequest, usize)> {
         self.0.plain(received)
     }
 
-    async fn answer(&self, request: PlainRequest) -> Reply {
+    async fn answer(&self, request: PlainRequest) -> PlainAnswer {
         self.0.plainly(request).await
     }
 
-    fn write(&self, answer: Reply, last: bool, answers: &mut Vec<u8>) {
-        write(answer, last, answers);
+    fn write(&self, answer: PlainAnswer, last: bool, answers: &mut Vec<u8>) {
+        match answer {
+            PlainAnswer::Counted(reading) => {
+                answers.extend_from_slice(self.0.head_of_counted());
+                reply::with_json(&reading, |body| write_end(body, last, answers));
+            }
+            PlainAnswer::Other(reply) => write(reply, last, answers),
+        }
     }
 }
 
@@ -100,22 +114,49 @@ impl<B: Backend> Shared<B> {
         Some(Write { action: counter::json_action(body).ok()?, token })
     }
 
-    async fn plainly(&self, PlainRequest { key, write, origin }: PlainRequest) -> Reply {
+    async fn plainly(&self, PlainRequest { key, write, origin }: PlainRequest) -> PlainAnswer {
         let method = if write.is_some() { Method::PUT } else { Method::GET };
+        let (route, method) = (Route::Counter("").index(), method_index(&method));
         let answered = match self.begin() {
-            Ok(_under_way) => self.count(key, write).await,
+            Ok(_under_way) => self.count(key, write, origin.is_none()).await,
             Err(problem) => Err(problem),
         };
-        self.finish((Route::Counter("").index(), method_index(&method)), origin.as_ref(), answered)
+        let answered = match answered {
+            Ok(PlainAnswer::Counted(reading)) => {
+                self.metrics.answered(route, method, StatusCode::OK.as_u16());
+                return PlainAnswer::Counted(reading);
+            }
+            Ok(PlainAnswer::Other(reply)) => Ok(reply),
+            Err(problem) => Err(problem),
+        };
+        PlainAnswer::Other(self.finish((route, method), origin.as_ref(), answered))
     }
 
-    async fn count(&self, key: Key, write: Option<Write>) -> Result<Reply, Problem> {
+    /// `to_anyone`: the answer is the same whatever page asks.
+    async fn count(&self, key: Key, write: Option<Write>, to_anyone: bool) -> Result<PlainAnswer, Problem> {
         let Some(write) = write else {
             let reading = self.backend.read_after(&UNTOLD, key).await?;
-            return Ok(reply::read(&reading, Form::Json, None, &mut ROOM.take()));
+            return Ok(PlainAnswer::Other(reply::read(&reading, Form::Json, None, &mut ROOM.take())));
         };
         let reading = self.backend.update_after(&UNTOLD, key, write).await?;
-        Ok(counter::updated(self, &UNTOLD, (Form::Json, ROOM.take()), &reading))
+        let is_ordinary = to_anyone && !reading.clamped && !reading.replayed;
+        Ok(if is_ordinary { PlainAnswer::Counted(reading) } else { PlainAnswer::Other(self.updated(&reading)) })
+    }
+
+    fn updated(&self, reading: &Reading) -> Reply {
+        counter::updated(self, &UNTOLD, (Form::Json, ROOM.take()), reading)
+    }
+
+    /// The head of what an ordinary update is answered, without what [`write_end`] adds: the handlers', written once.
+    fn head_of_counted(&self) -> &[u8] {
+        self.head_of_counted.get_or_init(|| {
+            let mut reply = self.updated(&Reading::default());
+            self.cors.finish(None, &mut reply);
+            let (head, _) = reply.into_parts();
+            let mut written = Vec::new();
+            write_head(&head, &mut written);
+            written.into()
+        })
     }
 }
 
@@ -166,21 +207,31 @@ fn is_plain(byte: u8) -> bool {
 /// Appends the answer as HTTP/1.1 has it.
 fn write(answer: Reply, last: bool, into: &mut Vec<u8>) {
     let (mut head, content) = answer.into_parts();
+    write_head(&head, into);
     // Counters and problems are never streams.
-    let body = content.into_whole().unwrap_or_default();
+    write_end(&content.into_whole().unwrap_or_default(), last, into);
+    head.headers.clear();
+    ROOM.set(head.headers);
+}
+
+/// Appends what a handler says of an answer.
+fn write_head(head: &Parts, into: &mut Vec<u8>) {
     let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| into.extend_from_slice(part));
     let reason = head.status.canonical_reason().unwrap_or_default();
     put(&[b"HTTP/1.1 ", head.status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
     for (name, value) in &head.headers {
         put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
+}
+
+/// Appends what the connection adds to the head, and the body.
+fn write_end(body: &[u8], last: bool, into: &mut Vec<u8>) {
+    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| into.extend_from_slice(part));
     put(&[b"content-length: ", itoa::Buffer::new().format(body.len()).as_bytes(), b"\r\ndate: ", &date(), b"\r\n"]);
     if last {
         put(&[b"connection: close\r\n"]);
     }
-    put(&[b"\r\n", &body]);
-    head.headers.clear();
-    ROOM.set(head.headers);
+    put(&[b"\r\n", body]);
 }
 
 thread_local! {

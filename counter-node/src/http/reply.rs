@@ -96,9 +96,7 @@ fn told(reading: &Reading, form: Form, page: Option<&str>, cached: Cached, room:
 /// What nearly all requests are answered. hyper takes an answer's headers for the next request's, and here these have been
 /// the request's before: so a connection's headers have one place for all time.
 fn json(reading: &Reading, room: HeaderMap) -> Reply {
-    let mut text = [0; JSON_BYTES_MAX];
-    let length = write_json(reading, &mut text);
-    let mut answer = Reply::new(Content::from(Bytes::copy_from_slice(&text[..length])));
+    let mut answer = Reply::new(Content::from(with_json(reading, Bytes::copy_from_slice)));
     if room.capacity() <= HEADERS_KEPT {
         *answer.headers_mut() = room;
         answer.headers_mut().clear();
@@ -178,6 +176,13 @@ fn finish(answer: &mut Reply, reading: &Reading, cached: Cached) {
 
 /// `{"count":-9223372036854775808,"updated_at":"2030-10-10T12:11:42Z"}` is the longest.
 const JSON_BYTES_MAX: usize = 72;
+
+/// Does something with the two fields.
+pub(super) fn with_json<T>(reading: &Reading, act: impl FnOnce(&[u8]) -> T) -> T {
+    let mut text = [0; JSON_BYTES_MAX];
+    let length = write_json(reading, &mut text);
+    act(&text[..length])
+}
 
 /// Writes the two fields; returns how many bytes they take.
 fn write_json(reading: &Reading, room: &mut [u8; JSON_BYTES_MAX]) -> usize {

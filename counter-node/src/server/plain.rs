@@ -87,6 +87,8 @@ pub(super) async fn answer<P: Plain>(
         }
     });
     let mut over = pin!(Seldom::new(over));
+    let cut = pin!(cut.cancelled());
+    let mut cut = pin!(Seldom::new(cut));
     let mut answers = Vec::new();
     loop {
         timer.await_head(head_time);
@@ -103,7 +105,7 @@ pub(super) async fn answer<P: Plain>(
         let (mut next, mut last) = (Some(request), false);
         while let Some(request) = next.take() {
             let answering = pin!(plain.answer(request));
-            let answer = answered(answering, stream, (&mut answers, rest.is_empty()), (head_time, cut)).await?;
+            let answer = answered(answering, stream, (&mut answers, rest.is_empty()), (head_time, cut.as_mut())).await?;
             // Looked at after the request: the port may have stopped meanwhile, and begins no other then.
             last = poll_immediate(over.as_mut()).await.is_some();
             plain.write(answer, last, &mut answers);
@@ -115,7 +117,7 @@ pub(super) async fn answer<P: Plain>(
                 next = Some(request);
             }
         }
-        send(stream, &answers, (head_time, cut)).await?;
+        send(stream, &answers, (head_time, cut.as_mut())).await?;
         if last {
             return None;
         }
@@ -133,19 +135,19 @@ async fn answered<A>(
     mut answering: Pin<&mut impl Future<Output = A>>,
     stream: &mut TcpStream,
     (answers, is_last): (&mut Vec<u8>, bool),
-    (head_time, cut): (Duration, &CancellationToken),
+    (head_time, mut cut): (Duration, Pin<&mut impl Future<Output = ()>>),
 ) -> Option<A> {
     if is_last && !answers.is_empty() {
         if let Some(answer) = poll_immediate(answering.as_mut()).await {
             return Some(answer);
         }
-        send(stream, answers, (head_time, cut)).await?;
+        send(stream, answers, (head_time, cut.as_mut())).await?;
         answers.clear();
     }
     tokio::select! {
         biased;
         answer = answering => Some(answer),
-        () = cut.cancelled() => {
+        () = cut => {
             // As much as the socket takes.
             let _ = stream.try_write(answers);
             None
@@ -154,11 +156,15 @@ async fn answered<A>(
 }
 
 /// Sends the answers, for which a client has as long as for a request's head. None: the connection is over.
-async fn send(stream: &mut TcpStream, answers: &[u8], (head_time, cut): (Duration, &CancellationToken)) -> Option<()> {
+async fn send(
+    stream: &mut TcpStream,
+    answers: &[u8],
+    (head_time, cut): (Duration, Pin<&mut impl Future<Output = ()>>),
+) -> Option<()> {
     tokio::select! {
         biased;
         sent = stream.write_all(answers) => sent.ok(),
-        () = cut.cancelled() => None,
+        () = cut => None,
         // Hardly ever asked, and no timer before that.
         () = async { tokio::time::sleep(head_time).await } => None,
     }
