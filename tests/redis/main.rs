@@ -5,4 +5,5 @@ mod answers;
 mod clients;
 mod clusters;
 mod limits;
+mod tokens;
 mod wire;

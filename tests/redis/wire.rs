@@ -41,6 +41,17 @@ impl Wire {
         self.expect(expected).await.with_context(|| requests.to_owned())
     }
 
+    /// Sends one inline request, and returns the one line of its answer.
+    pub(crate) async fn line(&mut self, request: &str) -> anyhow::Result<String> {
+        self.send(format!("{request}\r\n").as_bytes()).await?;
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            let read = tokio::time::timeout(PATIENCE, self.0.read_u8()).await;
+            line.push(read.with_context(|| format!("{request}: only {}", line.escape_ascii()))??);
+        }
+        Ok(String::from_utf8(line)?.trim_end().to_owned())
+    }
+
     /// Waits until the node closes, with nothing said before.
     pub(crate) async fn closed(&mut self) -> anyhow::Result<()> {
         let mut rest = Vec::new();

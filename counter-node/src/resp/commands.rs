@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use counter_core::counter::Key;
+use counter_core::token::Token;
 
 use super::batch::Batch;
 use super::reply::Replies;
@@ -86,6 +87,8 @@ pub(super) enum Step {
 pub(super) enum Later {
     /// Reset these counters, and tell how many there were.
     Delete(Vec<Key>),
+    /// Reset this counter unless that was done under the token before, and tell whether there was one.
+    DeleteOnce(Key, Token),
     /// Tell how many of these counters exist.
     Exist(Vec<Key>),
     /// Tell whether the counter exists, as TYPE or TTL do.
@@ -128,6 +131,7 @@ fn try_execute(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
 pub(super) async fn perform(later: Later, resp: &Resp, out: &mut Replies) -> Result<(), Refused> {
     match later {
         Later::Delete(keys) => keys::delete(resp, keys, out).await,
+        Later::DeleteOnce(key, token) => keys::delete_once(resp, key, token, out).await,
         Later::Exist(keys) => keys::exist(resp, keys, out).await,
         Later::Tell(key, property) => keys::tell(resp, key, property, out).await,
         Later::Flush(slots) => server::flush(resp, slots, out).await,

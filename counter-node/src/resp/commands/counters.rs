@@ -102,13 +102,14 @@ fn add(by: i64) -> Action {
 fn token(args: Args<'_>, own: usize) -> Result<Option<Token>, Refused> {
     match args.len() {
         length if length == own => Ok(None),
-        length if length == own + 2 && args.is(own, "token") => {
-            // What is no text has characters that no token has.
-            let text = String::from_utf8_lossy(args.get(own + 1));
-            Ok(Some(text.parse().map_err(words::token)?))
-        }
+        length if length == own + 2 && args.is(own, "token") => parse_token(args.get(own + 1)).map(Some),
         _ => Err(arity(args)),
     }
+}
+
+pub(super) fn parse_token(bytes: &[u8]) -> Result<Token, Refused> {
+    // What is no text has characters that no token has.
+    String::from_utf8_lossy(bytes).parse().map_err(words::token)
 }
 
 fn arity(args: Args<'_>) -> Refused {

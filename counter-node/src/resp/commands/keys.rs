@@ -4,8 +4,9 @@
 //! time at another replica survives it.
 
 use counter_core::counter::Key;
+use counter_core::token::Token;
 
-use super::{Args, Executed, Later, Refused, Replies, Resp, Step, Turn, words};
+use super::{Args, Executed, Later, Refused, Replies, Resp, Step, Turn, counters, words};
 use crate::http::Backend as _;
 use crate::router::{Action, Write};
 
@@ -27,9 +28,12 @@ impl Property {
     }
 }
 
-/// `DEL key [key …]`
+/// `DEL key [key …]`, `DEL key TOKEN token`
 pub(super) fn del(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     turn.moved(args.get(1))?;
+    if let Some(token) = token(args)? {
+        return Ok(Step::Later(Later::DeleteOnce(turn.batch.key(args.get(1))?, token)));
+    }
     let keys = keys(turn, args)?;
     if !keys.iter().all(|key| turn.batch.holds(key)) {
         return Ok(Step::Later(Later::Delete(keys)));
@@ -80,6 +84,16 @@ fn property(turn: &mut Turn<'_, '_>, args: Args<'_>, property: Property) -> Exec
     Ok(Step::Done)
 }
 
+/// The token of a DEL. Behind the first key the word is never a key: who has forgotten that only one key goes with a token
+/// is told so, and loses no number.
+fn token(args: Args<'_>) -> Result<Option<Token>, Refused> {
+    match (2..args.len()).find(|index| args.is(*index, "token")) {
+        None => Ok(None),
+        Some(2) if args.len() == 4 => counters::parse_token(args.get(3)).map(Some),
+        Some(_) => Err(words::TOKEN_OF_ONE_KEY),
+    }
+}
+
 fn keys(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Result<Vec<Key>, Refused> {
     args.from(1).map(|key| turn.batch.key(key)).collect()
 }
@@ -98,6 +112,17 @@ pub(super) async fn delete(resp: &Resp, keys: Vec<Key>, out: &mut Replies) -> Re
         deleted += 1;
     }
     out.integer(deleted);
+    Ok(())
+}
+
+/// Resets a counter under a token, also one that does not exist: a repetition is to take nothing away that was counted
+/// since. It tells that there was none, as nothing was there that it took away.
+pub(super) async fn delete_once(resp: &Resp, key: Key, token: Token, out: &mut Replies) -> Result<(), Refused> {
+    let failed = |failure| words::failure(&failure);
+    let before = resp.pages.read(key.clone()).await.map_err(failed)?;
+    let write = Write { action: Action::Reset, token: Some(token) };
+    let after = resp.pages.update(key, write).await.map_err(failed)?;
+    out.integer(i64::from(before.exists && !after.replayed));
     Ok(())
 }
 
