@@ -5,5 +5,6 @@ mod answers;
 mod clients;
 mod clusters;
 mod limits;
+mod tells;
 mod tokens;
 mod wire;
