@@ -12,8 +12,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// As long as a real answer.
-const ANSWER: &str = r#"{"count":123456,"updated_at":"2030-10-10T12:11:42Z"}"#;
+/// What every page counts.
+pub(crate) const COUNT: u32 = 123_456;
+
+/// As long as a node's answer for a page that counts about as much.
+pub(crate) const ANSWER: &str = r#"{"count":123456,"updated_at":"2030-10-10T12:11:42Z"}"#;
 
 /// Serves until the process is ended.
 pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {

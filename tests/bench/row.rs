@@ -95,7 +95,9 @@ impl Row {
     /// starts come in series.
     pub(crate) fn rounds(&self, args: &Args) -> usize {
         match self.setting {
-            Setting::Filled { .. } | Setting::Tokens { .. } | Setting::Started { .. } | Setting::Idle { .. } => 1,
+            Setting::Filled { .. } | Setting::Tokens { .. } | Setting::Started { .. } | Setting::Idle { .. } => {
+                args.rounds.min(1)
+            }
             _ => args.rounds,
         }
     }
@@ -121,11 +123,12 @@ impl Row {
     }
 }
 
-/// What a load gives, and how many operations it was.
+/// What a load gives on counters that exist, and how many operations it was.
 pub(crate) fn under(args: &Args, server: &Running, load: &Load) -> anyhow::Result<Figures> {
-    let before = server.cpu()?;
     match load {
         Load::Http { request, connections } => {
+            wrk::fill(server.http, request)?;
+            let before = server.cpu()?;
             let figures = wrk::run(args, server.http, request, *connections)?;
             let seconds = std::time::Duration::from_secs(args.seconds).as_secs_f64();
             let spent = server.cpu()?.saturating_sub(before).as_secs_f64();
@@ -144,6 +147,7 @@ fn resp(
     pipeline: usize,
     keys: u64,
 ) -> anyhow::Result<Figures> {
+    redis_benchmark::fill(server.resp, keys)?;
     let count = redis_benchmark::calibrate(args, server.resp, command, clients, pipeline, keys)?;
     let before = server.cpu()?;
     let figures = redis_benchmark::run(server.resp, command, clients, pipeline, keys, count)?;

@@ -18,7 +18,15 @@ pub(crate) fn key(number: u64) -> String {
 
 /// Increments the first keys, once each.
 pub(crate) fn run(address: SocketAddr, counters: u64) -> anyhow::Result<()> {
-    send(address, counters, |number, commands| Ok(write!(commands, "*2\r\n$4\r\nINCR\r\n$16\r\n{}\r\n", key(number))?))
+    run_named(address, counters, key)
+}
+
+/// Increments so many keys of these names, once each.
+pub(crate) fn run_named(address: SocketAddr, counters: u64, name: impl Fn(u64) -> String) -> anyhow::Result<()> {
+    send(address, counters, |number, commands| {
+        let key = name(number);
+        Ok(write!(commands, "*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len())?)
+    })
 }
 
 /// Increments the first keys in turn, each time under another token, which says that it was made now.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 
+use super::fill;
 use crate::Args;
 use crate::figures::Figures;
 use crate::server::pinned;
@@ -12,6 +13,19 @@ use crate::server::pinned;
 pub(crate) enum Command {
     Incr,
     Get,
+}
+
+/// The key of every request, in which redis-benchmark puts a number of 12 digits where it is told to draw one, and nothing where it
+/// is not.
+const KEY: &str = "counter:__rand_int__";
+
+/// Counts every key of a load once, so that reads have something to find and updates something to add to.
+pub(crate) fn fill(address: SocketAddr, keys: u64) -> anyhow::Result<()> {
+    fill::run_named(
+        address,
+        keys,
+        |number| if keys == 1 { KEY.to_owned() } else { KEY.replace("__rand_int__", &format!("{number:012}")) },
+    )
 }
 
 /// Requests of a first, short run, which tells how many make up the time of the real one.
@@ -59,7 +73,7 @@ pub(crate) fn run(
         Command::Get => "GET",
     };
     let output =
-        benchmark.args([verb, "counter:__rand_int__"]).output().context("cannot run redis-benchmark; install redis-tools")?;
+        benchmark.args([verb, KEY]).output().context("cannot run redis-benchmark; install redis-tools")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || text.contains("Error") || stderr.contains("Error from server") {

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, bail};
 
 use crate::Args;
+use crate::bare;
 use crate::figures::Figures;
+use crate::http::Connection;
 use crate::server::pinned;
 
 /// What wrk sends, over a thousand pages.
@@ -32,12 +34,17 @@ impl Request {
         }
     }
 
-    fn script(&self) -> String {
-        let mut pages = match self {
+    /// The pages that are named.
+    fn pages(&self) -> Vec<String> {
+        match self {
             Self::PutOn(pages) => pages.clone(),
             Self::Modify(page) => vec![page.clone()],
-            _ => (0..1000).map(|page| format!("page-{page}")).collect(),
-        };
+            Self::Get | Self::Put | Self::Batch(_) => (0..1000).map(|page| format!("page-{page}")).collect(),
+        }
+    }
+
+    fn script(&self) -> String {
+        let mut pages = self.pages();
         if let Self::Batch(updates) = self {
             pages = pages.chunks(*updates).map(batch).collect();
         }
@@ -55,6 +62,18 @@ impl Request {
         script.push_str(SCRIPT);
         script
     }
+}
+
+/// Counts every page of a load to what the bare server says, so that what is read is there, and answers are as long on both sides.
+pub(crate) fn fill(address: SocketAddr, request: &Request) -> anyhow::Result<()> {
+    let mut connection = Connection::open(address)?;
+    let body = format!(r#"{{"action":"increment","by":{}}}"#, bare::COUNT);
+    for page in request.pages() {
+        let answer = connection.request("PUT", &format!("/{page}/counter"), body.as_bytes())?;
+        let answer = String::from_utf8_lossy(&answer);
+        anyhow::ensure!(answer.len() == bare::ANSWER.len(), "`{answer}` is not as long as the bare server's `{}`", bare::ANSWER);
+    }
+    Ok(())
 }
 
 fn batch(pages: &[String]) -> String {
