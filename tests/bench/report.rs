@@ -96,7 +96,7 @@ impl Report {
             ("throughput", "Operations per second", |figures| figures.per_second),
             ("p50", "Latency, median, ms", |figures| figures.p50_ms),
             ("p99", "Latency, 99th percentile, ms", |figures| figures.p99_ms),
-            ("p999", "Latency, 99.9th percentile, ms (HTTP only: redis-benchmark does not tell it)", |figures| figures.p999_ms),
+            ("p999", "Latency, 99.9th percentile, ms", |figures| figures.p999_ms),
         ];
         if !self.curves.is_empty() {
             page.push_str(&format!("\n## {}\n\n", Group::Curve.title()));

@@ -63,7 +63,7 @@ pub(crate) fn run(
     requests: u64,
 ) -> anyhow::Result<Figures> {
     let mut benchmark = pinned(1);
-    benchmark.args(["redis-benchmark", "-h", &address.ip().to_string(), "-p", &address.port().to_string(), "--csv"]);
+    benchmark.args(["redis-benchmark", "-h", &address.ip().to_string(), "-p", &address.port().to_string()]);
     benchmark.args(["-c", &clients.to_string(), "-P", &pipeline.to_string(), "-n", &requests.to_string()]);
     if keys > 1 {
         benchmark.args(["-r", &keys.to_string()]);
@@ -72,17 +72,35 @@ pub(crate) fn run(
         Command::Incr => "INCR",
         Command::Get => "GET",
     };
-    let output =
-        benchmark.args([verb, KEY]).output().context("cannot run redis-benchmark; install redis-tools")?;
+    let output = benchmark.args([verb, KEY]).output().context("cannot run redis-benchmark; install redis-tools")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || text.contains("Error") || stderr.contains("Error from server") {
         bail!("redis-benchmark failed: {text}{stderr}");
     }
-    // "test","rps","avg","min","p50","p95","p99","max"
-    let line = text.lines().rfind(|line| !line.starts_with("\"test\"") && line.starts_with('"'));
-    let line = line.with_context(|| format!("redis-benchmark said `{text}`"))?;
-    let fields: Vec<f64> = line.split(',').skip(1).filter_map(|field| field.trim_matches('"').parse().ok()).collect();
-    let &[per_second, _, _, p50, _, p99, _] = fields.as_slice() else { bail!("redis-benchmark said `{line}`") };
-    Ok(Figures { per_second: Some(per_second), p50_ms: Some(p50), p99_ms: Some(p99), ..Figures::default() })
+    read(&text).with_context(|| format!("redis-benchmark said `{text}`"))
+}
+
+/// The figures in a report for people, the only one that goes past the 99th percentile. Progress stands before it, each line of
+/// which a carriage return ends.
+fn read(report: &str) -> Option<Figures> {
+    let mut lines = report.split(['\r', '\n']).map(str::trim).skip_while(|line| *line != "Latency by percentile distribution:");
+    // Each a percentile and the latency that it is at most, to the longest; the first beyond is the least that is told of 99.9 %.
+    let percentile = |line: &str| {
+        let (share, rest) = line.split_once("% <= ")?;
+        Some((share.parse::<f64>().ok()?, rest.split_once(" milliseconds")?.0.parse::<f64>().ok()?))
+    };
+    let (_, p999) = lines.by_ref().skip(1).map_while(percentile).find(|(share, _)| *share >= 99.9)?;
+    let per_second = lines.by_ref().find_map(|line| line.strip_prefix("throughput summary: "))?.split_once(' ')?.0;
+    let numbers = |line: &str| line.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>().ok();
+    // avg min p50 p95 p99 max
+    let summary = lines.skip_while(|line| !line.starts_with("avg")).nth(1).and_then(numbers)?;
+    let &[_, _, p50, _, p99, _] = summary.as_slice() else { return None };
+    Some(Figures {
+        per_second: Some(per_second.parse().ok()?),
+        p50_ms: Some(p50),
+        p99_ms: Some(p99),
+        p999_ms: Some(p999),
+        ..Figures::default()
+    })
 }
