@@ -71,10 +71,10 @@ crds: need-cargo ## write the chart's CRD from the operator's types
 charts: need-go ## lint and render the chart, and hold it and the examples against strict schemas, offline
 	tests/cluster/charts
 
-bench: need-cargo ## measure against bare hyper and Redis, interleaved; writes docs/benchmarks.md (BENCH_ARGS="--help" tells more)
+bench: need-cargo ## measure against bare hyper and Redis, interleaved; writes docs/benchmarks.md and .json (BENCH_ARGS="--help" tells more)
 	$(CARGO) build --release --locked --package counter-node --package counter-bench --bins
 	@release="$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release"; \
-	  "$$release/bench" --node "$$release/counter-node" --json "$$release/bench.json" --markdown docs/benchmarks.md $(BENCH_ARGS)
+	  "$$release/bench" --node "$$release/counter-node" --markdown docs/benchmarks.md $(BENCH_ARGS)
 
 soak: need-cargo ## fuzz, simulate and kill for hours (SOAK_SECONDS for each fuzz target, SOAK_SEEDS, SOAK_KILLS)
 	tests/fuzz/soak

@@ -1,6 +1,6 @@
 //! Throughput and latency against load: the same requests on more and more connections.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Args;
 use crate::figures::Figures;
@@ -15,9 +15,9 @@ use crate::server::{Aof, Server, Storage};
 const CONNECTIONS: [usize; 6] = [1, 4, 16, 64, 256, 512];
 
 /// One line of a plot.
-#[derive(Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Curve {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Connections, and the medians there.
     pub(crate) points: Vec<(usize, Figures)>,
 }
@@ -37,7 +37,8 @@ pub(crate) fn measure(args: &Args) -> anyhow::Result<Vec<Curve>> {
         ("INCR, node, EverySecond", volume, Box::new(incr)),
         ("INCR, Redis, everysec", Server::Redis(Aof::EverySecond), Box::new(incr)),
     ];
-    let mut curves: Vec<Curve> = subjects.iter().map(|(name, ..)| Curve { name, points: Vec::new() }).collect();
+    let mut curves: Vec<Curve> =
+        subjects.iter().map(|(name, ..)| Curve { name: (*name).to_owned(), points: Vec::new() }).collect();
     for connections in CONNECTIONS {
         let mut measured = vec![Vec::new(); subjects.len()];
         for _ in 0..args.rounds {

@@ -152,7 +152,7 @@ fn resp(keys: u64, pipelines: &[usize]) -> Vec<Row> {
                 _ => (1.5, 0.5),
             };
             let aims = [Aim::Throughput(throughput), Aim::Cpu(cpu)];
-            let aims = if command == Command::Incr && keys == 1 { &aims[..] } else { &[] };
+            let aims = if command == Command::Incr { &aims[..] } else { &[] };
             rows.push(row(format!("{verb} P{pipeline} memory"), Server::Node(Storage::Memory), load).against(&peer, aims));
         }
     }

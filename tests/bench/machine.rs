@@ -5,19 +5,63 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Args;
 
-#[derive(Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
     pub(crate) node: String,
     pub(crate) redis: String,
+}
+
+/// What was measured, where, and how often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// Of the tree that the tool was started in, and whether something in it differed from that.
+    pub(crate) revision: String,
     pub(crate) rounds: usize,
     pub(crate) seconds: u64,
+    pub(crate) machine: Machine,
+}
+
+impl Run {
+    pub(crate) fn of(args: &Args) -> Self {
+        Self { revision: revision(), rounds: args.rounds, seconds: args.seconds, machine: Machine::of(args) }
+    }
+
+    /// What of this run another one's page does not say yet.
+    pub(crate) fn against(&self, page: &Self) -> String {
+        if self.machine == page.machine { self.how() } else { self.to_string() }
+    }
+
+    fn how(&self) -> String {
+        let Self { revision, rounds, seconds, .. } = self;
+        format!("revision {revision}, medians of {rounds} interleaved rounds of {seconds} s")
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}; servers on core 0, load on core 1", self.machine, self.how())
+    }
+}
+
+/// What this tool writes itself makes no tree dirty.
+fn revision() -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "--short=12", "HEAD"]);
+    match (head, git(&["status", "--porcelain", "--", ":/", ":(top,exclude)docs/benchmarks*"])) {
+        (Some(head), Some(changes)) if changes.is_empty() => head,
+        (Some(head), _) => format!("{head} and changes that are not committed"),
+        (None, _) => "unknown".to_owned(),
+    }
 }
 
 impl Machine {
@@ -32,20 +76,14 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             node: said_by(Command::new(&args.node).arg("--version")),
             redis: said_by(Command::new("redis-server").arg("--version")),
-            rounds: args.rounds,
-            seconds: args.seconds,
         }
     }
 }
 
 impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { processor, cores, kernel, node, redis, rounds, seconds } = self;
-        write!(
-            f,
-            "{processor}, {cores} cores, Linux {kernel}; {node}; {redis}; medians of {rounds} interleaved rounds of {seconds} s; \
-             servers on core 0, load on core 1"
-        )
+        let Self { processor, cores, kernel, node, redis } = self;
+        write!(f, "{processor}, {cores} cores, Linux {kernel}; {node}; {redis}")
     }
 }
 

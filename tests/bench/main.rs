@@ -13,6 +13,7 @@ mod http;
 mod live;
 mod load;
 mod machine;
+mod page;
 mod plot;
 mod report;
 mod row;
@@ -38,10 +39,10 @@ pub(crate) struct Args {
     /// Groups of rows to measure, separated by commas; all when absent.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Group>,
-    /// Measure only rows whose names contain this.
+    /// Measure only rows whose names contain this, and print them; no page is written then, which has whole groups.
     #[arg(long, default_value = "")]
     rows: String,
-    /// How often each row is measured.
+    /// How often each row is measured. 0 writes the page anew from the JSON beside it.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of load for each measurement.
@@ -50,10 +51,8 @@ pub(crate) struct Args {
     /// Counters in the largest rows of memory and start.
     #[arg(long, default_value_t = 10_000_000)]
     counters: u64,
-    /// Where to write the results as JSON.
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Where to write the results as a Markdown page, with its plots beside it.
+    /// A Markdown page in which the results take the place of their groups' earlier ones, with all figures as JSON and its plots
+    /// beside it.
     #[arg(long)]
     markdown: Option<PathBuf>,
     /// Serve the bare peer on this address instead of measuring; used by the bench itself.
@@ -103,15 +102,8 @@ fn measure(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    if args.groups().any(|group| group == Group::Curve) {
+    if args.rounds > 0 && args.rows.is_empty() && args.groups().any(|group| group == Group::Curve) {
         report.curves = curve::measure(args)?;
     }
-    report.print();
-    if let Some(path) = &args.json {
-        report.write_json(path)?;
-    }
-    match &args.markdown {
-        Some(path) => report.write_markdown(path),
-        None => Ok(()),
-    }
+    report.tell(args.markdown.as_deref().filter(|_| args.rows.is_empty()))
 }

@@ -25,7 +25,7 @@ pub(crate) fn plot(title: &str, curves: &[Curve], of: impl Fn(&Figures) -> Optio
         };
         curve.points.iter().filter_map(point).collect::<Vec<_>>()
     };
-    let lines: Vec<Line<'_>> = curves.iter().map(|curve| Line { name: curve.name, points: line(curve) }).collect();
+    let lines: Vec<Line<'_>> = curves.iter().map(|curve| Line { name: &curve.name, points: line(curve) }).collect();
     let (xs, ys) = (bounds(&lines, |point| point.0), bounds(&lines, |point| point.1));
     let x = |value: f64| scale(value, xs, LEFT, WIDTH - RIGHT);
     let y = |value: f64| scale(value, ys, HEIGHT - BOTTOM, TOP);

@@ -1,21 +1,18 @@
-//! Medians and ratios, as a table, as JSON and as a Markdown page with plots.
+//! What a run measures: medians and ratios, and which aims they meet.
 
 use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::Context as _;
-use serde::Serialize;
-
 use crate::Args;
 use crate::curve::Curve;
 use crate::experiments::Group;
-use crate::figures::{FIELDS, Figures, number};
-use crate::machine::Machine;
-use crate::plot::plot;
+use crate::figures::Figures;
+use crate::machine::Run;
+use crate::page::{Document, Line, Section};
 use crate::row::{Aim, Row};
 
 pub(crate) struct Report {
-    machine: Machine,
+    run: Run,
     lines: Vec<Measured>,
     pub(crate) curves: Vec<Curve>,
 }
@@ -28,23 +25,6 @@ struct Measured {
     not_run: Option<String>,
 }
 
-/// A row as it is told.
-#[derive(Serialize)]
-struct Line {
-    group: String,
-    row: String,
-    #[serde(flatten)]
-    medians: Figures,
-    /// The least and the most operations per second of any round.
-    per_second_range: Option<(f64, f64)>,
-    peer: Option<String>,
-    throughput_ratio: Option<f64>,
-    cpu_ratio: Option<f64>,
-    /// What it should come to, and whether it does.
-    aims: Vec<(String, bool)>,
-    not_run: Option<String>,
-}
-
 /// Writes a line to standard output.
 pub(crate) fn line(text: &str) {
     // A reader that has gone away is no error here.
@@ -53,7 +33,7 @@ pub(crate) fn line(text: &str) {
 
 impl Report {
     pub(crate) fn new(args: &Args) -> Self {
-        Self { machine: Machine::of(args), lines: Vec::new(), curves: Vec::new() }
+        Self { run: Run::of(args), lines: Vec::new(), curves: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, group: Group, row: &Row, figures: Figures) {
@@ -74,58 +54,30 @@ impl Report {
         &mut self.lines[index]
     }
 
-    pub(crate) fn print(&self) {
-        line(&format!("\n{}", self.tables()));
+    /// Prints what was measured, and has it take the place of its groups' sections in a page, if there is one.
+    pub(crate) fn tell(self, page: Option<&Path>) -> anyhow::Result<()> {
+        let measured = self.document();
+        line(&format!("\n{}", measured.tables()));
+        let Some(page) = page else { return Ok(()) };
+        let mut document = Document::beside(page)?;
+        document.sections.extend(measured.sections);
+        document.write(page)
     }
 
-    pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
-        let document = serde_json::json!({ "machine": self.machine, "rows": self.told(), "curves": self.curves });
-        std::fs::write(path, serde_json::to_vec_pretty(&document)?).with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    /// The page, and its plots in the same folder.
-    pub(crate) fn write_markdown(&self, path: &Path) -> anyhow::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut page = format!(
-            "# Benchmarks\n\nMade by `make bench`, which writes this page anew; `docs/performance.md` says where the limits are. Ratios are to the peer of the row, measured in turn \
-             with it on the same machine; absolute figures are this machine's.\n\n{}",
-            self.tables()
-        );
-        type Of = fn(&Figures) -> Option<f64>;
-        let plots: [(&str, &str, Of); 4] = [
-            ("throughput", "Operations per second", |figures| figures.per_second),
-            ("p50", "Latency, median, ms", |figures| figures.p50_ms),
-            ("p99", "Latency, 99th percentile, ms", |figures| figures.p99_ms),
-            ("p999", "Latency, 99.9th percentile, ms", |figures| figures.p999_ms),
-        ];
-        if !self.curves.is_empty() {
-            page.push_str(&format!("\n## {}\n\n", Group::Curve.title()));
-            for (name, title, of) in plots {
-                let file = format!("benchmarks-{name}.svg");
-                std::fs::write(folder.join(&file), plot(title, &self.curves, of))?;
-                page.push_str(&format!("![{title}]({file})\n"));
-            }
-        }
-        std::fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    fn tables(&self) -> String {
-        let mut text = format!("{}.\n", self.machine);
-        let told = self.told();
+    fn document(&self) -> Document {
+        let mut document = Document::default();
         for group in Group::ALL {
-            let lines: Vec<&Line> = told.iter().filter(|line| line.group == group.to_string()).collect();
-            if !lines.is_empty() {
-                text.push_str(&format!("\n## {}\n\n{}\n", group.title(), table(&lines).trim_end()));
+            let rows: Vec<Line> =
+                self.lines.iter().filter(|line| line.group == group).map(|measured| self.told(measured)).collect();
+            let curves = if group == Group::Curve { self.curves.clone() } else { Vec::new() };
+            if !rows.is_empty() || !curves.is_empty() {
+                document.sections.insert(group.to_string(), Section { run: self.run.clone(), rows, curves });
             }
         }
-        text
+        document
     }
 
-    fn told(&self) -> Vec<Line> {
-        self.lines.iter().map(|measured| self.tell(measured)).collect()
-    }
-
-    fn tell(&self, measured: &Measured) -> Line {
+    fn told(&self, measured: &Measured) -> Line {
         let medians = Figures::medians(&measured.figures);
         let row = &measured.row;
         let peer = row.peer.as_ref().and_then(|peer| {
@@ -148,7 +100,6 @@ impl Report {
             Aim::P99(most) => (format!("p99 ≤{most} ms"), medians.p99_ms.is_some_and(|p99| p99 <= *most)),
         };
         Line {
-            group: measured.group.to_string(),
             row: row.name.clone(),
             medians,
             per_second_range: range,
@@ -159,25 +110,4 @@ impl Report {
             not_run: measured.not_run.clone(),
         }
     }
-}
-
-fn table(lines: &[&Line]) -> String {
-    let value = |line: &Line, (_, field): (&str, fn(&mut Figures) -> &mut Option<f64>)| *field(&mut { line.medians });
-    let columns: Vec<_> = FIELDS.into_iter().filter(|field| lines.iter().any(|line| value(line, *field).is_some())).collect();
-    let mut text = "| row |".to_owned();
-    columns.iter().for_each(|(name, _)| text.push_str(&format!(" {name} |")));
-    text.push_str(" min–max ops/s | ÷ peer | CPU ÷ peer | aim |\n|---|");
-    (0..columns.len() + 3).for_each(|_| text.push_str("--:|"));
-    text.push_str("---|\n");
-    let told = |value: Option<f64>| value.map(number).unwrap_or_default();
-    for line in lines {
-        text.push_str(&format!("| {} |", line.row));
-        columns.iter().for_each(|column| text.push_str(&format!(" {} |", told(value(line, *column)))));
-        let range = line.per_second_range.map(|(least, most)| format!("{}–{}", number(least), number(most))).unwrap_or_default();
-        let aims: Vec<String> =
-            line.aims.iter().map(|(aim, met)| format!("{aim} {}", if *met { "met" } else { "**missed**" })).collect();
-        let last = line.not_run.as_ref().map_or_else(|| aims.join(", "), |reason| format!("NOT RUN: {reason}"));
-        text.push_str(&format!(" {range} | {} | {} | {last} |\n", told(line.throughput_ratio), told(line.cpu_ratio)));
-    }
-    text
 }
