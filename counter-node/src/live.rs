@@ -49,8 +49,9 @@ pub use value::Value;
 
 /// Pages that one connection may look at.
 pub const PAGES_MAX: usize = 100;
-/// How long clients are to wait, at least and at most, before they connect anew, in milliseconds.
-pub const RETRY_MS: [u64; 2] = [200, 3_000];
+/// How long clients are to wait, at least and at most, before they connect anew, in milliseconds; longer where they are more than another
+/// node takes in that time.
+const RETRY_MS: [u64; 2] = [200, 3_000];
 /// The longest time over which the clients of a stopping node are spread, in milliseconds.
 const SPREAD_MS_MAX: u64 = 30_000;
 
@@ -181,10 +182,13 @@ impl Live {
         rand::rng().random_range(0..=self.spread_ms())
     }
 
+    /// How long a client is to wait, at least and at most, if this node is gone all at once.
+    fn retry_ms(&self) -> [u64; 2] {
+        [RETRY_MS[0], self.spread_ms().max(RETRY_MS[1])]
+    }
+
     fn spread_ms(&self) -> u64 {
-        let open = self.admission.open();
-        let spread_ms = open.saturating_mul(1_000) / u64::from(self.config.admission.per_second.max(1));
-        spread_ms.clamp(RETRY_MS[0], SPREAD_MS_MAX)
+        spread_ms(self.admission.open(), self.config.admission.per_second)
     }
 
     /// This node is about to exit. Its viewers count on, for as long as their clients may take to come back elsewhere: until the last
@@ -223,8 +227,27 @@ impl Live {
     }
 }
 
+/// The time in which a node that takes so many new clients a second takes these.
+fn spread_ms(clients: u64, per_second: u32) -> u64 {
+    (clients.saturating_mul(1_000) / u64::from(per_second.max(1))).clamp(RETRY_MS[0], SPREAD_MS_MAX)
+}
+
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_spread_over_the_time_in_which_another_node_takes_them() {
+        for (clients, per_second, ms) in
+            [(0, 5_000, 200), (10_000, 5_000, 2_000), (100_000, 5_000, 20_000), (u64::MAX, 0, 30_000)]
+        {
+            assert_eq!(spread_ms(clients, per_second), ms, "{clients}");
+        }
     }
 }

@@ -9,6 +9,9 @@ use serde_json::json;
 use crate::chromium::Chromium;
 use crate::tab::Tab;
 
+/// So that nobody is counted off by falling silent: whoever is, was seen to go.
+const NO_HEARTBEAT: [&str; 2] = ["--presence-heartbeat", "600"];
+
 /// A node that is a cluster of its own, ready.
 pub(crate) async fn node(folder: &tempfile::TempDir, flags: &[&str]) -> anyhow::Result<TestNode> {
     let mut node = TestNode::alone(folder.path(), flags)?;
@@ -19,7 +22,7 @@ pub(crate) async fn node(folder: &tempfile::TempDir, flags: &[&str]) -> anyhow::
 #[tokio::test]
 async fn two_tabs_show_two_and_closing_one_shows_one() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let node = node(&folder, &[]).await?;
+    let node = node(&folder, &NO_HEARTBEAT).await?;
     let browser = Chromium::start()?;
     let url = format!("{}/front-page/counter", node.http());
     let first = Tab::open(&browser, &url).await?;
@@ -38,7 +41,7 @@ async fn two_tabs_show_two_and_closing_one_shows_one() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_tab_whose_renderer_dies_is_no_viewer_any_more() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let node = node(&folder, &[]).await?;
+    let node = node(&folder, &NO_HEARTBEAT).await?;
     let browser = Chromium::start()?;
     let url = format!("{}/front-page/counter", node.http());
     let stays = Tab::open(&browser, &url).await?;

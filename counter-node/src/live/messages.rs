@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, PAGES_MAX, RETRY_MS, Subject, Subscriptions, TooManyPages};
+use super::{Mode, PAGES_MAX, Subject, Subscriptions, TooManyPages};
 use crate::http::{Problem, page_named};
 
 /// The protocol's version, which `hello` names.
@@ -94,8 +94,8 @@ impl Request {
 
 impl Reply<'_> {
     /// The first message.
-    pub(super) fn hello(resume: String, heartbeat_seconds: u64) -> Self {
-        Self::Hello { version: VERSION, resume, heartbeat_seconds, retry_ms: RETRY_MS }
+    pub(super) fn hello(resume: String, heartbeat_seconds: u64, retry_ms: [u64; 2]) -> Self {
+        Self::Hello { version: VERSION, resume, heartbeat_seconds, retry_ms }
     }
 
     /// As it is sent.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn replies_are_as_documented() {
-        let hello = Reply::hello("t".to_owned(), 20).to_text();
+        let hello = Reply::hello("t".to_owned(), 20, [200, 3_000]).to_text();
         assert_eq!(hello, r#"{"type":"hello","version":1,"resume":"t","heartbeat_seconds":20,"retry_ms":[200,3000]}"#);
         assert_eq!(Reply::Pong {}.to_text(), r#"{"type":"pong"}"#);
         assert_eq!(Reply::Reconnect { after_ms: 5 }.to_text(), r#"{"type":"reconnect","after_ms":5}"#);

@@ -148,7 +148,8 @@ impl Client {
         begin: &CancellationToken,
     ) -> Result<(), Ended> {
         let live = self.subscriptions.live().clone();
-        let hello = Reply::hello(live.resume_token(self.subscriptions.connection), live.config.heartbeat.as_secs());
+        let resume = live.resume_token(self.subscriptions.connection);
+        let hello = Reply::hello(resume, live.config.heartbeat.as_secs(), live.retry_ms());
         self.send([Message::text(hello.to_text())]).await?;
         self.subscriptions.begin(subject, mode, unread);
         let (mut stopping, mut stopped) = (pin!(begin.cancelled()), pin!(self.cut.clone().cancelled_owned()));

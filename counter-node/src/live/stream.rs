@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::metrics::Counted;
-use super::{LiveMetrics, Opening, Place, RETRY_MS, Subject, Subscriptions};
+use super::{LiveMetrics, Opening, Place, Subject, Subscriptions};
 use crate::server::{Peer, Watch};
 
 /// The events of one client. When it is dropped, as it is with its connection, the client views nothing any more.
@@ -46,17 +46,18 @@ impl Events {
         let counted: Counted<fn(&LiveMetrics) -> &_> = Counted::new(Arc::clone(&live.metrics), |metrics| &metrics.streams);
         let mut subscriptions = Subscriptions::new(live, who);
         let live = subscriptions.live().clone();
+        let retry_ms = live.retry_ms();
         let hello = serde_json::json!({
             "version": 1,
             "resume": live.resume_token(subscriptions.connection),
             "heartbeat_seconds": live.config.heartbeat.as_secs(),
-            "retry_ms": RETRY_MS,
+            "retry_ms": retry_ms,
         });
         let of_user = matches!(subject, Subject::User(_));
         subscriptions.begin(subject, mode, unread);
         Self {
             subscriptions,
-            ready: VecDeque::from([Bytes::from(format!("retry: {}\nevent: hello\ndata: {hello}\n\n", retry_ms()))]),
+            ready: VecDeque::from([Bytes::from(format!("retry: {}\nevent: hello\ndata: {hello}\n\n", within(retry_ms)))]),
             last_id,
             of_user,
             ping: Box::pin(tokio::time::sleep(live.ping_interval())),
@@ -133,9 +134,9 @@ impl Events {
 }
 
 /// After how many milliseconds a browser connects anew by itself.
-fn retry_ms() -> u64 {
+fn within([low, high]: [u64; 2]) -> u64 {
     use rand::Rng as _;
-    rand::rng().random_range(RETRY_MS[0]..=RETRY_MS[1])
+    rand::rng().random_range(low..=high)
 }
 
 impl Body for Events {

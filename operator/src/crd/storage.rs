@@ -55,7 +55,7 @@ pub struct VolumeStorage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// When what was written is made safe from a power loss. Always: before the answer. EverySecond: within a second.
+    /// When what was written is made safe from a power loss. Always: before the answer. EverySecond: within a second or two.
     /// Never: when the operating system does. The death of a process loses nothing in any of them.
     #[serde(default)]
     pub fsync: Fsync,
