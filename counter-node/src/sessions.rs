@@ -261,7 +261,11 @@ impl<R: Reach> Sessions<R> {
         let own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
         let claims = own.into_iter().map(|((session, _), own)| self.of_connection(session, own)).collect();
         self.claim_all(claims, SESSIONS_PATH).await;
-        let ends = lock(&self.ends).iter().filter(|(said, _)| others_hold || *said >= began).cloned().collect::<Vec<_>>();
+        let ends = lock(&self.ends)
+            .iter()
+            .filter(|(said, _)| said.elapsed() < CLAIMED && (others_hold || *said >= began))
+            .cloned()
+            .collect::<Vec<_>>();
         let ends = ends.into_iter().map(|(said, claim)| Claim { ago_ms: millis(said.elapsed()), ..claim }).collect();
         self.claim_all(ends, SESSIONS_PATH).await;
     }
@@ -270,6 +274,7 @@ impl<R: Reach> Sessions<R> {
     async fn claim_all(&self, mut claims: Vec<Claim>, path: &str) {
         // A node that is about to exit asks others even if it believes in none.
         let may_hold = |node: &NodeName| node != self.members.me() || !self.leaves.load(Ordering::Relaxed);
+        let began = Instant::now();
         for _ in 0..TRIES {
             let mut by_holder: BTreeMap<NodeName, Vec<Claim>> = BTreeMap::new();
             for claim in claims {
@@ -278,7 +283,7 @@ impl<R: Reach> Sessions<R> {
                 }
             }
             let parts = by_holder.iter().flat_map(|(holder, claims)| claims.chunks(AT_ONCE).map(move |part| (holder, part)));
-            let asked = parts.map(async |(holder, part)| match self.ask(holder, part.to_vec(), path).await {
+            let asked = parts.map(async |(holder, part)| match self.ask(holder, aged(part, began), path).await {
                 Some(_) => Vec::new(),
                 None => part.to_vec(),
             });
@@ -291,8 +296,9 @@ impl<R: Reach> Sessions<R> {
 
     /// Has one claim taken by whoever holds the session.
     async fn tell(&self, claim: Claim) -> Result<(), ClaimError> {
+        let began = Instant::now();
         for holder in self.holders(&claim.session).into_iter().take(TRIES) {
-            match self.ask(&holder, vec![claim.clone()], SESSIONS_PATH).await.as_deref() {
+            match self.ask(&holder, aged(std::slice::from_ref(&claim), began), SESSIONS_PATH).await.as_deref() {
                 Some([true]) => return Ok(()),
                 Some(_) => return Err(Full.into()),
                 None => {}
@@ -348,7 +354,7 @@ impl<R: Reach> Sessions<R> {
         let said = now.checked_sub(Duration::from_millis(*ago_ms)).unwrap_or(now);
         let end = |held: &mut Claims, claimant| {
             let has_begun_anew = claimant == Claimant::Heartbeats && held.until(session, claimant) > Some(said + self.heartbeat);
-            if !has_begun_anew && let Some(name) = held.end(session, claimant, said) {
+            if !has_begun_anew && let Some(name) = held.end(session, claimant, said, now) {
                 self.left(session, name);
             }
         };
@@ -409,6 +415,13 @@ impl<R: Reach> std::fmt::Debug for Sessions<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sessions").field("held", &self.held()).finish_non_exhaustive()
     }
+}
+
+/// The claims as they are to be told now: ends were said longer ago by the time since then.
+fn aged(claims: &[Claim], since: Instant) -> Vec<Claim> {
+    let late_ms = millis(since.elapsed());
+    let aged = |claim: &Claim| Claim { ago_ms: if claim.for_ms == 0 { claim.ago_ms + late_ms } else { 0 }, ..claim.clone() };
+    claims.iter().map(aged).collect()
 }
 
 fn of_heartbeats(session: Session, user: Option<Name>, time: Duration) -> Claim {

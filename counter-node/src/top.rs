@@ -25,8 +25,9 @@ const FRESH: Duration = Duration::from_millis(250);
 const KEPT_MAX: usize = 64;
 /// How long a shard may take to answer, all of its replicas together.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How soon shards are asked again that have answered by different layouts.
+/// How soon shards are asked again that have answered by different layouts, and how often they are asked at most.
 const AGAIN: Duration = Duration::from_millis(50);
+const ROUNDS_MAX: u32 = 3;
 
 /// Which pages are asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -121,24 +122,26 @@ impl Top {
         if let Some(recent) = self.recent.fresh(prefix, Instant::now()) {
             return Ok(first(recent));
         }
-        let began = Instant::now();
-        let list = Arc::new(self.gather(&Asked { limit: TOP_MAX, prefix: prefix.clone() }).await?);
+        let (began, list) = self.gather(&Asked { limit: TOP_MAX, prefix: prefix.clone() }).await?;
+        let list = Arc::new(list);
         self.recent.keep(prefix, began, list.clone());
         Ok(first((began.elapsed(), list)))
     }
 
-    /// All shards' lists together. While a new layout goes round, two shards may both have a page that moves, or neither: they are
-    /// asked again then, for as long as one of them may take to answer.
-    async fn gather(&self, asked: &Asked) -> Result<Busiest, TopError> {
-        let began = Instant::now();
+    /// All shards' lists together, and since when they are what is. While a new layout goes round, two shards may both have a page that
+    /// moves, or neither: they are asked again then, if it does not take long.
+    async fn gather(&self, asked: &Asked) -> Result<(Instant, Busiest), TopError> {
+        let mut rounds = 0;
         loop {
+            let began = Instant::now();
+            rounds += 1;
             let view = self.peers.protocol.view();
             let routes = view.routes.as_ref().ok_or(TopError::NoLayout)?;
             let shards = routes.layout.shards.iter().enumerate();
             let said = join_all(shards.map(|(index, shard)| self.of_shard(routes, index, shard, asked))).await;
             let said: Vec<OfShard> = said.into_iter().collect::<Result<_, _>>()?;
-            if said.windows(2).all(|pair| pair[0].layout == pair[1].layout) || began.elapsed() >= TIMEOUT {
-                return Ok(together(said));
+            if said.windows(2).all(|pair| pair[0].layout == pair[1].layout) || rounds == ROUNDS_MAX {
+                return Ok((began, together(said)));
             }
             tokio::time::sleep(AGAIN).await;
         }

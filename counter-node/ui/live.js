@@ -74,6 +74,7 @@ class Socket {
       this.sync();
     } else if (message.type === "reconnect") {
       this.afterMs = message.after_ms;
+      this.link.sentAway();
     } else {
       this.link.said(message);
     }
@@ -164,7 +165,10 @@ class Streams {
       link.resumes.set(topic, hello.resume);
       link.hello(hello);
     });
-    source.addEventListener("reconnect", ({ data }) => this.fail(parse(data).after_ms));
+    source.addEventListener("reconnect", ({ data }) => {
+      link.sentAway();
+      this.fail(parse(data).after_ms);
+    });
     // A browser opens a stream that has broken again by itself, unless the server has said no; but by the address that it had, which
     // does not name the session that has just ended.
     source.onerror = () => {
@@ -288,6 +292,11 @@ class Link {
   climb() {
     this.rail?.close();
     this.down(0);
+  }
+
+  // The node stops and counts its viewers on for a while only: an attempt that fails is not to wait as after a failure of the node.
+  sentAway() {
+    this.retryMs = RETRY_MS;
   }
 
   down(afterMs) {

@@ -59,8 +59,8 @@ pub struct Full;
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     held: HashMap<Session, Held>,
-    /// What has ended here lately, held or not.
-    ended: HashMap<(Session, Claimant), Instant>,
+    /// What has ended here lately, held or not: when that was said, and when it was heard.
+    ended: HashMap<(Session, Claimant), (Instant, Instant)>,
     /// Of the last claim.
     number: u64,
 }
@@ -112,7 +112,7 @@ impl Claims {
         if self.ended.is_empty() {
             return None;
         }
-        self.ended.get(&(session.clone(), claimant)).copied()
+        self.ended.get(&(session.clone(), claimant)).map(|(said, _)| *said)
     }
 
     /// Until when a claim stands, if it does.
@@ -121,11 +121,13 @@ impl Claims {
         claimants.iter().find(|(other, _)| *other == claimant).map(|(_, until)| *until)
     }
 
-    /// This claim is over since then. Returns the session's name if that is over, too.
-    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant, since: Instant) -> Option<Name> {
-        if self.ended.len() < ENDED_MAX {
-            let ended = self.ended.entry((session.clone(), claimant)).or_insert(since);
-            *ended = since.max(*ended);
+    /// This claim is over, as was said at that time. Returns the session's name if that is over, too.
+    pub(crate) fn end(&mut self, session: &Session, claimant: Claimant, said: Instant, now: Instant) -> Option<Name> {
+        // Of what stopped nodes have left behind few come late, and there may be as many as sessions.
+        let max = if matches!(claimant, Claimant::Orphan { .. }) { ENDED_MAX / 2 } else { ENDED_MAX };
+        if self.ended.len() < max {
+            let (last, heard) = self.ended.entry((session.clone(), claimant)).or_insert((said, now));
+            (*last, *heard) = (said.max(*last), now);
         }
         let Held { claimants, .. } = self.held.get_mut(session)?;
         claimants.retain(|(other, _)| *other != claimant);
@@ -137,7 +139,7 @@ impl Claims {
 
     /// Ends claims whose time is over, and those of nodes that are not `alive`. Returns the sessions that are over.
     pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
-        self.ended.retain(|_, ended| now.saturating_duration_since(*ended) < ENDED);
+        self.ended.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < ENDED);
         let stands = |(claimant, until): &(Claimant, Instant)| match claimant {
             Claimant::Heartbeats | Claimant::Orphan { .. } => now < *until,
             Claimant::Connection { gateway, .. } => now < *until && alive(*gateway),
@@ -193,9 +195,9 @@ mod tests {
         assert_eq!(claims.claim(&session("a"), user, Claimant::Heartbeats, until), Ok(user));
         assert_eq!(claims.claim(&session("a"), user, Claimant::Heartbeats, until), Ok(None));
         assert_eq!(claims.claim(&session("a"), None, socket, until), Ok(None));
-        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now), None);
-        assert_eq!(claims.end(&session("a"), socket, now), user, "it leaves under the name under which it came");
-        assert_eq!(claims.end(&session("a"), socket, now), None, "ended twice");
+        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now, now), None);
+        assert_eq!(claims.end(&session("a"), socket, now, now), user, "it leaves under the name under which it came");
+        assert_eq!(claims.end(&session("a"), socket, now, now), None, "ended twice");
         assert_eq!(claims.len(), 0);
     }
 
@@ -248,17 +250,22 @@ mod tests {
     #[test]
     fn what_has_ended_is_remembered_for_a_while_held_or_not_and_until_it_begins_anew() {
         let (mut claims, now) = (Claims::default(), Instant::now());
-        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now), None, "it is still on its way here");
+        assert_eq!(claims.end(&session("a"), Claimant::Heartbeats, now, now), None, "it is still on its way here");
         assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), Some(now));
         assert_eq!(claims.ended(&session("a"), Claimant::Orphan { gateway: 1, connection: 5 }), None);
         assert_eq!(claims.ended(&session("b"), Claimant::Heartbeats), None);
         claims.claim(&session("a"), None, Claimant::Heartbeats, now + ENDED).unwrap();
         assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), None, "a heartbeat has come since");
-        claims.end(&session("a"), Claimant::Heartbeats, now);
+        claims.end(&session("a"), Claimant::Heartbeats, now, now);
         claims.expire(now + ENDED, |_| true);
         assert!(claims.ended.is_empty());
+        let heard = now + ENDED + Duration::from_secs(2);
+        claims.end(&session("a"), Claimant::Heartbeats, now, heard);
+        claims.expire(heard + Duration::from_secs(1), |_| true);
+        assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), Some(now), "what was said long ago has just been heard");
+        claims.expire(heard + ENDED, |_| true);
         for id in 0..=ENDED_MAX {
-            claims.end(&session(&id.to_string()), Claimant::Heartbeats, now);
+            claims.end(&session(&id.to_string()), Claimant::Heartbeats, now, now);
         }
         assert_eq!(claims.ended.len(), ENDED_MAX);
     }

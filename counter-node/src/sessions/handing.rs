@@ -1,12 +1,12 @@
 //! Handing sessions with ids to others: to those who are to hold them from now on, and all of them when this node stops.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use counter_core::id::NodeName;
 use futures::future::join_all;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
 use super::{AT_ONCE, Claim, Sessions, rank};
@@ -41,9 +41,15 @@ impl<R: Reach> Sessions<R> {
             tokio::task::yield_now().await;
         }
         let handed = by_holder.iter().map(async |(holder, sessions)| {
-            let parts = stream::iter(sessions.chunks(AT_ONCE / 4)).map(Ok);
-            let hand = async |part| if self.hand_to(holder, part).await { Ok(()) } else { Err(()) };
-            if parts.try_for_each_concurrent(PARTS_AT_ONCE, hand).await.is_err() {
+            // What is on its way is waited for: its holder may have taken it.
+            let answers = AtomicBool::new(true);
+            let hand = async |part| {
+                if answers.load(Ordering::Relaxed) && !self.hand_to(holder, part).await {
+                    answers.store(false, Ordering::Relaxed);
+                }
+            };
+            stream::iter(sessions.chunks(AT_ONCE / 4)).for_each_concurrent(PARTS_AT_ONCE, hand).await;
+            if !answers.into_inner() {
                 // It may just be starting: it is asked again with the next look, for as long as it is believed in.
                 self.astray.store(true, Ordering::Relaxed);
             }
@@ -61,7 +67,10 @@ impl<R: Reach> Sessions<R> {
         {
             let mut held = lock(&self.held);
             // What has ended here meanwhile has to end there.
-            over.extend(claims.iter().filter(|claim| held.ended(&claim.session, claim.claimant).is_some()));
+            over.extend(claims.iter().filter_map(|claim| {
+                let ended = held.ended(&claim.session, claim.claimant)?;
+                Some(Claim { ago_ms: millis(ended.elapsed()), ..claim.clone().ended() })
+            }));
             for (session, number) in sessions.iter().zip(numbers).filter(|(session, _)| !refused.contains(session)) {
                 match number.and_then(|number| held.remove(session, number)) {
                     Some(name) => self.left(session, name),
@@ -70,9 +79,8 @@ impl<R: Reach> Sessions<R> {
                 }
             }
         }
-        let ends: Vec<Claim> = over.into_iter().map(|claim| claim.clone().ended()).collect();
-        if !ends.is_empty() {
-            drop(self.ask(holder, ends, SESSIONS_PATH).await);
+        if !over.is_empty() {
+            drop(self.ask(holder, over, SESSIONS_PATH).await);
         }
         true
     }
