@@ -83,7 +83,13 @@ impl Server {
         command.args(more);
         let program: Vec<OsString> = [command.get_program()].into_iter().chain(command.get_args()).map(OsString::from).collect();
         let mut running = Running { child: spawn(pinned(0), &program)?, program, http, admin, peer, resp, _folder: folder };
-        running.wait_until_it_listens(if matches!(self, Self::Redis(_)) { resp } else { http })?;
+        let ports = match self {
+            Self::Redis(_) => vec![resp],
+            // One port after the other.
+            Self::Node(_) => vec![http, resp],
+            Self::BareHyper | Self::BareWebSockets => vec![http],
+        };
+        ports.into_iter().try_for_each(|port| running.wait_until_it_listens(port))?;
         Ok(running)
     }
 }
