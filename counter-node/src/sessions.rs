@@ -261,12 +261,9 @@ impl<R: Reach> Sessions<R> {
         let own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
         let claims = own.into_iter().map(|((session, _), own)| self.of_connection(session, own)).collect();
         self.claim_all(claims, SESSIONS_PATH).await;
-        let ends = lock(&self.ends)
-            .iter()
-            .filter(|(said, _)| said.elapsed() < CLAIMED && (others_hold || *said >= began))
-            .cloned()
-            .collect::<Vec<_>>();
-        let ends = ends.into_iter().map(|(said, claim)| Claim { ago_ms: millis(said.elapsed()), ..claim }).collect();
+        let is_due = |said: &Instant| said.elapsed() < CLAIMED && (others_hold || *said >= began);
+        let aged = |(said, claim): &(Instant, Claim)| Claim { ago_ms: millis(said.elapsed()), ..claim.clone() };
+        let ends = lock(&self.ends).iter().filter(|(said, _)| is_due(said)).map(aged).collect();
         self.claim_all(ends, SESSIONS_PATH).await;
     }
 
