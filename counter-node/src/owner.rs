@@ -8,12 +8,12 @@ use counter_core::forward::{ItemResult, NotApplied, Replayed, UpdateItem};
 use counter_core::key::{KeyList, KeyRef};
 use counter_core::marks::Mark;
 use counter_core::presence::Viewers;
-use counter_core::replica::Acks;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::token::Token;
 use counter_core::vector::{Applied, Reading};
 
+use crate::args::Acks;
 use crate::clock::Clock;
 use crate::commit::{CommitError, Committer, Permit, Ticket};
 use crate::protocol::Protocol;

@@ -8,6 +8,7 @@
 mod effects;
 mod layouts;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ use crate::storage::{Identity, Store};
 const TICK: Duration = Duration::from_millis(50);
 /// How long to wait before storage is asked again for what it refused.
 const RETRY: Duration = Duration::from_secs(1);
+/// Own changes that the replica is told of at once: some tenths of a millisecond.
+const HANDED_AT_ONCE: usize = 512;
 /// Own changes between two ticks that room is kept for: what a million updates a second make.
 const OWN_KEPT: usize = 1 << 16;
 
@@ -134,6 +137,8 @@ pub struct Protocol {
     view: ArcSwap<View>,
     /// Own changes that are durable and not handed to the replica yet.
     own: Mutex<KeyList>,
+    /// Whether some were taken out of `own`, and are on their way to the replica.
+    handing_over: AtomicBool,
     acknowledged: watch::Sender<CommitMark>,
     /// The newest layout that storage has not taken yet.
     unsaved_layout: Mutex<Option<Arc<Layout>>>,
@@ -152,6 +157,7 @@ impl Protocol {
             myself: myself.clone(),
             view: ArcSwap::from_pointee(View { routes: None, readiness: Readiness::WaitingForLayout }),
             own: Mutex::default(),
+            handing_over: AtomicBool::new(false),
             acknowledged: watch::Sender::new(CommitMark::default()),
             unsaved_layout: Mutex::default(),
             layout_came: Notify::new(),
@@ -208,15 +214,26 @@ impl Protocol {
         // Reused from tick to tick.
         let mut own = KeyList::default();
         while stopped.run_until_cancelled(interval.tick()).await.is_some() {
-            drop(self.drive(None, |replica, table, now| {
-                // Under the replica's lock, so that changes are always seen here or there.
-                std::mem::swap(&mut own, &mut *lock(&self.own));
-                if !own.is_empty() {
-                    replica.committed(own.iter());
-                }
-                own.clear(OWN_KEPT);
-                replica.handle_tick(table, now)
+            // In this order: see `drained`.
+            self.handing_over.store(true, Ordering::Release);
+            std::mem::swap(&mut own, &mut *lock(&self.own));
+            self.hand_over(&own).await;
+            self.handing_over.store(false, Ordering::Release);
+            own.clear(OWN_KEPT);
+            drop(self.drive(None, Replica::handle_tick));
+        }
+    }
+
+    /// Tells the replica of own changes, some at a time, so that neither who waits for its lock nor who waits for this thread
+    /// waits for all of them.
+    async fn hand_over(&self, own: &KeyList) {
+        let mut keys = own.iter().peekable();
+        while keys.peek().is_some() {
+            drop(self.drive(None, |replica, _, _| {
+                replica.committed(keys.by_ref().take(HANDED_AT_ONCE));
+                Vec::new()
             }));
+            tokio::task::yield_now().await;
         }
     }
 
@@ -267,8 +284,8 @@ impl Protocol {
     pub async fn drained(&self, timeout: Duration) -> bool {
         let drained = async {
             loop {
-                // In this order, and one lock at a time: see `run`.
-                let all_handed_over = lock(&self.own).is_empty();
+                // In this order, which is that of `run` the other way round: a change is always seen in one of the three.
+                let all_handed_over = lock(&self.own).is_empty() && !self.handing_over.load(Ordering::Acquire);
                 if all_handed_over && self.replica().drained() {
                     return;
                 }

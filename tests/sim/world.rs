@@ -7,7 +7,7 @@ use counter_core::forward::{Attempt, NotApplied, Outcome};
 use counter_core::id::{ActorId, NodeName, ShardId};
 use counter_core::layout::{Layout, MovePhase, Spread};
 use counter_core::message::{Envelope, Header, Message};
-use counter_core::replica::{Acks, ReplicaConfig};
+use counter_core::replica::ReplicaConfig;
 use counter_core::token::Token;
 use counter_core::unread::REGISTER;
 use counter_core::vector::{Refusal, SlotDelta};
@@ -356,10 +356,8 @@ impl World {
         }
         self.processes += 1;
         let actor = self.next_actor(node);
-        let acks = if self.plan.quorum { Acks::Quorum } else { Acks::Local };
         // Shortened, so that a short run sees many of them.
         let config = ReplicaConfig {
-            acks,
             retire_ms: 1_000,
             token_window_ms: TOKEN_WINDOW_MS,
             token_slack_ms: TOKEN_SLACK_MS,
@@ -367,6 +365,7 @@ impl World {
             // Slots are pulled in parts, too, and counters without all of their records.
             summary_counters_max: [3, 30, 4_096][self.rng.index(3)],
             message_bytes_max: [1_000, 256 << 10][self.rng.index(2)],
+            delta_keys: [1, 3, 256][self.rng.index(3)],
             ..ReplicaConfig::default()
         };
         let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.draw(), config };

@@ -37,7 +37,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::answer::Answering;
-pub use self::config::{Acks, ReplicaConfig};
+pub use self::config::ReplicaConfig;
 use self::contest::Contest;
 pub use self::effects::{CommitMark, Effect, Now, PersistId, Report};
 use self::effects::{Effects, Step};

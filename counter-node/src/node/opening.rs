@@ -7,13 +7,13 @@ use counter_core::id::{ActorId, ClusterId, NodeName};
 use counter_core::layout::Layout;
 use counter_core::message::Message;
 use counter_core::presence::Viewers;
-use counter_core::replica::{Acks, Effect, Replica, ReplicaConfig};
+use counter_core::replica::{Effect, Replica, ReplicaConfig};
 use counter_core::table::Table;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
 use super::ports::Listeners;
-use crate::args::{self, ALONE, Config};
+use crate::args::{ALONE, Config};
 use crate::clock::Clock;
 use crate::commit::{CommitConfig, Committer};
 use crate::hosts::Hosts;
@@ -89,7 +89,7 @@ fn replica(
     layout: Option<Layout>,
 ) -> Result<(Replica, Vec<Effect>), StartError> {
     let replica_config =
-        ReplicaConfig { acks: acks(config), token_window_ms: config.table.token_window_ms, ..ReplicaConfig::default() };
+        ReplicaConfig { token_window_ms: config.table.token_window_ms, ..ReplicaConfig::default() };
     let (stored, alone) = if config.name.is_some() { (layout.map(Arc::new), None) } else { (None, layout) };
     let (mut replica, mut effects) = Replica::new(me, actor, stored, replica_config, rand::random(), table);
     if let Some(alone) = alone {
@@ -168,12 +168,5 @@ fn first_layout(config: &Config, store: &dyn Store, me: &NodeName, ports: &Liste
             Ok(Some(Layout { version: stored.version.next(), ..alone(stored.cluster) }))
         }
         Some(_) => Err(StartError::Layout("it is of a cluster of several nodes; start this node with its --name".to_owned())),
-    }
-}
-
-pub(super) fn acks(config: &Config) -> Acks {
-    match config.acks {
-        args::Acks::Local => Acks::Local,
-        args::Acks::Quorum => Acks::Quorum,
     }
 }

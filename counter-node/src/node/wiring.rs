@@ -7,7 +7,7 @@ use counter_core::presence::{PresenceConfig, PresenceMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::Node;
-use super::opening::{Base, acks};
+use super::opening::Base;
 use super::ports::Listeners;
 use super::running::{Background, Serving};
 use crate::admin::Admin;
@@ -137,7 +137,7 @@ impl Base {
             clock: clock.clone(),
             committer: committer.clone(),
             protocol: protocol.clone(),
-            acks: acks(config),
+            acks: config.acks,
         });
         let forwarding = Forwarding::new(forwarding::Parts {
             protocol: protocol.clone(),

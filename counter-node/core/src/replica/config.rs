@@ -3,20 +3,12 @@
 use crate::hlc::DRIFT_MAX_MS;
 use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS};
 
-/// What `acks` promises to clients.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Acks {
-    #[default]
-    Local,
-    Quorum,
-}
-
 /// The protocol's intervals and limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaConfig {
-    /// With `Quorum`, own changes leave at [`Replica::flush`] and after each acknowledgement, not only at ticks.
-    pub acks: Acks,
-    /// Keys of one delta message.
+    /// Keys of one delta message. Few, so that neither end is at one message for long; an eighth of what waits, if that is more.
+    pub delta_keys: usize,
+    /// Keys of one delta message, however many wait.
     pub delta_keys_max: usize,
     /// Encoded bytes of one delta or detail message, about.
     pub message_bytes_max: usize,
@@ -65,7 +57,7 @@ pub struct ReplicaConfig {
 impl Default for ReplicaConfig {
     fn default() -> Self {
         Self {
-            acks: Acks::Local,
+            delta_keys: 256,
             delta_keys_max: 2_048,
             message_bytes_max: 256 << 10,
             pending_keys_max: 65_536,

@@ -138,11 +138,6 @@ impl Link {
         self.tries = 0;
     }
 
-    /// Whether what waits would fill a message.
-    pub(super) fn is_backed_up(&self, config: &ReplicaConfig) -> bool {
-        self.queued.len() >= config.delta_keys_max
-    }
-
     /// Repeats what was not answered in time.
     pub(super) fn repeat(&mut self, table: &Table, now_ms: u64, config: &ReplicaConfig) -> Vec<Message> {
         let late = |sent_ms: u64| now_ms.saturating_sub(sent_ms) >= config.timeout_ms(self.tries);
@@ -163,8 +158,9 @@ impl Link {
             return None;
         }
         let since = *self.queue.first_key_value()?.0;
+        let room = (self.queued.len() / 8).max(config.delta_keys).min(config.delta_keys_max);
         let mut keys = Vec::new();
-        while keys.len() < config.delta_keys_max {
+        while keys.len() < room {
             let Some(mut entry) = self.queue.first_entry() else { break };
             match entry.get_mut().pop() {
                 Some(key) => {

@@ -3,7 +3,7 @@
 use super::effects::Step;
 use super::links::Link;
 use super::saves::Then;
-use super::{Acks, CommitMark, Effect, Now, Replica};
+use super::{CommitMark, Effect, Now, Replica};
 use crate::counter::KeyRef;
 use crate::id::NodeName;
 use crate::message::Message;
@@ -45,10 +45,8 @@ impl Replica {
         let (config, now_ms) = (&self.config, self.now.monotonic_ms);
         let Some(link) = self.peers.get_mut(from).and_then(|peer| peer.link.as_mut()) else { return };
         let Some(slots) = link.acknowledged(sequence) else { return };
-        if config.acks == Acks::Quorum || link.is_backed_up(config) {
-            let next = link.advance(step.table, now_ms, config);
-            step.effects.send_all(from, next);
-        }
+        let next = link.advance(step.table, now_ms, config);
+        step.effects.send_all(from, next);
         for slot in slots {
             let link = |target: &NodeName| self.peers.get(target).and_then(|peer| peer.link.as_ref());
             let had_by_all = self.parts.targets(slot).map(|target| link(target).map_or(0, |link| link.has_upto(slot))).min();

@@ -1,6 +1,6 @@
 use super::cluster::{Cluster, key, layout};
 use crate::message::Message;
-use crate::replica::{Acks, CommitMark, Effect, ReplicaConfig};
+use crate::replica::{CommitMark, Effect, ReplicaConfig};
 
 const NODES: [&str; 3] = ["c-0-0", "c-0-1", "c-0-2"];
 
@@ -73,9 +73,8 @@ fn a_node_alone_is_its_own_majority() {
 }
 
 #[test]
-fn with_quorum_a_change_leaves_at_once_on_an_idle_link() {
-    let config = ReplicaConfig { acks: Acks::Quorum, ..ReplicaConfig::default() };
-    let mut cluster = Cluster::with(&layout(1, &[("0-16383", 3)], None), config);
+fn a_flushed_change_leaves_at_once_on_an_idle_link() {
+    let mut cluster = Cluster::of(&layout(1, &[("0-16383", 3)], None));
     let first = cluster.count("c-0-0", "a", 1).unwrap();
     let now = cluster.now();
     let member = cluster.member("c-0-0");
@@ -88,6 +87,28 @@ fn with_quorum_a_change_leaves_at_once_on_an_idle_link() {
     cluster.deliver_all();
     assert!(second > first);
     assert_eq!(cluster.member("c-0-0").replica.acknowledged(), second, "the acknowledgement sends the next batch");
+}
+
+#[test]
+fn what_a_tick_has_to_push_goes_in_small_messages_one_after_the_other() {
+    let config = ReplicaConfig { delta_keys: 8, ..ReplicaConfig::default() };
+    let mut cluster = Cluster::with(&layout(1, &[("0-16383", 2)], None), config);
+    let pages: Vec<String> = (0..100).map(|number| format!("page-{number}")).collect();
+    for page in &pages {
+        cluster.count("c-0-0", page, 1).unwrap();
+    }
+    let now = cluster.now();
+    let member = cluster.member("c-0-0");
+    let effects = member.replica.flush(&member.table, now);
+    let [Effect::Send { message: Message::Delta { slots, .. }, .. }] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(slots.iter().map(|slot| slot.counters.len()).sum::<usize>(), 12, "an eighth of what waits");
+    cluster.perform(&"c-0-0".into(), effects);
+    // No tick: each acknowledgement sends the next message.
+    cluster.deliver_all();
+    assert_eq!(cluster.member("c-0-0").replica.status(Default::default()).unsent_entries, 0);
+    for page in &pages {
+        assert_eq!(cluster.read("c-0-1", page), 1);
+    }
 }
 
 #[test]
