@@ -5,7 +5,7 @@ use crate::live::Storm;
 use crate::load::Load;
 use crate::load::redis_benchmark::Command;
 use crate::load::wrk::Request;
-use crate::row::{Aim, CONNECTIONS, Row, Setting};
+use crate::row::{Aim, CONNECTIONS, Cores, Row, Setting};
 use crate::server::{Aof, Server, Storage};
 use crate::unread::SUBSCRIPTIONS;
 
@@ -270,13 +270,18 @@ fn live() -> Vec<Row> {
     let bytes = [Aim::ViewerBytes(8192.0)];
     let storm = [Aim::PerSecond(5_000.0)];
     let bare_fan = "a change for 10,000, bare WebSockets";
+    let bare_shared = "a change for 10,000, bare WebSockets, on all cores";
     vec![
         of("idle viewers, bare WebSockets", Setting::Idle { server: bare, pages: 1 }, &[]),
         of("idle viewers, one page", Setting::Idle { server: node, pages: 1 }, &bytes),
         of("idle viewers, a page each", Setting::Idle { server: node, pages: usize::MAX }, &bytes),
         of("a viewer seen, three nodes", Setting::Joins, &[Aim::P99(150.0)]),
-        of(bare_fan, Setting::Fan { server: bare }, &[]),
-        of("a change for 10,000 viewers", Setting::Fan { server: node }, &[]).against(bare_fan, &[Aim::All(100.0)]),
+        of(bare_fan, Setting::Fan { server: bare, cores: Cores::Apart }, &[]),
+        of("a change for 10,000 viewers", Setting::Fan { server: node, cores: Cores::Apart }, &[])
+            .against(bare_fan, &[Aim::All(100.0)]),
+        of(bare_shared, Setting::Fan { server: bare, cores: Cores::Shared }, &[]),
+        of("a change for 10,000 viewers, on all cores", Setting::Fan { server: node, cores: Cores::Shared }, &[])
+            .against(bare_shared, &[Aim::All(100.0)]),
         of("come and go, by messages", Setting::Storm(Storm::Messages), &storm),
         of("come and go, by connections", Setting::Storm(Storm::Connections), &storm),
     ]

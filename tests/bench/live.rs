@@ -15,6 +15,7 @@ use std::future::Future;
 use std::thread;
 
 use crate::Args;
+use crate::row::Cores;
 use crate::server::{Running, Server, Storage, pin_this_thread};
 
 /// The page that everyone looks at.
@@ -33,8 +34,15 @@ fn node(args: &Args) -> anyhow::Result<Running> {
 
 /// Runs clients on the second core, all in one thread.
 fn on_second_core<T: Send>(clients: impl Future<Output = anyhow::Result<T>> + Send) -> anyhow::Result<T> {
+    in_one_thread(Cores::Apart, clients)
+}
+
+/// Runs clients in a thread of their own, beside the server's core or on any.
+fn in_one_thread<T: Send>(cores: Cores, clients: impl Future<Output = anyhow::Result<T>> + Send) -> anyhow::Result<T> {
     let run = move || {
-        pin_this_thread(1)?;
+        if cores == Cores::Apart {
+            pin_this_thread(1)?;
+        }
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(clients)
     };
     thread::scope(|scope| scope.spawn(run).join()).map_err(|_| anyhow::anyhow!("the clients panicked"))?

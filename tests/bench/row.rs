@@ -58,9 +58,18 @@ pub(crate) enum Setting {
     /// Viewers who come at one node and are seen at another.
     Joins,
     /// One change, for everyone who looks at a page.
-    Fan { server: Server },
+    Fan { server: Server, cores: Cores },
     /// Viewers who come and go by the thousand.
     Storm(Storm),
+}
+
+/// Where a server and its clients run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// Each on one of its own.
+    Apart,
+    /// All of them on all of the machine's.
+    Shared,
 }
 
 /// What a ratio to the peer, or a figure, should come to.
@@ -117,7 +126,7 @@ impl Row {
             Setting::Hot { nodes } => return hot(args, *nodes),
             Setting::Idle { server, pages } => Ok(live::idle(args, *server, *pages)?),
             Setting::Joins => Ok(live::joins(args)?),
-            Setting::Fan { server } => Ok(live::fan(args, *server)?),
+            Setting::Fan { server, cores } => Ok(live::fan(args, *server, *cores)?),
             Setting::Storm(storm) => Ok(live::storm(args, *storm)?),
         })
     }

@@ -192,7 +192,8 @@ impl Running {
         Ok(kib * 1024.0)
     }
 
-    fn wait_until_it_listens(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+    /// Waits until the port takes connections.
+    pub(crate) fn wait_until_it_listens(&mut self, address: SocketAddr) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(address).is_err() {
             if let Some(status) = self.child.try_wait()? {

@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::viewer::Viewer;
-use super::{PAGE, on_second_core, start};
+use super::{PAGE, in_one_thread, start};
 use crate::Args;
 use crate::figures::Figures;
+use crate::row::Cores;
 use crate::server::Server;
 
 const VIEWERS: usize = 10_000;
@@ -32,12 +33,16 @@ struct Arrivals {
 }
 
 /// Makes a change now and then, while ten thousand look at the page.
-pub(crate) fn fan(args: &Args, server: Server) -> anyhow::Result<Figures> {
-    let running = start(args, server)?;
+pub(crate) fn fan(args: &Args, server: Server, cores: Cores) -> anyhow::Result<Figures> {
+    let mut running = start(args, server)?;
+    if cores == Cores::Shared {
+        running.restart()?;
+        running.wait_until_it_listens(running.http)?;
+    }
     let (http, is_node) = (running.http, matches!(server, Server::Node(_)));
     let changes = args.seconds.max(CHANGES_MIN);
     let server = &running;
-    let (each, last, spent) = on_second_core(async move {
+    let (each, last, spent) = in_one_thread(cores, async move {
         let (arrivals, all) = (Arc::new(Mutex::new(Arrivals::default())), Arc::new(Notify::new()));
         let mut viewers = tokio::task::JoinSet::new();
         for number in 0..VIEWERS {
@@ -53,7 +58,7 @@ pub(crate) fn fan(args: &Args, server: Server) -> anyhow::Result<Figures> {
             *lock(&arrivals) = Arrivals { awaited: changer.next(), at: Vec::with_capacity(VIEWERS) };
             let (since, before) = (Instant::now(), server.cpu()?);
             changer.change().await?;
-            let told = tokio::time::timeout(LIMIT, awake(all.notified())).await;
+            let told = tokio::time::timeout(LIMIT, awake(cores, all.notified())).await;
             spent += server.cpu()?.saturating_sub(before);
             let at = std::mem::take(&mut lock(&arrivals).at);
             ensure!(told.is_ok(), "{} of {VIEWERS} have a change after {LIMIT:?}", at.len());
@@ -95,9 +100,12 @@ async fn watch(mut viewer: Viewer, arrivals: Arc<Mutex<Arrivals>>, all: Arc<Noti
     }
 }
 
-/// Waits without letting the thread sleep. Else each packet would find the clients asleep, and the server would pay for waking
+/// Waits; beside the server's core without letting the thread sleep. Else each packet would find the clients asleep, and the server would pay for waking
 /// them: an interrupt for another core, which in a virtual machine costs half as much as the packet.
-async fn awake<T>(waiting: impl Future<Output = T>) -> T {
+async fn awake<T>(cores: Cores, waiting: impl Future<Output = T>) -> T {
+    if cores == Cores::Shared {
+        return waiting.await;
+    }
     let on = async {
         loop {
             tokio::task::yield_now().await;
