@@ -88,8 +88,7 @@ fn replica(
     (me, actor): (NodeName, ActorId),
     layout: Option<Layout>,
 ) -> Result<(Replica, Vec<Effect>), StartError> {
-    let replica_config =
-        ReplicaConfig { token_window_ms: config.table.token_window_ms, ..ReplicaConfig::default() };
+    let replica_config = ReplicaConfig { token_window_ms: config.table.token_window_ms, ..ReplicaConfig::default() };
     let (stored, alone) = if config.name.is_some() { (layout.map(Arc::new), None) } else { (None, layout) };
     let (mut replica, mut effects) = Replica::new(me, actor, stored, replica_config, rand::random(), table);
     if let Some(alone) = alone {

@@ -6,8 +6,10 @@ use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS};
 /// The protocol's intervals and limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplicaConfig {
-    /// Keys of one delta message. Few, so that neither end is at one message for long; an eighth of what waits, if that is more.
+    /// Keys of one delta message. Few, so that neither end is at one message for long…
     pub delta_keys: usize,
+    /// …but as many as it takes for all that waits to be there after this time, by what the last message took.
+    pub delta_ms: u64,
     /// Keys of one delta message, however many wait.
     pub delta_keys_max: usize,
     /// Encoded bytes of one delta or detail message, about.
@@ -58,6 +60,7 @@ impl Default for ReplicaConfig {
     fn default() -> Self {
         Self {
             delta_keys: 256,
+            delta_ms: 25,
             delta_keys_max: 2_048,
             message_bytes_max: 256 << 10,
             pending_keys_max: 65_536,

@@ -21,6 +21,8 @@ pub(super) struct Link {
     flight: Option<Flight>,
     behind: Option<Behind>,
     next_sequence: u64,
+    /// How long the last batch was in flight.
+    took_ms: u64,
     /// By slot: up to which of the own token record changes the peer has them. Of others none.
     records: BTreeMap<Slot, u64>,
     /// Time-outs since the peer was last heard of.
@@ -57,6 +59,7 @@ impl Link {
             flight: None,
             behind: None,
             next_sequence: first_sequence,
+            took_ms: 0,
             records: BTreeMap::new(),
             tries: 0,
         }
@@ -158,7 +161,8 @@ impl Link {
             return None;
         }
         let since = *self.queue.first_key_value()?.0;
-        let room = (self.queued.len() / 8).max(config.delta_keys).min(config.delta_keys_max);
+        let in_time = u64::try_from(self.queued.len()).unwrap_or(u64::MAX).saturating_mul(self.took_ms) / config.delta_ms.max(1);
+        let room = usize::try_from(in_time).unwrap_or(usize::MAX).max(config.delta_keys).min(config.delta_keys_max);
         let mut keys = Vec::new();
         while keys.len() < room {
             let Some(mut entry) = self.queue.first_entry() else { break };
@@ -245,8 +249,9 @@ impl Link {
     }
 
     /// The peer says that a batch is durable there. Returns, when it was the one in flight, the slots of its token records.
-    pub(super) fn acknowledged(&mut self, sequence: u64) -> Option<Vec<Slot>> {
+    pub(super) fn acknowledged(&mut self, sequence: u64, now_ms: u64) -> Option<Vec<Slot>> {
         let flight = self.flight.take_if(|flight| flight.sequence == sequence)?;
+        self.took_ms = now_ms.saturating_sub(flight.sent_ms);
         let records = flight.records.unwrap_or_default();
         let slots = records.iter().map(|(slot, _)| *slot).collect();
         self.records.extend(records);
@@ -324,10 +329,10 @@ mod tests {
         assert_eq!(link.repeat(&table, 500, &config).len(), 1);
         assert_eq!(link.repeat(&table, 1_499, &config), []);
         assert_eq!(link.repeat(&table, 1_500, &config).len(), 1);
-        assert!(link.acknowledged(10).is_some() && link.acknowledged(10).is_none());
+        assert!(link.acknowledged(10, 1_500).is_some() && link.acknowledged(10, 1_500).is_none());
         assert_eq!(link.floor(), Some(CommitMark(2)));
         assert_eq!(sequence_and_keys(link.advance(&table, 1_500, &config)), (11, 2));
-        assert!(link.acknowledged(11).is_some());
+        assert!(link.acknowledged(11, 1_500).is_some());
         assert_eq!((link.floor(), link.pending()), (None, 0));
     }
 
@@ -346,7 +351,7 @@ mod tests {
         assert_eq!(tokens(link.advance(&table, 0, &config)), 1);
         count(2);
         assert_eq!(tokens(link.repeat(&table, 500, &config).pop()), 2);
-        link.acknowledged(0).unwrap();
+        link.acknowledged(0, 500).unwrap();
         assert_eq!(link.has_upto(key.slot()), 1, "it may be the first copy that was heard");
         link.add(CommitMark(2), &key, &config);
         assert_eq!(tokens(link.advance(&table, 501, &config)), 1);
@@ -366,9 +371,23 @@ mod tests {
             assert!(count < 20, "{count}");
             sent += count;
             assert_eq!(link.floor(), Some(CommitMark(1)));
-            link.acknowledged(sequence);
+            link.acknowledged(sequence, 0);
         }
         assert_eq!((sent, link.floor()), (100, None));
+    }
+
+    #[test]
+    fn the_longer_a_batch_takes_the_more_keys_the_next_one_has() {
+        let keys: Vec<Key> = (0..100).map(|number| key(&format!("page-{number}"))).collect();
+        let config = ReplicaConfig { delta_keys: 4, delta_keys_max: 60, ..ReplicaConfig::default() };
+        let table = table(&keys);
+        for (took_ms, expected) in [(0, 4), (1, 4), (5, 19), (25, 60), (1_000, 60)] {
+            let mut link = Link::new(0);
+            keys.iter().for_each(|key| link.add(CommitMark(1), key, &config));
+            let (first, _) = sequence_and_keys(link.advance(&table, 100, &config));
+            link.acknowledged(first, 100 + took_ms).unwrap();
+            assert_eq!(sequence_and_keys(link.advance(&table, 200, &config)).1, expected, "after {took_ms} ms");
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl Replica {
     pub(super) fn take_ack(&mut self, step: &mut Step<'_>, from: &NodeName, sequence: u64) {
         let (config, now_ms) = (&self.config, self.now.monotonic_ms);
         let Some(link) = self.peers.get_mut(from).and_then(|peer| peer.link.as_mut()) else { return };
-        let Some(slots) = link.acknowledged(sequence) else { return };
+        let Some(slots) = link.acknowledged(sequence, now_ms) else { return };
         let next = link.advance(step.table, now_ms, config);
         step.effects.send_all(from, next);
         for slot in slots {
