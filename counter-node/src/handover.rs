@@ -3,7 +3,8 @@
 //!
 //! **What happens when.** A stop begins with [`HandOver::begin`]: all viewers of open connections become orphans that this node
 //! itself counts, before any client is told to go. [`HandOver::hand_on`] then gives them to the heir part by part, and counts a part no
-//! more when the heir has made known that it does. Meanwhile clients come back anywhere; where one is counted again, the node
+//! more when the heir has made known that it does. Who becomes a viewer of a connection after the beginning is made an orphan at once
+//! ([`HandOver::came`]), and is handed on when the last connection has ended. Meanwhile clients come back anywhere; where one is counted again, the node
 //! makes that known first, and then tells whoever has the orphan. So a page never shows too few, and for a moment too many.
 //!
 //! Locks are taken in this order: [`HandOver::state`], the presence protocol, the hub.
@@ -86,7 +87,8 @@ pub struct HandOver {
 #[derive(Default)]
 struct State {
     orphans: Orphans,
-    leaves: bool,
+    /// This node is about to exit: until when its own viewers count on.
+    leaves_until_ms: Option<u64>,
 }
 
 /// A resumption, and the nodes that are still to be asked for the session that it replaces.
@@ -132,17 +134,37 @@ impl HandOver {
     /// back. Returns whether this was the first to say so.
     pub fn begin(&self, grace: Duration) -> bool {
         let mut state = lock(&self.state);
-        if std::mem::replace(&mut state.leaves, true) {
+        if state.leaves() {
             return false;
         }
+        let now_ms = self.members.now_ms();
+        state.leaves_until_ms = Some(now_ms.saturating_add(millis(grace)));
         self.members.leave();
         let viewers = self.hub.take_viewers().into_iter();
         let hash = |(number, name): (u64, Option<Name>)| (number, name.map(|Name(hash)| hash));
         let pages = viewers.map(|(page, viewers)| (page, viewers.into_iter().map(hash).collect()));
         let bequest = Bequest { gateway: self.start, key: self.key.clone(), grace_ms: millis(grace), pages: pages.collect() };
         // They count already. If they are too many, they end with this node's farewell.
-        drop(state.orphans.inherit(bequest, self.members.now_ms()));
+        drop(state.orphans.inherit(bequest, now_ms));
         true
+    }
+
+    /// A connection of this node has become a viewer of the page, and its name, if it has one, is known. Where the node is about to exit,
+    /// that is an orphan from the start: its client is about to be told to go.
+    pub fn came(&self, page: &Key, connection: u64) {
+        let mut state = lock(&self.state);
+        let Some(until_ms) = state.leaves_until_ms else { return };
+        // Unless it was there when the others became orphans.
+        let Some(name) = self.hub.take_viewer(page, connection) else { return };
+        let now_ms = self.members.now_ms();
+        let viewers = vec![(connection, name.map(|Name(hash)| hash))];
+        let grace_ms = until_ms.saturating_sub(now_ms);
+        let bequest =
+            Bequest { gateway: self.start, key: self.key.clone(), grace_ms, pages: vec![(page.clone(), viewers.clone())] };
+        if state.orphans.inherit(bequest, now_ms).is_ok_and(|came| came.is_empty()) {
+            // It has been one before, and has only watched in between.
+            self.count(&state, viewers.into_iter().map(|(_, name)| (page.clone(), name)).collect(), -1);
+        }
     }
 
     /// Gives all orphans to their heirs. What no node takes stays here, and ends with this node's farewell.
@@ -189,7 +211,7 @@ impl HandOver {
     /// Counts orphans of a gateway from now on. Returns whether it does.
     pub fn inherit(&self, bequest: Bequest) -> bool {
         let mut state = lock(&self.state);
-        if state.leaves || bequest.gateway == self.start {
+        if state.leaves() || bequest.gateway == self.start {
             return false;
         }
         match state.orphans.inherit(bequest, self.members.now_ms()) {
@@ -212,7 +234,7 @@ impl HandOver {
     fn end_one(&self, resumption: &Resumption) -> Answer {
         let mut state = lock(&self.state);
         let (token, page) = resumption;
-        if token.gateway == self.start && !state.leaves {
+        if token.gateway == self.start && !state.leaves() {
             // Its connection is still open here, or looks so.
             let is_own = self.key.admits(token);
             if let Some(name) = is_own.then(|| self.hub.end_viewer(page, token.number)).flatten() {
@@ -323,6 +345,12 @@ impl HandOver {
     }
 }
 
+impl State {
+    fn leaves(&self) -> bool {
+        self.leaves_until_ms.is_some()
+    }
+}
+
 impl Search {
     /// Goes on after an answer; none: there is no need to.
     fn after(self, answer: Answer) -> Option<Self> {
@@ -343,3 +371,6 @@ impl std::fmt::Debug for HandOver {
         f.debug_struct("HandOver").field("orphans", &lock(&self.state).orphans.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -195,14 +195,23 @@ impl Live {
     /// one may try, and as long as a dead node's would. To be called before any client is told to go.
     pub fn begin_leaving(&self) {
         let grace = Duration::from_millis(self.spread_ms()) + self.config.lease;
+        self.admission.close();
         if self.hand_over.begin(grace) {
             self.sessions.begin_leaving(grace);
         }
     }
 
-    /// Hands over what [`Self::begin_leaving`] has kept, for so long at most.
+    /// Hands over what [`Self::begin_leaving`] has kept, and what has come since when the last client has gone, for so long at most.
     pub async fn hand_over(&self, timeout: Duration) {
-        let handed = futures::future::join(self.hand_over.hand_on(), self.sessions.hand_on());
+        let hand_on = async || {
+            futures::future::join(self.hand_over.hand_on(), self.sessions.hand_on()).await;
+        };
+        let handed = async {
+            hand_on().await;
+            // A client that takes nothing is no reason to wait longer.
+            let _ = tokio::time::timeout(timeout / 2, self.admission.ended()).await;
+            hand_on().await;
+        };
         if tokio::time::timeout(timeout, handed).await.is_err() {
             tracing::warn!("not all viewers could be handed over in time; they count again when their clients are back");
         }

@@ -109,7 +109,16 @@ pub struct Sessions<R = Peers> {
     to_hand_over: Notify,
     handing: tokio::sync::Mutex<()>,
     /// What this node's connections have claimed, for whoever holds it now, until their clients are back.
-    orphans: Mutex<Vec<Claim>>,
+    orphans: Mutex<Orphaned>,
+}
+
+/// Claims of clients whose connections this node is about to end.
+#[derive(Debug, Default)]
+struct Orphaned {
+    /// Those that are to be handed on.
+    claims: Vec<Claim>,
+    /// The node is about to exit: until when they stand.
+    until: Option<Instant>,
 }
 
 impl<R: Reach> Sessions<R> {
@@ -161,8 +170,17 @@ impl<R: Reach> Sessions<R> {
     pub fn connected(self: &Arc<Self>, session: Session, connection: u64, user: Option<Name>, resumes: Option<Claimant>) {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let own = Own { number, user, resumes, since: Instant::now() };
+        {
+            let mut orphans = lock(&self.orphans);
+            if let Some(until) = orphans.until {
+                // Its client is about to be told to go. It has not been claimed, so that there is nothing to end.
+                let for_ms = millis(until.saturating_duration_since(Instant::now()));
+                let claimant = Claimant::Orphan { gateway: self.start, connection };
+                return orphans.claims.push(Claim { claimant, for_ms, ..self.of_connection(session, own) });
+            }
+            lock(&self.own).insert((session.clone(), connection), own);
+        }
         let key = (session, connection);
-        lock(&self.own).insert(key.clone(), own);
         let this = self.clone();
         tokio::spawn(async move {
             let claim = this.of_connection(key.0.clone(), own);

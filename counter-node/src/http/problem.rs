@@ -157,6 +157,9 @@ impl From<Refused> for Problem {
                 Self::new(Kind::TooManyConnections, detail).retry_after(RETRY_S)
             }
             Refused::Unread { limit } => Self::overloaded("subscriptions of users whose unread counts are followed", limit),
+            Refused::Stopping => {
+                Self::new(Kind::Overloaded, "This node stops: another one takes live connections.").retry_after(RETRY_S)
+            }
             Refused::Rate { limit, after_s } => Self::overloaded("new live connections a second", limit).retry_after(after_s),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use rand::Rng as _;
+use tokio::sync::Notify;
 
 use super::metrics::LiveMetrics;
 use crate::lock::lock;
@@ -44,6 +45,8 @@ pub enum Refused {
     Unread {
         limit: usize,
     },
+    /// The node is about to exit.
+    Stopping,
 }
 
 /// The doorkeeper.
@@ -51,6 +54,8 @@ pub enum Refused {
 pub struct Admission {
     limits: AdmissionLimits,
     state: Mutex<State>,
+    /// The node is about to exit, and the last connection has ended.
+    ended: Notify,
     metrics: Arc<LiveMetrics>,
 }
 
@@ -64,6 +69,8 @@ struct State {
     reckoned: Instant,
     /// Refused for the rate since there was allowance left over.
     turned_away: u64,
+    /// The node is about to exit.
+    closed: bool,
 }
 
 /// A connection's place, free again when it is dropped.
@@ -81,8 +88,9 @@ impl Admission {
             allowance: u64::from(limits.per_second) * 1_000,
             reckoned: Instant::now(),
             turned_away: 0,
+            closed: false,
         };
-        Arc::new(Self { limits, state: Mutex::new(state), metrics })
+        Arc::new(Self { limits, state: Mutex::new(state), ended: Notify::new(), metrics })
     }
 
     /// Takes a connection from this address, or says why not.
@@ -99,9 +107,22 @@ impl Admission {
             Refused::Address { .. } => &self.metrics.refused_address,
             Refused::Rate { .. } => &self.metrics.refused_rate,
             Refused::Unread { .. } => &self.metrics.refused_unread,
+            Refused::Stopping => &self.metrics.refused_stopping,
         };
         figure.fetch_add(1, Ordering::Relaxed);
         Err(refused)
+    }
+
+    /// Takes no connection any more.
+    pub(super) fn close(&self) {
+        lock(&self.state).closed = true;
+    }
+
+    /// Waits until no connection is open, once it has been closed.
+    pub(super) async fn ended(&self) {
+        if self.open() > 0 {
+            self.ended.notified().await;
+        }
     }
 
     /// How many connections are open.
@@ -114,6 +135,9 @@ impl Admission {
 impl State {
     /// Why there is no place; none: it has been taken.
     fn refusal(&mut self, limits: &AdmissionLimits, address: IpAddr, now: Instant) -> Option<Refused> {
+        if self.closed {
+            return Some(Refused::Stopping);
+        }
         if self.open >= limits.open {
             return Some(Refused::Open { limit: limits.open });
         }
@@ -154,6 +178,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = lock(&self.admission.state);
         state.open = state.open.saturating_sub(1);
+        if state.closed && state.open == 0 {
+            self.admission.ended.notify_one();
+        }
         if let Some(from_address) = state.by_address.get_mut(&self.address) {
             *from_address = from_address.saturating_sub(1);
             if *from_address == 0 {
@@ -187,6 +214,25 @@ mod tests {
         assert_eq!(admission.open(), 1);
         drop(admission.admit(HERE, now).unwrap());
         assert_eq!(lock(&admission.state).by_address.len(), 1, "an address without connections is remembered");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stops_takes_nobody_and_knows_when_the_last_one_has_gone() {
+        let (admission, now) = (admission(2, None, 100), Instant::now());
+        let places = [admission.admit(HERE, now).unwrap(), admission.admit(THERE, now).unwrap()];
+        admission.close();
+        assert_eq!(admission.admit(HERE, now).unwrap_err(), Refused::Stopping);
+        let waits = tokio::spawn({
+            let admission = admission.clone();
+            async move { admission.ended().await }
+        });
+        let [first, second] = places;
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(!waits.is_finished(), "one is open");
+        drop(second);
+        waits.await.unwrap();
+        admission.ended().await;
     }
 
     #[test]

@@ -282,6 +282,14 @@ impl Hub {
         viewers.filter(|(_, viewers)| !viewers.is_empty()).collect()
     }
 
+    /// The same of one viewer, which the connection of this number is. Returns whose it is; none when it is no viewer.
+    pub(crate) fn take_viewer(&self, page: &Key, connection: u64) -> Option<Option<Name>> {
+        let topic = self.topic(&Subject::Page(page.clone()))?;
+        let mut state = lock(&topic.state);
+        let subscriber = state.subscribers.get_mut(&connection)?;
+        std::mem::take(&mut subscriber.views).then_some(subscriber.mailbox.user)
+    }
+
     /// So many viewers more, or less, on a page, without connections.
     pub(crate) fn count_viewer(&self, page: &Key, change: i32) {
         let mut topics = lock(&self.topics);

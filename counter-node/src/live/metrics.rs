@@ -31,6 +31,7 @@ pub struct LiveMetrics {
     pub refused_rate: AtomicU64,
     pub refused_origin: AtomicU64,
     pub refused_unread: AtomicU64,
+    pub refused_stopping: AtomicU64,
     /// Users whose unread counts someone here follows.
     pub followed_users: AtomicU64,
     /// Subscriptions of theirs.
@@ -86,6 +87,7 @@ impl Source for LiveMetrics {
                     value("limit", "rate", &self.refused_rate),
                     value("limit", "origin", &self.refused_origin),
                     value("limit", "unread", &self.refused_unread),
+                    value("limit", "stopping", &self.refused_stopping),
                 ],
             },
             one(

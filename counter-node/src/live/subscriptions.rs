@@ -161,8 +161,9 @@ impl Subscriptions {
             (None, Some(user), Mode::Observe) => self.live.registrar.name_left(page, user),
             (None, None, _) => {}
         }
-        if let (None, Mode::View, Some(token)) = (&self.session, mode, resumes) {
-            self.live.hand_over.resumed(*token, page);
+        if let (None, Mode::View) = (&self.session, mode) {
+            self.live.hand_over.came(page, self.connection);
+            resumes.into_iter().for_each(|token| self.live.hand_over.resumed(*token, page));
         }
     }
 

@@ -25,7 +25,7 @@ impl<R: Reach> Sessions<R> {
         // What another turn of this has handed over would look like what has ended meanwhile.
         let _alone = self.handing.lock().await;
         // They go ahead: a session that nothing else claims is given up with the rest.
-        let orphans = std::mem::take(&mut *lock(&self.orphans));
+        let orphans = std::mem::take(&mut lock(&self.orphans).claims);
         self.claim_all(orphans, HANDOVER_PATH).await;
         let nodes = self.members.believed();
         let held = lock(&self.held).sessions();
@@ -89,7 +89,7 @@ impl<R: Reach> Sessions<R> {
     /// by session the number of the last claim.
     fn claims_on(&self, sessions: &[Session]) -> (Vec<Claim>, Vec<Option<u64>>) {
         let (held, now) = (lock(&self.held), Instant::now());
-        let have_gone = self.leaves.load(Ordering::Relaxed) && lock(&self.orphans).is_empty();
+        let have_gone = self.leaves.load(Ordering::Relaxed) && lock(&self.orphans).claims.is_empty();
         let mut claims = Vec::new();
         for session in sessions {
             let Some((name, claimants)) = held.get(session) else { continue };
@@ -116,8 +116,9 @@ impl<R: Reach> Sessions<R> {
         // Whoever sees that it leaves finds all of them there.
         let mut orphans = lock(&self.orphans);
         self.leaves.store(true, Ordering::Relaxed);
+        orphans.until = Some(Instant::now() + grace);
         let own = std::mem::take(&mut *lock(&self.own));
-        orphans.extend(own.into_iter().flat_map(|((session, connection), own)| {
+        orphans.claims.extend(own.into_iter().flat_map(|((session, connection), own)| {
             let claim = self.of_connection(session, own);
             let claimant = Claimant::Orphan { gateway: self.start, connection };
             [Claim { claimant, for_ms: millis(grace), ..claim.clone() }, claim.ended()]

@@ -19,7 +19,7 @@ const SEEDS: u64 = 1_000;
 const BUG_SEEDS: u64 = 50;
 
 /// What seeds must have met to prove anything.
-const COVERED: [&str; 10] = [
+const COVERED: [&str; 11] = [
     "a message is lost",
     "an answer comes too late",
     "a crash",
@@ -29,6 +29,7 @@ const COVERED: [&str; 10] = [
     "a node is cut off",
     "sessions are handed over",
     "a tab is back",
+    "a tab is opened at a node that stops",
     "a session has several tabs",
 ];
 

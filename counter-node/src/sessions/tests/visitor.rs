@@ -101,15 +101,30 @@ impl Visitor {
             self.returning.push(Returning { at_ms: network.now_ms() + 300, resumes });
             return;
         }
-        *next_number += 1;
-        self.opened_ms = network.now_ms();
-        let tab = Tab { process: (*rng.pick(&ready)).clone(), number: *next_number };
-        network.note(|| format!("{} opens {} at {}", self.session.id, tab.number, tab.process.node));
-        tab.process.sessions.connected(self.session.clone(), tab.number, self.user, resumes);
-        self.tabs.push(tab);
+        let process = (*rng.pick(&ready)).clone();
+        self.open_at(process, resumes, network, next_number);
         if self.tabs.len() > 1 {
             network.met("a session has several tabs");
         }
+    }
+
+    /// Opens a tab, or comes back with one, at a process that has just begun to stop, and has not told its clients.
+    pub(super) fn comes_late(&mut self, process: &Arc<Process>, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
+        if !rng.per_mille(250) || self.tabs.len() >= 3 {
+            return;
+        }
+        network.met("a tab is opened at a node that stops");
+        let resumes = self.returning.pop().and_then(|returning| returning.resumes);
+        self.open_at(process.clone(), resumes, network, next_number);
+    }
+
+    fn open_at(&mut self, process: Arc<Process>, resumes: Option<Claimant>, network: &Arc<Network>, next_number: &mut u64) {
+        *next_number += 1;
+        self.opened_ms = network.now_ms();
+        let tab = Tab { process, number: *next_number };
+        network.note(|| format!("{} opens {} at {}", self.session.id, tab.number, tab.process.node));
+        tab.process.sessions.connected(self.session.clone(), tab.number, self.user, resumes);
+        self.tabs.push(tab);
     }
 
     fn close(&mut self, network: &Arc<Network>, rng: &mut Rng) {

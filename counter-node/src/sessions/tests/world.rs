@@ -276,7 +276,8 @@ impl World {
         let (grace_ms, now_ms) = (self.grace_ms(), self.network.now_ms());
         self.busy_ms = now_ms + BUSY_MS;
         process.begin_leaving(Duration::from_millis(grace_ms));
-        let Self { visitors, network, rng, spread_ms, .. } = self;
+        let Self { visitors, network, rng, spread_ms, next_number, .. } = self;
+        visitors.iter_mut().for_each(|visitor| visitor.comes_late(process, network, rng, next_number));
         visitors.iter_mut().for_each(|visitor| visitor.sent_away(process.start, (*spread_ms, grace_ms), network, rng));
         self.down_ms.insert(process.node.clone(), again_ms);
         let (process, network) = (process.clone(), network.clone());
