@@ -58,7 +58,7 @@ impl Mailbox {
                 Sent::Now
             }
             Told::Nothing => Sent::Nothing,
-            Told::Later => Sent::Marked { replaced: self.mark(place) },
+            Told::Begun | Told::Later => Sent::Marked { replaced: self.mark(place) },
         }
     }
 

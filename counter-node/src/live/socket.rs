@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use super::mailbox::Marks;
 use super::messages::{self, MESSAGE_BYTES_MAX, Reply};
 use super::metrics::Counted;
-use super::wire::Line;
+use super::wire::{Line, Wire};
 use super::{Opening, Subject, Subscriptions};
 use crate::server::TakenOver;
 
@@ -46,11 +47,7 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
         tracing::debug!(%error, "a connection ended before it was served");
         return;
     }
-    let line = Line::new(stream);
-    let wire = line.wire();
-    let socket = Socket::from_partially_read(line, early.to_vec(), Role::Server, Some(config())).await;
-    // It is a part of HTTP's buffer, all of which it holds.
-    drop(early);
+    let (socket, wire) = accept(stream, early, MESSAGE_BYTES_MAX).await;
     let Opening { live, place, subject, mode, who, unread, .. } = opening;
     let _counted = Counted::new(live.metrics.clone(), |metrics| &metrics.websockets);
     let mut client = Client { socket, subscriptions: Subscriptions::on_wire(wire, live, who), cut };
@@ -66,13 +63,19 @@ pub async fn serve(connection: TakenOver, opening: Opening) {
     }
 }
 
-fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
+/// A connection as a WebSocket on which a message may have so many bytes, and what counts are sent on. The conformance tests' echo is
+/// accepted here, too, and only the longest message differs.
+pub(super) async fn accept(stream: TcpStream, early: Bytes, message_bytes_max: usize) -> (Socket, Arc<Wire>) {
+    let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(WRITE_BYTES)
-        .max_write_buffer_size(4 * MESSAGE_BYTES_MAX)
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(MESSAGE_BYTES_MAX))
+        .max_write_buffer_size(4 * message_bytes_max)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max));
+    let line = Line::new(stream);
+    let wire = line.wire();
+    // It is a part of HTTP's buffer, all of which it holds: it is not kept.
+    (Socket::from_partially_read(line, early.to_vec(), Role::Server, Some(config)).await, wire)
 }
 
 /// Has the kernel end a connection whose other end acknowledges nothing for so long.
@@ -257,7 +260,12 @@ impl Client {
     }
 }
 
-fn poll_send(socket: &mut Socket, messages: &mut impl Iterator<Item = Message>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+/// Has the kernel take these, and all that was to be sent before them.
+pub(super) fn poll_send(
+    socket: &mut Socket,
+    messages: &mut impl Iterator<Item = Message>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Error>> {
     let mut socket = Pin::new(socket);
     loop {
         ready!(socket.as_mut().poll_ready(cx))?;

@@ -55,7 +55,7 @@ impl Value {
 }
 
 /// A text in one frame, as a server sends it: not masked.
-fn framed(text: &str) -> Bytes {
+pub(super) fn framed(text: &str) -> Bytes {
     let mut frame = Vec::with_capacity(text.len() + 10);
     let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
     // A vector takes all that is written.

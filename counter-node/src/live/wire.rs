@@ -46,7 +46,9 @@ pub(super) enum Told {
     Whole,
     /// There is none.
     Nothing,
-    /// It has not, or not all of it: that is the task's to do.
+    /// A part of it has: the rest goes out before whatever the task writes next.
+    Begun,
+    /// It has not: that is the task's to do.
     Later,
 }
 
@@ -68,7 +70,7 @@ impl Wire {
             Ok(bytes) => {
                 frame.advance(bytes);
                 written.left = frame;
-                Told::Later
+                Told::Begun
             }
             // The task finds out what is wrong, or waits.
             Err(_) => Told::Later,
@@ -209,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_left_of_a_count_goes_out_before_what_the_task_writes() {
         let (mut line, mut client) = connected().await;
-        assert_eq!(line.wire().tell(|| Some(vec![1; MUCH].into())), Told::Later);
+        assert_eq!(line.wire().tell(|| Some(vec![1; MUCH].into())), Told::Begun);
         assert_eq!(line.wire().tell(frame(b"count")), Told::Later);
         let (_, all) = tokio::join!(
             async {
