@@ -11,6 +11,8 @@ const PONG_MS = 5_000;
 const POLL_MS = 5_000;
 const RETRY_MS = [200, 3_000]; // until the server has said otherwise
 const RETRY_MS_MAX = 30_000;
+const WHY_MS = 2_000; // for the answer to why a connection was refused
+const WAITS_MAX = 4; // for a server that takes nobody now, before a lower rung is tried
 const CLIMB_MS = 120_000; // from a lower rung, when a higher one has held before
 const LINGER_MS = 1_000; // a link without topics stays open that long, for documents that swap their parts
 const SITE = null; // the topic of the whole site
@@ -32,13 +34,15 @@ async function ask(url, init) {
   const answer = await fetch(url, {
     cache: "no-store",
     credentials: "omit",
-    headers: { accept: "application/json" },
+    headers: { accept: "application/json", ...(init?.body && { "content-type": "application/json" }) },
     signal: AbortSignal.timeout(OPEN_MS),
     ...init,
   });
   if (answer.ok) return parse(await answer.text());
+  // Whole seconds: those who are to come within the same one come all over it.
   const seconds = Number(answer.headers.get("retry-after"));
-  throw Object.assign(new Error(`HTTP ${answer.status}`), { status: answer.status, afterMs: seconds * 1000 || undefined });
+  const afterMs = seconds ? (seconds + Math.random()) * 1000 : undefined;
+  throw Object.assign(new Error(`HTTP ${answer.status}`), { status: answer.status, afterMs });
 }
 
 // The rungs. Each has start() and close(), sync() for when topics have changed, and check() for when time has passed; it calls
@@ -139,14 +143,18 @@ class Streams {
   sync() {
     const { link } = this;
     const wanted = link.wanted();
-    if (wanted.size > STREAMS_MAX) return this.fail();
-    for (const [topic, { source, viewed }] of this.sources) {
-      if (wanted.get(topic) === viewed) continue;
+    if (wanted.size > STREAMS_MAX) {
+      this.isFull = true;
+      return this.fail();
+    }
+    // Whether the page is viewed, and by whom, stands in the address.
+    for (const [topic, { source, address }] of this.sources) {
+      if (wanted.has(topic) && link.url(topic).href === address) continue;
       source.close();
       this.sources.delete(topic);
     }
-    for (const [topic, viewed] of wanted) {
-      if (!this.sources.has(topic)) this.sources.set(topic, { source: this.open(topic), viewed });
+    for (const topic of wanted.keys()) {
+      if (!this.sources.has(topic)) this.sources.set(topic, { source: this.open(topic), address: link.url(topic).href });
     }
   }
 
@@ -251,6 +259,7 @@ class Link {
   id = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   rung = 0;
   failures = 0; // since something held last
+  waits = 0; // for a server that took nobody, since then
   heartbeatMs = 20_000;
   retryMs = RETRY_MS;
   resumes = new Map(); // topic → by what the session of its last stream is named; `resume` is that of the last WebSocket
@@ -263,6 +272,7 @@ class Link {
   open() {
     clearTimeout(this.timer);
     this.isWaiting = false;
+    this.asking = null;
     if (this.rail) return;
     this.rail = new LADDER[this.rung](this);
     try {
@@ -280,7 +290,7 @@ class Link {
   }
 
   up() {
-    this.failures = 0;
+    this.failures = this.waits = 0;
     if (this.isUp) return;
     this.isUp = true;
     if (this.rung === 0) this.socketHeld = true;
@@ -301,7 +311,25 @@ class Link {
 
   down(afterMs) {
     clearTimeout(this.timer);
+    const isRefused = !this.isUp && this.rung < 2 && afterMs === undefined && !this.rail?.isFull;
     this.rail = null;
+    this.isWaiting = true;
+    if (isRefused) this.askWhy();
+    else this.next(afterMs);
+  }
+
+  // A script is not told why its WebSocket or its stream was refused, nor when to come again. By a plain request it is.
+  async askWhy() {
+    const asking = (this.asking = {});
+    const answer = ask(this.url(this.first(), null, true), { signal: AbortSignal.timeout(WHY_MS) });
+    const afterMs = await answer.then(() => undefined, (error) => error.afterMs);
+    if (this.asking !== asking) return;
+    this.asking = null;
+    if (afterMs === undefined || ++this.waits > WAITS_MAX) return this.next();
+    this.timer = setTimeout(() => this.open(), afterMs);
+  }
+
+  next(afterMs) {
     if (!this.isUp) this.failures += 1;
     // What has held is tried from the top again; a WebSocket that has held before, three times.
     const again = this.isUp || (this.rung === 0 && this.socketHeld && this.failures < 3);
@@ -313,7 +341,6 @@ class Link {
     const [low, high] = this.retryMs;
     const grown = 2 ** Math.max(0, this.failures - 3);
     const waitMs = afterMs ?? (stepsDown ? between(0, low) : between(low, Math.min(high * grown, RETRY_MS_MAX)));
-    this.isWaiting = true;
     this.timer = setTimeout(() => this.open(), waitMs);
   }
 
@@ -333,8 +360,8 @@ class Link {
   close() {
     clearTimeout(this.timer);
     this.rail?.close();
-    this.rail = null;
-    this.rung = this.failures = 0;
+    this.rail = this.asking = null;
+    this.rung = this.failures = this.waits = 0;
     this.isUp = this.isWaiting = false;
     this.endSessions();
   }
@@ -393,7 +420,8 @@ class Link {
     if (topic === USER) return new URL(`users/${segment(this.user)}/unread/live`, this.base);
     const url = new URL(topic === SITE ? "live" : `${segment(topic)}/live`, this.base);
     if (topic !== SITE && !this.viewed(topic)) url.searchParams.set("observe", "true");
-    if (onSocket && this.topics.has(USER)) url.searchParams.set("user", this.user);
+    // A stream that is not a viewer's has no use for it.
+    if (this.topics.has(USER) && (onSocket || (isPage(topic) && this.viewed(topic)))) url.searchParams.set("user", this.user);
     if (resume) url.searchParams.set("resume", resume);
     return url;
   }
@@ -433,7 +461,8 @@ class Link {
   async beat(page) {
     this.sessions.add(page);
     try {
-      return await ask(this.session(page), { method: "PUT" });
+      const body = this.topics.has(USER) ? JSON.stringify({ user: this.user }) : undefined;
+      return await ask(this.session(page), { method: "PUT", body });
     } catch (error) {
       // A server that lets only some people change anything still says its numbers.
       if (error.status !== 401) throw error;

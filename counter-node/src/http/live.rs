@@ -39,7 +39,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
         (status = 200, description = "With `Accept: text/event-stream`: an event for each new count, without end", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A bad page or parameter", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
-        (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
+        (status = 426, description = "Neither a WebSocket nor events were asked for; the node would take them now", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
@@ -63,7 +63,7 @@ pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &
         (status = 200, description = "With `Accept: text/event-stream`: an event for each new count, without end", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A bad parameter", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
-        (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
+        (status = 426, description = "Neither a WebSocket nor events were asked for; the node would take them now", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
@@ -84,7 +84,7 @@ pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Par
         (status = 200, description = "With `Accept: text/event-stream`: an event for each new count, without end", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A bad user or parameter", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
-        (status = 426, description = "Neither a WebSocket nor events were asked for", body = Problem, content_type = "application/problem+json"),
+        (status = 426, description = "Neither a WebSocket nor events were asked for; the node would take them now", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
@@ -106,10 +106,12 @@ pub(super) fn echo<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) ->
 fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Parts) -> Result<Reply, Problem> {
     let Asked { observe, who, unread } = Asked::read(head.uri.query(), &subject)?;
     let accept = handshake(head)?;
-    if accept.is_none() && !accepts_events(&head.headers) {
-        return Err(Problem::upgrade_required());
-    }
     let live = shared.live.clone();
+    if accept.is_none() && !accepts_events(&head.headers) {
+        // Browsers tell scripts neither why a connection was refused nor when to come again: these ask so.
+        let refused = live.admission.advice(peer.from.ip(), Instant::now());
+        return Err(refused.map_or_else(Problem::upgrade_required, Problem::from));
+    }
     if !shared.cors.admits(&head.headers) {
         live.metrics.refused_origin.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         return Err(Problem::foreign_origin());

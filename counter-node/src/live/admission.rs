@@ -113,6 +113,17 @@ impl Admission {
         Err(refused)
     }
 
+    /// Why a connection from this address would have to wait now; none: it would not. For clients that cannot see why theirs was refused:
+    /// it takes no place, and is not counted.
+    #[must_use]
+    pub fn advice(&self, address: IpAddr, now: Instant) -> Option<Refused> {
+        let mut state = lock(&self.state);
+        state.no_room(&self.limits, address).or_else(|| {
+            state.reckon(self.limits.per_second, now);
+            (state.turned_away > 0).then(|| state.in_its_turn(self.limits.per_second))
+        })
+    }
+
     /// Takes no connection any more.
     pub(super) fn close(&self) {
         lock(&self.state).closed = true;
@@ -135,6 +146,22 @@ impl Admission {
 impl State {
     /// Why there is no place; none: it has been taken.
     fn refusal(&mut self, limits: &AdmissionLimits, address: IpAddr, now: Instant) -> Option<Refused> {
+        if let Some(refused) = self.no_room(limits, address) {
+            return Some(refused);
+        }
+        self.reckon(limits.per_second, now);
+        let Some(rest) = self.allowance.checked_sub(1_000) else {
+            self.turned_away += 1;
+            return Some(self.in_its_turn(limits.per_second));
+        };
+        self.allowance = rest;
+        self.open += 1;
+        *self.by_address.entry(address).or_default() += 1;
+        None
+    }
+
+    /// Why there would be no place even at the lowest rate.
+    fn no_room(&self, limits: &AdmissionLimits, address: IpAddr) -> Option<Refused> {
         if self.closed {
             return Some(Refused::Stopping);
         }
@@ -142,35 +169,28 @@ impl State {
             return Some(Refused::Open { limit: limits.open });
         }
         let from_address = self.by_address.get(&address).copied().unwrap_or(0);
-        if let Some(limit) = limits.per_address.filter(|limit| from_address >= *limit) {
-            return Some(Refused::Address { limit });
-        }
-        if !self.reckon(limits.per_second, now) {
-            self.turned_away += 1;
-            // Those who were turned away come back over the time in which they can be taken.
-            let queue_s = u32::try_from(self.turned_away / u64::from(limits.per_second.max(1))).unwrap_or(u32::MAX);
-            let after_s = rand::rng().random_range(1..=queue_s.saturating_add(1).min(WAIT_S_MAX));
-            return Some(Refused::Rate { limit: limits.per_second, after_s });
-        }
-        self.open += 1;
-        self.by_address.insert(address, from_address + 1);
-        None
+        limits.per_address.filter(|limit| from_address >= *limit).map(|limit| Refused::Address { limit })
     }
 
-    /// Whether the rate allows one more now.
-    fn reckon(&mut self, per_second: u32, now: Instant) -> bool {
+    /// Those who were turned away come back over the time in which they can be taken.
+    fn in_its_turn(&self, limit: u32) -> Refused {
+        let queue_s = u32::try_from(self.turned_away / u64::from(limit.max(1))).unwrap_or(u32::MAX);
+        let after_s = rand::rng().random_range(1..=queue_s.saturating_add(1).min(WAIT_S_MAX));
+        Refused::Rate { limit, after_s }
+    }
+
+    /// Reckons until now how many may come.
+    fn reckon(&mut self, per_second: u32, now: Instant) {
         let passed_ms = u64::try_from(now.saturating_duration_since(self.reckoned).as_millis()).unwrap_or(u64::MAX);
-        if passed_ms > 0 {
-            let full = u64::from(per_second) * 1_000;
-            self.allowance = self.allowance.saturating_add(passed_ms.saturating_mul(per_second.into())).min(full);
-            self.reckoned = now;
-            if self.allowance == full {
-                self.turned_away = 0;
-            }
+        if passed_ms == 0 {
+            return;
         }
-        let Some(rest) = self.allowance.checked_sub(1_000) else { return false };
-        self.allowance = rest;
-        true
+        let full = u64::from(per_second) * 1_000;
+        self.allowance = self.allowance.saturating_add(passed_ms.saturating_mul(per_second.into())).min(full);
+        self.reckoned = now;
+        if self.allowance == full {
+            self.turned_away = 0;
+        }
     }
 }
 
@@ -210,6 +230,7 @@ mod tests {
         assert_eq!(admission.admit(HERE, now).unwrap_err(), Refused::Address { limit: 1 });
         let _second = admission.admit(THERE, now).unwrap();
         assert_eq!(admission.admit(THERE, now).unwrap_err(), Refused::Open { limit: 2 });
+        assert_eq!(admission.advice(THERE, now), Some(Refused::Open { limit: 2 }));
         drop(first);
         assert_eq!(admission.open(), 1);
         drop(admission.admit(HERE, now).unwrap());
@@ -246,11 +267,17 @@ mod tests {
             latest = latest.max(after_s);
         }
         assert!((30..=WAIT_S_MAX).contains(&latest), "{latest}");
+        // Who asks when to come is told as they are, takes nothing, and makes nobody wait longer.
+        for _ in 0..1_000 {
+            assert!(matches!(admission.advice(HERE, now), Some(Refused::Rate { after_s: 1..=WAIT_S_MAX, .. })));
+        }
+        assert_eq!(lock(&admission.state).turned_away, 1_999);
         // A tenth of a second brings one place, and no more.
         let later = now + Duration::from_millis(100);
         let _next = admission.admit(HERE, later).unwrap();
         assert!(admission.admit(HERE, later).is_err());
         assert_eq!(admission.open(), 11);
         drop(places);
+        assert_eq!(admission.advice(HERE, later + Duration::from_secs(1)), None, "the herd has passed");
     }
 }
