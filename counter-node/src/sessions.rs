@@ -206,7 +206,8 @@ impl<R: Reach> Sessions<R> {
     async fn tell_end(&self, claim: Claim) -> Result<(), ClaimError> {
         {
             let (mut ends, now) = (lock(&self.ends), Instant::now());
-            while ends.len() >= ENDS_MAX || ends.front().is_some_and(|(said, _)| now - *said >= CLAIMED) {
+            forget_ends(&mut ends, now);
+            if ends.len() >= ENDS_MAX {
                 ends.pop_front();
             }
             ends.push_back((now, claim.clone()));
@@ -267,6 +268,7 @@ impl<R: Reach> Sessions<R> {
     }
 
     fn expire(&self, now: Instant) {
+        forget_ends(&mut lock(&self.ends), now);
         let mut held = lock(&self.held);
         let ended = held.expire(now, |gateway| gateway == self.start || self.members.lives(gateway));
         ended.iter().for_each(|(session, name)| self.left(session, *name));
@@ -437,6 +439,16 @@ fn aged(claims: &[Claim], since: Instant) -> Vec<Claim> {
     let late_ms = millis(since.elapsed());
     let aged = |claim: &Claim| Claim { ago_ms: if claim.for_ms == 0 { claim.ago_ms + late_ms } else { 0 }, ..claim.clone() };
     claims.iter().map(aged).collect()
+}
+
+/// Forgets ends that nobody is to be told again, and gives back what a crowd of them took.
+fn forget_ends(ends: &mut VecDeque<(Instant, Claim)>, now: Instant) {
+    while ends.front().is_some_and(|(said, _)| now.saturating_duration_since(*said) >= CLAIMED) {
+        ends.pop_front();
+    }
+    if ends.capacity() > 4 * ends.len().max(AT_ONCE) {
+        ends.shrink_to(2 * ends.len());
+    }
 }
 
 fn of_heartbeats(session: Session, user: Option<Name>, time: Duration) -> Claim {

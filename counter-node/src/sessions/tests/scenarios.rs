@@ -6,13 +6,14 @@ use std::time::Duration;
 use counter_core::counter::Key;
 use counter_core::id::NodeName;
 use counter_core::presence::GatewayId;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
-use super::super::Claim;
+use super::super::{AT_ONCE, CLAIMED, Claim};
 use super::network::Network;
 use super::process::{Process, Times};
 use crate::clock::millis;
 use crate::live::claims::{Claimant, Session};
+use crate::lock::lock;
 
 const TIMES: Times = Times { heartbeat: Duration::from_secs(20), lease: Duration::from_secs(5) };
 
@@ -120,4 +121,18 @@ async fn a_session_is_not_given_up_before_what_connections_claimed_has_gone_ahea
     // As with the next look, whoever comes first.
     first.sessions.hand_to_holders().await;
     assert_eq!((first.sessions.held(), second.sessions.held()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_are_forgotten_when_nobody_is_to_be_told_again_although_no_other_end_comes() {
+    let (_network, processes) = processes(1);
+    let sessions = &processes[0].sessions;
+    for number in 0..10_000 {
+        sessions.end(session(&number.to_string())).await.unwrap();
+    }
+    assert_eq!(lock(&sessions.ends).len(), 10_000);
+    advance(CLAIMED).await;
+    sessions.expire(Instant::now());
+    let ends = lock(&sessions.ends);
+    assert!(ends.is_empty() && ends.capacity() <= AT_ONCE, "{} of room is kept", ends.capacity());
 }
