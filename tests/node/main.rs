@@ -26,5 +26,6 @@ mod replicas;
 mod rotation;
 mod seen;
 mod token_metrics;
+mod top_pages;
 mod unread;
 mod virtual_shards;
