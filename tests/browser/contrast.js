@@ -1,4 +1,4 @@
-// The texts of a document that stand out from what is behind them by less than 4.5 to 1, with that ratio.
+// The texts of a document, those in shadow trees among them, that stand out from what is behind them by less than 4.5 to 1, with that ratio.
 (() => {
   const room = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const bytes = (colour) => {
@@ -18,8 +18,9 @@
     const [red, green, blue] = [...bytes(colour)].map((byte) => byte / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
+  const below = (root) => [...root.querySelectorAll("*")].flatMap((element) => [element, ...(element.shadowRoot ? below(element.shadowRoot) : [])]);
   const faint = [];
-  for (const element of document.querySelectorAll("body *")) {
+  for (const element of below(document.body)) {
     const text = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()).map(({ data }) => data.trim());
     if (!text.length || !element.checkVisibility() || element.namespaceURI.endsWith("svg") || element.matches(".skip")) continue;
     const [one, other] = [luminance(getComputedStyle(element).color), luminance(behind(element))];

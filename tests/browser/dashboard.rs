@@ -1,8 +1,11 @@
 //! The node's own pages: no complaint of the policy or of a script, all there is to see, and all of it by keyboard.
 
 use anyhow::ensure;
+use counter_core::id::ShardId;
+use counter_core::layout::{Layout, LayoutVersion, Move, MovePhase};
+use counter_core::slot::{Slot, SlotRange};
 use counter_tests::http::Http;
-use counter_tests::node::Cluster;
+use counter_tests::node::{Cluster, TestNode, give};
 use counter_tests::wait::until;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -51,6 +54,84 @@ async fn a_node_that_is_gone_is_shown_as_silent() -> anyhow::Result<()> {
     dashboard.becomes(states, &json!(["ready", "ready"])).await?;
     cluster.nodes[1].kill().await?;
     dashboard.becomes(states, &json!(["ready", "silent"])).await
+}
+
+/// What is said below the names of the nodes, in their order.
+const NOTES: &str = "[...document.querySelectorAll('.node .note')].map(({ textContent }) => textContent)";
+
+#[tokio::test]
+async fn a_node_that_its_sibling_does_not_hear_lags_until_it_does() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(1, 2, &[]).await?;
+    let browser = Chromium::start()?;
+    let dashboard = Tab::open(&browser, &format!("{}/", cluster.nodes[0].http())).await?;
+    dashboard.becomes(NOTES, &json!(["0 counters · in step", "0 counters · in step"])).await?;
+    cluster.nodes[1].kill().await?;
+    let http = Http::default();
+    for page in ["a", "b"] {
+        http.send(Method::PUT, &format!("{}/{page}/counter", cluster.nodes[0].http()), None).await?;
+    }
+    let lags = r"/^2 counters · 2 changes not at its siblings yet · has not heard a sibling for \d+\u00a0s$/";
+    dashboard.becomes(&format!("{lags}.test({NOTES}[0])"), &json!(true)).await?;
+    dashboard.becomes(&format!("{NOTES}[1]"), &json!("does not answer")).await?;
+    cluster.nodes[1].start_ready().await?;
+    dashboard.becomes(NOTES, &json!(["2 counters · in step", "2 counters · in step"])).await?;
+    assert_eq!(dashboard.complaints(), Vec::<String>::new());
+    Ok(())
+}
+
+/// Gives a layout that follows the last one to all of these.
+async fn publish(nodes: &[&TestNode], layout: &mut Layout, change: impl FnOnce(&mut Layout)) -> anyhow::Result<()> {
+    layout.version = LayoutVersion(layout.version.0 + 1);
+    change(layout);
+    for node in nodes {
+        give(node, layout).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn slots_that_move_are_shown_from_the_first_to_the_last() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(2, 1, &[]).await?;
+    let (browser, http) = (Chromium::start()?, Http::default());
+    for number in 0..200 {
+        let by = Some(json!({"by": 1 + number}));
+        http.send(Method::PUT, &format!("{}/page-{number}/counter", cluster.nodes[0].http()), by).await?;
+    }
+    let dashboard = Tab::open(&browser, &format!("{}/", cluster.nodes[1].http())).await?;
+    let moves = "[...document.querySelectorAll('.move')].map((move) => [move.textContent, move.querySelector('.bar').style.getPropertyValue('--share')])";
+    let shards = "[...document.querySelectorAll('.shard h3 span')].map(({ textContent }) => textContent)";
+    dashboard.becomes(shards, &json!(["8,192 slots, 50%", "8,192 slots, 50%"])).await?;
+    dashboard.becomes(moves, &json!([])).await?;
+
+    // The old shard is away: nothing is known to have come.
+    let slot = |number| Slot::new(number).unwrap();
+    let (stays, moving) = (SlotRange::new(slot(0), slot(4_095)).unwrap(), SlotRange::new(slot(4_096), slot(8_191)).unwrap());
+    cluster.nodes[0].kill().await?;
+    let [old, new] = &mut cluster.nodes[..] else { anyhow::bail!("two nodes") };
+    let slot_move = Move { from: ShardId(0), to: ShardId(1), slots: vec![moving], phase: MovePhase::Copying };
+    publish(&[new], &mut cluster.layout, |layout| layout.moves = vec![slot_move]).await?;
+    dashboard.becomes(moves, &json!([["4,096 slots from shard 0 to shard 1: 0% copied", "0"]])).await?;
+    dashboard.becomes("document.getElementById('cluster-note').textContent.startsWith('layout 2, ')", &json!(true)).await?;
+    old.start_ready().await?;
+    give(old, &cluster.layout).await?;
+    dashboard.becomes(moves, &json!([["4,096 slots from shard 0 to shard 1: 100% copied", "1"]])).await?;
+
+    publish(&[new, old], &mut cluster.layout, |layout| {
+        layout.shards[0].slots = vec![stays];
+        layout.shards[1].slots = vec![SlotRange::new(slot(4_096), slot(16_383)).unwrap()];
+        layout.moves[0].phase = MovePhase::Flipped;
+    })
+    .await?;
+    dashboard.becomes(moves, &json!([["4,096 slots from shard 0 to shard 1: taken over, being confirmed", "1"]])).await?;
+    publish(&[new, old], &mut cluster.layout, |layout| layout.moves.clear()).await?;
+    dashboard.becomes(moves, &json!([])).await?;
+    dashboard.becomes(shards, &json!(["4,096 slots, 25%", "12,288 slots, 75%"])).await?;
+    dashboard.shows(&numbers((1..=200).sum())).await
+}
+
+/// A number as the browser writes it here.
+fn numbers(number: u32) -> String {
+    format!("{},{:03}", number / 1_000, number % 1_000)
 }
 
 #[tokio::test]
@@ -124,7 +205,7 @@ async fn assert_named(tab: &Tab, path: &str) -> anyhow::Result<()> {
 }
 
 /// Text stands out from what is behind it by 4.5 to 1 (WCAG 2.2, 1.4.3), as computed from the colours in use.
-async fn assert_legible(tab: &Tab, path: &str, scheme: &str) -> anyhow::Result<()> {
+pub(crate) async fn assert_legible(tab: &Tab, path: &str, scheme: &str) -> anyhow::Result<()> {
     let faint = tab.value(include_str!("contrast.js")).await?;
     assert_eq!(faint, json!([]), "{path} in {scheme}");
     Ok(())

@@ -9,6 +9,7 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::chromium::Chromium;
+use crate::dashboard::assert_legible;
 use crate::files::Site;
 use crate::gate::Gate;
 use crate::tab::Tab;
@@ -37,6 +38,56 @@ async fn the_example_site_counts_its_readers_from_another_origin_over_one_connec
     front.becomes(&shown("live-count[page=\"harbour/lighthouse\"]"), &json!("0")).await?;
     reads.close().await?;
     front.becomes(&shown("live-count[page=\"harbour/ferry\"]"), &json!("0")).await?;
+    Ok(())
+}
+
+/// Has each element show its number in the colour of the paper.
+const FAINT: &str = "document.querySelectorAll('live-count, unread-badge').forEach(({ shadowRoot }) => {
+    const paper = getComputedStyle(document.body).backgroundColor;
+    const { style } = shadowRoot.querySelector('[part~=number]');
+    for (const property of ['color', 'background-color']) style.setProperty(property, paper, 'important');
+})";
+
+#[tokio::test]
+async fn the_elements_and_the_example_site_are_legible_in_both_schemes() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node(&folder, &["--cors-origin", "*"]).await?;
+    let (http, base) = (Http::default(), node.http());
+    let site = Site::serve(&base).await?;
+    let browser = Chromium::start()?;
+    for page in ["harbour%2Flighthouse", "about"] {
+        http.send(Method::PUT, &format!("{base}/users/ada/subscriptions/{page}"), None).await?;
+        http.send(Method::POST, &format!("{base}/{page}/modifications"), None).await?;
+    }
+    // Reading the page about the lighthouse would lower the number; it comes last.
+    let documents = [
+        (format!("{}/index.html", site.url()), "2"),
+        (format!("{}/ferry.html", site.url()), "2"),
+        (format!("{base}/counter"), "2"),
+        (format!("{}/lighthouse.html", site.url()), "1"),
+    ];
+    for (url, unread) in documents {
+        for scheme in ["light", "dark"] {
+            let tab = Tab::empty(&browser).await?;
+            tab.prefers("prefers-color-scheme", scheme).await?;
+            tab.go(&url).await?;
+            if url.starts_with(&base) {
+                // With nothing but its own style.
+                tab.value("{ const badge = document.createElement('unread-badge'); badge.setAttribute('user', 'ada'); document.querySelector('main').append(badge); }").await?;
+            }
+            tab.shows_something().await?;
+            tab.becomes("document.querySelector('live-count').state", &json!("live")).await?;
+            tab.becomes(&shown("unread-badge"), &json!(unread)).await?;
+            assert_legible(&tab, &url, scheme).await?;
+            // It would be seen if the elements were not: here a rule from outside must not win.
+            tab.value(FAINT).await?;
+            let faint = tab.value(include_str!("contrast.js")).await?;
+            let faint = faint.as_array().map_or(0, Vec::len);
+            let elements = tab.value("document.querySelectorAll('live-count, unread-badge').length").await?;
+            assert_eq!(json!(faint), elements, "{url} in {scheme}");
+            tab.close().await?;
+        }
+    }
     Ok(())
 }
 
