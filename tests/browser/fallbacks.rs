@@ -1,10 +1,12 @@
 //! Networks that let only some things through.
 
 use counter_tests::http::Http;
+use counter_tests::live::Follower;
 use counter_tests::wait::until;
 use serde_json::json;
 
 use crate::chromium::Chromium;
+use crate::files::Site;
 use crate::gate::Gate;
 use crate::tab::Tab;
 use crate::viewers::node;
@@ -70,4 +72,76 @@ async fn a_network_that_lets_sockets_through_again_is_used_again() -> anyhow::Re
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn tabs_of_one_user_are_one_unique_viewer_by_streams_and_by_heartbeats() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node(&folder, &["--cors-origin", "*"]).await?;
+    let gate = Gate::to(&[&node.entry.http]).await?;
+    gate.keep_out_sockets();
+    let site = Site::serve(&gate.url()).await?;
+    let browser = Chromium::start()?;
+    let url = format!("{}/ferry.html", site.url());
+    let tabs = [Tab::open(&browser, &url).await?, Tab::open(&browser, &url).await?];
+    let is_one_person = async |state: &str| {
+        for tab in &tabs {
+            tab.becomes("document.querySelector('live-count').state", &json!(state)).await?;
+        }
+        until("two tabs are one person", async || {
+            let detail = Http::default().get_json(&format!("{}/harbour%2Fferry/counter?detail=true", node.http())).await?;
+            anyhow::ensure!(detail["viewers"] == 2 && detail["unique"] == 1, "{detail}");
+            Ok(())
+        })
+        .await
+    };
+    is_one_person("live").await?;
+    assert_eq!(gate.passed(), (0, 4), "the page and what is unread, in each tab");
+    gate.keep_out_streams();
+    gate.cut();
+    is_one_person("polling").await
+}
+
+/// Keeps what a document's scripts wait for, in milliseconds, and after how many seconds they were told to come again.
+const KEEP_WAITS: &str = "{
+    window.waits = [];
+    window.refusals = [];
+    const { setTimeout, fetch } = window;
+    window.setTimeout = (what, ms, ...all) => (waits.push(ms), setTimeout(what, ms, ...all));
+    window.fetch = async (...all) => {
+      const answer = await fetch(...all);
+      if (answer.headers.has('retry-after')) refusals.push(Number(answer.headers.get('retry-after')));
+      return answer;
+    };
+}";
+
+#[tokio::test]
+async fn where_a_node_takes_nobody_now_the_browser_waits_as_long_as_it_is_told() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node(&folder, &["--live-connections-max", "1"]).await?;
+    let gate = Gate::to(&[&node.entry.http]).await?;
+    let browser = Chromium::start()?;
+    let other = Follower::open(&node.http(), "/elsewhere/live").await?;
+    let tab = Tab::empty(&browser).await?;
+    tab.command("Page.addScriptToEvaluateOnNewDocument", json!({"source": KEEP_WAITS})).await?;
+    tab.go(&format!("{}/front-page/counter", gate.url())).await?;
+    let obeys =
+        "refusals.length > 0 && refusals.every((s) => s > 0 && waits.some((ms) => ms >= s * 1000 && ms < (s + 1) * 1000))";
+    tab.becomes(obeys, &json!(true)).await?;
+    drop(other);
+    tab.becomes(STATE, &json!("live")).await?;
+    tab.shows("1").await?;
+    assert_eq!(gate.passed().1, 0, "it waits for its WebSocket, and tries no other way meanwhile");
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_a_node_takes_nobody_for_long_the_viewer_counts_by_heartbeats() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node(&folder, &["--live-connections-max", "1"]).await?;
+    let browser = Chromium::start()?;
+    let _other = Follower::open(&node.http(), "/elsewhere/live").await?;
+    let tab = Tab::open(&browser, &format!("{}/front-page/counter", node.http())).await?;
+    tab.becomes(STATE, &json!("polling")).await?;
+    tab.shows("1").await
 }
