@@ -16,6 +16,7 @@ pub mod process;
 pub mod programs;
 pub mod redis;
 pub mod relay;
+pub mod session;
 pub mod site;
 pub mod sockets;
 pub mod wait;

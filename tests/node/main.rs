@@ -29,3 +29,4 @@ mod token_metrics;
 mod top_pages;
 mod unread;
 mod virtual_shards;
+mod virtual_shards_under_load;

@@ -1,44 +1,13 @@
 //! A client's own writes show at whatever node it reads, or it is told that they do not yet.
 
-use anyhow::Context as _;
-use bytes::Bytes;
 use counter_core::layout::{LayoutVersion, VirtualShards};
-use counter_tests::http::{Answer, Http};
+use counter_tests::http::Http;
 use counter_tests::node::{Cluster, TestNode, give};
 use counter_tests::relay::{Cut, Relay};
+use counter_tests::session::Session;
 use counter_tests::wait::until;
-use hyper::{Method, Request, StatusCode};
-use serde_json::{Value, json};
-
-/// A client with a session.
-struct Client {
-    http: Http,
-    session: String,
-}
-
-impl Client {
-    fn new() -> Self {
-        Self { http: Http::default(), session: "new".to_owned() }
-    }
-
-    async fn send(&self, method: Method, url: &str, body: Option<Value>) -> anyhow::Result<Answer> {
-        let request = Request::builder().method(method).uri(url).header("counter-session", &self.session);
-        let request = request.header("content-type", "application/json");
-        self.http.request(request.body(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default())?).await
-    }
-
-    /// Updates, and keeps what the answer says of the session.
-    async fn update(&mut self, method: Method, url: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let answer = self.send(method, url, body).await?;
-        let told = answer.json_of(StatusCode::OK)?;
-        answer.headers.get("counter-session").context("no session")?.to_str()?.clone_into(&mut self.session);
-        Ok(told)
-    }
-
-    async fn read(&self, url: &str) -> anyhow::Result<Value> {
-        self.send(Method::GET, url, None).await?.json_of(StatusCode::OK)
-    }
-}
+use hyper::{Method, StatusCode};
+use serde_json::json;
 
 /// A cluster whose nodes talk to each other through relays.
 async fn relayed(shards: u16, replicas: u16) -> anyhow::Result<(Cluster, Vec<Relay>, Cut)> {
@@ -62,7 +31,7 @@ async fn relayed(shards: u16, replicas: u16) -> anyhow::Result<(Cluster, Vec<Rel
 #[tokio::test]
 async fn every_node_shows_what_the_session_has_written_at_any_other() -> anyhow::Result<()> {
     let cluster = Cluster::start(2, 2, &[]).await?;
-    let (mut client, bases, page) = (Client::new(), cluster.bases(), cluster.page_of(1)?);
+    let (mut client, bases, page) = (Session::default(), cluster.bases(), cluster.page_of(1)?);
     let url = |node: usize, rest: &str| format!("{}{rest}", bases[node % bases.len()]);
     let counter = format!("/{page}/counter");
     let mut count = 0;
@@ -94,7 +63,7 @@ async fn every_node_shows_what_the_session_has_written_at_any_other() -> anyhow:
 #[tokio::test]
 async fn a_replica_that_is_cut_off_says_so_to_the_session_and_serves_everyone_else() -> anyhow::Result<()> {
     let (mut cluster, _relays, cut) = relayed(1, 2).await?;
-    let (mut client, bases) = (Client::new(), cluster.bases());
+    let (mut client, bases) = (Session::default(), cluster.bases());
     let [writer, other] = [0, 1].map(|node| format!("{}/p/counter", bases[node]));
     client.update(Method::PUT, &writer, None).await?;
     assert_eq!(client.read(&other).await?["count"], 1);
@@ -139,7 +108,7 @@ async fn a_read_that_waits_is_served_when_the_write_comes() -> anyhow::Result<()
     let [writer, other] = [0, 1].map(|node| format!("{}/p/counter", bases[node]));
     let mut served_at_once = 0;
     for round in 1..=5 {
-        let mut client = Client::new();
+        let mut client = Session::default();
         cut.cut();
         client.update(Method::PUT, &writer, None).await?;
         let waits = client.send(Method::GET, &other, None);
@@ -167,7 +136,7 @@ async fn what_was_written_to_any_virtual_shard_shows() -> anyhow::Result<()> {
     for node in &cluster.nodes {
         give(node, &cluster.layout).await?;
     }
-    let (mut client, bases) = (Client::new(), cluster.bases());
+    let (mut client, bases) = (Session::default(), cluster.bases());
     let url = |node: usize| format!("{}/front/counter", bases[node % bases.len()]);
     let mut count = 0;
     for round in 0..40 {
@@ -194,7 +163,7 @@ async fn a_session_of_another_cluster_is_refused() -> anyhow::Result<()> {
     let (mut one, mut other) = (TestNode::alone(&folder.path().join("1"), &[])?, TestNode::alone(&folder.path().join("2"), &[])?);
     one.start_ready().await?;
     other.start_ready().await?;
-    let mut client = Client::new();
+    let mut client = Session::default();
     client.update(Method::PUT, &format!("{}/p/counter", one.http()), None).await?;
     assert_eq!(client.read(&format!("{}/p/counter", one.http())).await?["count"], 1);
     for method in [Method::GET, Method::PUT, Method::DELETE] {
