@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// What is counted between two nodes' taking a layout.
-const BETWEEN: i64 = 40;
+const BETWEEN: i64 = 20;
 
 /// `counts` of `front*` one after the other, each published node by node in any order, while `counted` goes up.
 async fn spread(cluster: &mut Cluster, counts: &[u16], seed: u64, counted: &AtomicI64) -> anyhow::Result<()> {
