@@ -134,7 +134,7 @@ async fn a_count_is_raised_and_lowered_under_load_and_no_number_is_ever_wrong() 
     for client in 0..6 {
         clients.spawn(count_on(bases.clone(), seed ^ client, bounds.clone(), stop.clone()));
     }
-    let publishing = spread(&mut cluster, &[10, 3, 64, 0, 64, 2], seed, &bounds.acknowledged);
+    let publishing = spread(&mut cluster, &[8, 3, 16, 0, 12, 2], seed, &bounds.acknowledged);
     let published = tokio::select! {
         published = publishing => published,
         // A client that ends now has been told something wrong.
@@ -262,7 +262,7 @@ async fn at_every_replica_a_client_finds_its_page_as_it_left_it_while_counts_of_
         clients.spawn(alone.go_on(counted.clone(), stop.clone()));
     }
     // A session remembers 64 counters: all parts of a page and its own key, at both of their replicas.
-    let publishing = spread(&mut cluster, &[10, 3, 40, 0, 40, 2], seed, &counted);
+    let publishing = spread(&mut cluster, &[8, 3, 40, 0, 12, 2], seed, &counted);
     let published = tokio::select! {
         published = publishing => published,
         Some(ended) = clients.join_next() => ended?.map(|_| ()),
