@@ -15,7 +15,7 @@ use counter_core::id::ClusterId;
 use counter_core::key::Key;
 use counter_core::layout::Spread;
 use counter_core::marks::MARKS_MAX;
-use counter_core::vector;
+use counter_core::vector::{self, Bounds};
 use futures::future::join_all;
 use rand::seq::IndexedRandom as _;
 
@@ -198,7 +198,7 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             Err(failure) if writes.names(&key) => Err(failure),
             Err(failure) => {
                 let (reading, staleness_ms) = self.recall(&key).ok_or(failure)?;
-                Ok(Detailed { reading, staleness_ms, replicas: 0, alone: false, unique: None })
+                Ok(Detailed { reading, staleness_ms, replicas: 0, bounds: None, unique: None })
             }
         }
     }
@@ -264,7 +264,12 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
     async fn read_detailed_after(&self, writes: &OwnWrites, page: Key) -> Result<Detailed, Failure> {
         let spread = self.placement.spread(&page);
         if spread.ever_count == 0 {
-            return self.counters.read_detailed_after(writes, page).await;
+            let detailed = self.counters.read_detailed_after(writes, page.clone()).await?;
+            let bounds = match detailed.bounds {
+                None => self.counters.bounds(page, detailed.replicas).await,
+                known => known,
+            };
+            return Ok(Detailed { bounds, ..detailed });
         }
         let parts = join_all(parts(&page, spread).map(|key| self.read_part_detailed(writes, key))).await;
         let parts = parts.into_iter().collect::<Result<Vec<Detailed>, Failure>>()?;
@@ -273,10 +278,15 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
             reading: sum(parts.iter().map(|part| part.reading)),
             staleness_ms: parts.iter().map(|part| part.staleness_ms).max().unwrap_or_default(),
             replicas: parts.iter().map(|part| part.replicas).min().unwrap_or_default(),
-            alone: parts.iter().all(|part| part.alone),
+            // Each part's bounds are of a moment of its own, but where nobody else counts.
+            bounds: parts.iter().try_fold(Bounds::exactly(0), |sum, part| Some(sum.plus(part.bounds?))),
             // Only the page's own key, the first part, has viewers.
             unique: parts.first().and_then(|part| part.unique),
         })
+    }
+
+    async fn bounds(&self, page: Key, heard: u32) -> Option<Bounds> {
+        self.counters.bounds(page, heard).await
     }
 
     async fn site(&self) -> Result<Detailed, Failure> {

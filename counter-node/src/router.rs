@@ -15,7 +15,7 @@ use counter_core::replica::Freshness;
 use counter_core::slot::Slot;
 use counter_core::token::Token;
 use counter_core::unread::Cursor;
-use counter_core::vector::{self, Refusal};
+use counter_core::vector::{self, Bounds, Refusal};
 use futures::future::join_all;
 
 use crate::details::{Detail, Details};
@@ -27,6 +27,7 @@ use crate::protocol::Protocol;
 use crate::site::Site;
 use crate::top::{Asked, Busiest, Top};
 use crate::totals::SiteTotal;
+use crate::unread::shards::Shards;
 
 pub use pipeline::{Here, Pipeline};
 
@@ -70,8 +71,9 @@ pub struct Detailed {
     pub staleness_ms: u64,
     /// How many replicas stand behind it: those that were heard from just now, the answering ones included.
     pub replicas: u32,
-    /// Nobody else counts: nothing can be missing.
-    pub alone: bool,
+    /// Between what the tally was at a moment while it was asked for; none where that is not known. Where nobody else counts, and so
+    /// nothing can be missing, it is the tally.
+    pub bounds: Option<Bounds>,
     /// How many people the viewers are, and whether that is an estimate; none where that is not reckoned.
     pub unique: Option<(u64, bool)>,
 }
@@ -144,6 +146,7 @@ pub struct Router {
     pub forwarding: Arc<Forwarding>,
     pub site: Site,
     pub details: Arc<Details>,
+    pub shards: Arc<Shards>,
     pub seen: Seen,
     pub overviews: Arc<Overviews>,
     pub top: Arc<Top>,
@@ -349,7 +352,14 @@ impl Router {
         let _place = self.seen.place(Some(&marks)).map_err(unseen)?;
         let Detail { reading, freshness, unique } = self.details.read(ReadItem { key, marks }).await.map_err(not_applied)?;
         let Freshness { replicas, silent_ms, alone } = freshness;
-        Ok(Detailed { reading: Reading::from(reading), staleness_ms: silent_ms, replicas, alone, unique: Some(unique) })
+        let bounds = alone.then(|| Bounds::exactly(reading.tally));
+        Ok(Detailed { reading: Reading::from(reading), staleness_ms: silent_ms, replicas, bounds, unique: Some(unique) })
+    }
+
+    /// Between what a counter's tally was at a moment while this was asked for: by asking all of its replicas. None where one of them does
+    /// not answer, and at once where so few as `heard` are known to.
+    pub async fn bounds(&self, key: Key, heard: u32) -> Option<Bounds> {
+        self.shards.bounds(key, heard).await
     }
 
     /// The sum over all counters of the cluster, and how fresh that is.
@@ -361,7 +371,8 @@ impl Router {
         let SiteTotal { reading, staleness, replicas, alone } =
             total.map_err(|error| Failure::NotApplied { reason: error.to_string(), retry_after_s: RETRY_S })?;
         let staleness_ms = u64::try_from(staleness.as_millis()).unwrap_or(u64::MAX);
-        Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, alone, unique: None })
+        let bounds = alone.then(|| Bounds::exactly(reading.tally));
+        Ok(Detailed { reading: Reading::from(reading), staleness_ms, replicas, bounds, unique: None })
     }
 
     /// The cluster; none while the node waits for its first layout.

@@ -10,6 +10,7 @@ use counter_core::hlc::Hlc;
 use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
+use counter_core::vector::Bounds;
 use counter_node::http::cors::Cors;
 use counter_node::http::{Api, Backend, Parts, RequestLimits, metrics};
 use counter_node::live::{AdmissionLimits, Live, LiveConfig};
@@ -71,7 +72,13 @@ impl Backend for OneTable {
     }
 
     async fn read_detailed_after(&self, _: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
-        Ok(Detailed { reading: self.table.read(&key).into(), staleness_ms: 0, replicas: 1, alone: true, unique: None })
+        let reading = self.table.read(&key);
+        let bounds = Some(Bounds::exactly(reading.tally));
+        Ok(Detailed { reading: reading.into(), staleness_ms: 0, replicas: 1, bounds, unique: None })
+    }
+
+    async fn bounds(&self, _: Key, _: u32) -> Option<Bounds> {
+        None
     }
 
     async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {

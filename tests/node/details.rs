@@ -1,7 +1,7 @@
 //! Reads that say how fresh they are, and reads of what the client has already, through any node.
 
 use bytes::Bytes;
-use counter_tests::count::{Ledger, agreed};
+use counter_tests::count::{Counting, Ledger, agreed};
 use counter_tests::http::Http;
 use counter_tests::node::{Cluster, TestNode};
 use counter_tests::wait::until;
@@ -30,7 +30,7 @@ async fn a_replica_that_stands_still_is_missing_from_the_details_everywhere_unti
     for base in &bases {
         let page = heard(base, &path, 2).await?;
         assert_eq!((&page["count"], &page["tally"], &page["consistency"]), (&json!(1), &json!(1), &json!("Eventual")));
-        assert!(page.get("min").is_none() && page.get("max").is_none(), "another replica may know more: {page}");
+        assert_eq!((&page["min"], &page["max"]), (&json!(1), &json!(1)), "both replicas have the same: {page}");
         assert_eq!((&page["viewers"], &page["unique"]), (&json!(0), &json!(0)));
         heard(base, "/counter", 4).await?;
     }
@@ -40,6 +40,7 @@ async fn a_replica_that_stands_still_is_missing_from_the_details_everywhere_unti
         let alone = heard(base, &path, 1).await?;
         let before_ms = alone["staleness_ms"].as_u64().unwrap();
         assert!(before_ms > 3_000, "it counts as silent after three greetings: {alone}");
+        assert!(alone.get("min").is_none() && alone.get("max").is_none(), "the other may know more: {alone}");
         until("the number has grown older", async || {
             let now = detail(base, &path).await?;
             anyhow::ensure!(now["staleness_ms"].as_u64() > Some(before_ms), "{now} after {before_ms} ms");
@@ -52,7 +53,39 @@ async fn a_replica_that_stands_still_is_missing_from_the_details_everywhere_unti
     for base in &bases {
         let again = heard(base, &path, 2).await?;
         assert!(again["staleness_ms"].as_u64() < Some(3_000), "{again}");
+        assert_eq!((&again["min"], &again["max"]), (&json!(1), &json!(1)), "{again}");
         heard(base, "/counter", 4).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn under_load_the_number_is_between_its_bounds_and_these_meet_when_it_is_over() -> anyhow::Result<()> {
+    const CLIENTS: i64 = 4;
+    let cluster = Cluster::start(2, 3, &[]).await?;
+    let (http, bases, page) = (Http::default(), cluster.bases(), cluster.page_of(1)?);
+    let path = format!("/{page}/counter");
+    let everywhere = bases.clone();
+    let counting = Counting::start(&page, usize::try_from(CLIENTS)?, move || everywhere.clone());
+    let mut apart = 0;
+    for base in bases.iter().cycle().take(60) {
+        let before = counting.so_far().acknowledged;
+        let detail = detail(base, &path).await?;
+        let sent = counting.so_far().acknowledged + CLIENTS;
+        let (Some(min), Some(max), Some(count)) = (detail["min"].as_i64(), detail["max"].as_i64(), detail["count"].as_i64())
+        else {
+            continue;
+        };
+        assert!(before <= max && min <= sent, "{before} were acknowledged before, {sent} sent at most since: {detail}");
+        assert!((min..=max).contains(&count), "{detail}");
+        apart += u32::from(min < max);
+    }
+    assert!(apart > 0, "nothing was ever under way between replicas");
+    let told = counting.stop().await;
+    let total = agreed(&http, &bases, &page, &told).await?;
+    for base in &bases {
+        let detail = detail(base, &path).await?;
+        assert_eq!((&detail["min"], &detail["max"]), (&json!(total), &json!(total)), "{detail}");
     }
     Ok(())
 }

@@ -75,6 +75,12 @@ pub struct Total {
     pub decrements: u128,
 }
 
+impl From<Entry> for Total {
+    fn from(entry: Entry) -> Self {
+        Self { increments: entry.increments.into(), decrements: entry.decrements.into() }
+    }
+}
+
 impl Total {
     fn plus(self, entry: Entry) -> Self {
         Self {

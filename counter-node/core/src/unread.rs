@@ -217,7 +217,7 @@ pub fn modifications_of(key: &Key, copies: &[SlotDelta]) -> Modifications {
 
 /// What a replica has told, as it will be once that has heard of this floor. A base comes with the counter that it is part of, and is
 /// the same in all copies.
-fn copied(copy: &SlotDelta, floor_ms: u64) -> SlotVector {
+pub(crate) fn copied(copy: &SlotDelta, floor_ms: u64) -> SlotVector {
     let mut vector = SlotVector::new(0);
     vector.restore_slot(SlotRecord { generation: copy.generation, retired: Vec::new() });
     vector.restore_floor(copy.floor_ms);

@@ -31,9 +31,11 @@ use crate::slot::Slot;
 use crate::token::{TOKEN_FUTURE_MS, TOKEN_WINDOW_MS, Token, TokenName, TokenRecord};
 use crate::unread::{MODIFICATIONS_MAX, new_counter};
 
+mod bounds;
 mod digest;
 mod packed;
 
+pub use bounds::{Bounds, bounds_of};
 pub use packed::view::{CounterView, Entries};
 
 /// How often a slot's actors have been retired; the higher wins.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::id::ClusterId;
+use counter_core::vector::Bounds;
 
 use crate::overview::ClusterOverview;
 use crate::own_writes::{OwnWrites, UNTOLD};
@@ -26,6 +27,8 @@ pub trait Backend: Send + Sync + 'static {
     fn read_after(&self, writes: &OwnWrites, key: Key) -> impl Future<Output = Result<Reading, Failure>> + Send;
     /// [`Router::read_detailed_after`]
     fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> impl Future<Output = Result<Detailed, Failure>> + Send;
+    /// [`Router::bounds`]
+    fn bounds(&self, key: Key, heard: u32) -> impl Future<Output = Option<Bounds>> + Send;
     /// [`Router::update_many_after`]
     fn update_many_after(
         &self,
@@ -84,6 +87,10 @@ impl Backend for Arc<Router> {
 
     async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
         Router::read_detailed_after(self, writes, key).await
+    }
+
+    async fn bounds(&self, key: Key, heard: u32) -> Option<Bounds> {
+        Router::bounds(self, key, heard).await
     }
 
     async fn update_many_after(&self, writes: &OwnWrites, updates: Vec<(Key, Write)>) -> Vec<Result<Reading, Failure>> {

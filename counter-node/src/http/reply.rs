@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use counter_core::hlc::Hlc;
+use counter_core::vector;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, VARY};
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -45,11 +46,12 @@ pub(super) struct DetailedCounter {
     /// Whether `unique` is an estimate, as it is of many.
     #[serde(skip_serializing_if = "Option::is_none")]
     unique_is_estimate: Option<bool>,
-    /// The number is at least this. Absent where another replica may have counted, or not, what is not known here yet:
-    /// then there is no bound to give.
+    /// At a moment while this was asked for the number, all replicas taken together, was not below this: what some of them have and
+    /// others have not got yet is between `min` and `max`. Absent where a replica did not tell what it has, of a page that is spread
+    /// over virtual shards, and of the site.
     #[serde(skip_serializing_if = "Option::is_none")]
     min: Option<i64>,
-    /// The number is at most this. Absent together with `min`.
+    /// Nor above this. Absent together with `min`.
     #[serde(skip_serializing_if = "Option::is_none")]
     max: Option<i64>,
     /// For how long the replica that has been silent longest has been so, in milliseconds: what it has counted since is
@@ -126,16 +128,17 @@ pub(super) fn read(reading: &Reading, form: Form, page: Option<&str>, headers: &
 
 /// A counter's answer with all that is known of it.
 pub(super) fn detailed(detailed: &Detailed) -> Result<Reply, Problem> {
-    let Detailed { reading, staleness_ms, replicas, alone, unique } = detailed;
-    let bound = alone.then_some(reading.count);
+    let Detailed { reading, staleness_ms, replicas, bounds, unique } = detailed;
+    // The replica that answers was asked at another moment than all together.
+    let bound = |tally| vector::Reading { tally, viewers: reading.viewers, ..vector::Reading::UNKNOWN }.count();
     let document = DetailedCounter {
         counter: Counter::from(reading),
         tally: reading.tally,
         viewers: reading.viewers,
         unique: unique.map(|(people, _)| people),
         unique_is_estimate: unique.map(|(_, is_estimate)| is_estimate),
-        min: bound,
-        max: bound,
+        min: bounds.map(|bounds| bound(bounds.min).min(reading.count)),
+        max: bounds.map(|bounds| bound(bounds.max).max(reading.count)),
         staleness_ms: *staleness_ms,
         replicas: *replicas,
         consistency: Consistency::Eventual,

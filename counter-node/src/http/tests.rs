@@ -17,6 +17,7 @@ use counter_core::id::{ActorId, ClusterId};
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
 use counter_core::unread::Modifications;
+use counter_core::vector::Bounds;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
@@ -49,7 +50,8 @@ struct OneTable {
 impl OneTable {
     fn detailed(&self, reading: Reading) -> Detailed {
         let siblings = self.siblings.load(Ordering::Relaxed);
-        Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, alone: siblings == 0, unique: None }
+        let bounds = (siblings == 0).then(|| Bounds::exactly(reading.tally));
+        Detailed { reading, staleness_ms: u64::from(siblings) * 40, replicas: siblings + 1, bounds, unique: None }
     }
 
     fn apply(&self, writes: &OwnWrites, key: &Key, write: Write) -> Result<Reading, Failure> {
@@ -94,6 +96,10 @@ impl Backend for Arc<OneTable> {
 
     async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
         Ok(self.detailed(self.read_after(writes, key).await?))
+    }
+
+    async fn bounds(&self, _: Key, _: u32) -> Option<Bounds> {
+        None
     }
 
     async fn site(&self) -> Result<Detailed, Failure> {

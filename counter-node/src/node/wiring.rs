@@ -169,6 +169,7 @@ impl Base {
             details: asked.details.clone(),
             overviews: asked.overviews.clone(),
             top: asked.top.clone(),
+            shards: asked.unread.clone(),
             protocol: protocol.clone(),
             owner,
             forwarding: forwarding.clone(),

@@ -8,6 +8,8 @@ use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
 
@@ -57,7 +59,12 @@ impl Backend for Arc<Counters> {
     }
 
     async fn read_detailed_after(&self, writes: &OwnWrites, key: Key) -> Result<Detailed, Failure> {
-        Ok(Detailed { reading: self.read_after(writes, key).await?, staleness_ms: 3, replicas: 2, alone: false, unique: None })
+        Ok(Detailed { reading: self.read_after(writes, key).await?, staleness_ms: 3, replicas: 2, bounds: None, unique: None })
+    }
+
+    async fn bounds(&self, key: Key, _: u32) -> Option<Bounds> {
+        let tally = self.table.read(&key).tally;
+        Some(Bounds { min: tally, max: tally.saturating_add(5) })
     }
 
     async fn site(&self) -> Result<Detailed, Failure> {
@@ -167,6 +174,72 @@ async fn raising_lowering_and_taking_back_the_count_changes_no_number() {
     }
 }
 
+/// Two nodes that follow the same layouts, as the operator publishes them: each when it comes to it, but none goes two steps ahead of
+/// the other. What either does shows at both.
+#[tokio::test]
+async fn nodes_with_different_layouts_tell_the_same_number_at_every_step() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..20 {
+        let one = spread_over(0);
+        let front = Arc::new(Front { count: 0.into(), ever_count: 0.into(), here: Mutex::default() });
+        let nodes = [one.pages, Arc::new(Pages::new(one.counters, front.clone()))];
+        let fronts = [one.front, front];
+        let (mut expected, mut steps) = (0, [0_usize; 2]);
+        let layouts = layouts(&mut rng);
+        while steps != [layouts.len() - 1; 2] {
+            let node = rng.random_range(0..2);
+            if rng.random_range(0..5) == 0 && steps[node] <= steps[1 - node] && steps[node] + 1 < layouts.len() {
+                steps[node] += 1;
+                let (count, ever_count) = layouts[steps[node]];
+                fronts[node].ever_count.store(ever_count, Ordering::Relaxed);
+                fronts[node].count.store(count, Ordering::Relaxed);
+            }
+            let context = format!("seed {seed}, layouts {layouts:?} at {steps:?}");
+            let node = &nodes[rng.random_range(0..2)];
+            let told = match rng.random_range(0..20) {
+                0 => {
+                    expected = 0;
+                    node.update(key("front"), Action::Reset).await
+                }
+                1 => {
+                    let before = std::mem::replace(&mut expected, 7);
+                    let replaced = node.update(key("front"), Action::Set(7)).await.unwrap();
+                    assert_eq!(replaced.count, before, "{context}");
+                    node.read(key("front")).await
+                }
+                2..5 => {
+                    expected -= 2;
+                    node.update(key("front"), Action::Decrement(2)).await
+                }
+                _ => {
+                    expected += 3;
+                    node.update(key("front"), Action::Increment(3)).await
+                }
+            };
+            assert_eq!(told.unwrap().count, expected, "{context}");
+            for node in &nodes {
+                assert_eq!(node.read(key("front")).await.unwrap().count, expected, "{context}");
+            }
+        }
+    }
+}
+
+/// Some counts, one after the other: `(count, ever_count)`. Before a count rises beyond all earlier ones, its parts are read.
+fn layouts(rng: &mut StdRng) -> Vec<(u16, u16)> {
+    let mut layouts = vec![(0, 0)];
+    for _ in 0..6 {
+        let (before, ever_count) = layouts[layouts.len() - 1];
+        let count = rng.random_range(0..12);
+        if count > ever_count {
+            layouts.push((before, count));
+        }
+        layouts.push((count, ever_count.max(count)));
+    }
+    layouts
+}
+
 #[tokio::test]
 async fn what_is_here_is_updated_here() {
     let setting = spread_over(16);
@@ -184,7 +257,7 @@ async fn an_update_passes_by_what_is_out_of_reach_and_the_sum_says_how_old_that_
     setting.cut_off([0, 1].map(|index| key("front").virtual_shard(index)));
     assert_eq!(setting.count().await, 60);
     let told = setting.pages.read_detailed(key("front")).await.unwrap();
-    assert_eq!((told.reading.count, told.replicas, told.alone), (60, 0, false));
+    assert_eq!((told.reading.count, told.replicas, told.bounds), (60, 0, None));
     setting.used();
     // Three tries are as many as there are shards: none of these may fail.
     assert_eq!(setting.add(20).await, 80);

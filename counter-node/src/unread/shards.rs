@@ -11,7 +11,7 @@ use counter_core::layout::{Layout, Node, Shard};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
 use counter_core::unread::{Modifications, modifications_of};
-use counter_core::vector::SlotDelta;
+use counter_core::vector::{Bounds, SlotDelta, bounds_of};
 use futures::future::{BoxFuture, join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,20 @@ impl Shards {
         together(heard.chain(self.here(&ask).ok())).ok_or_else(|| not_applied(NotApplied::Unreachable))
     }
 
+    /// Between what a counter is, by the copies of all replicas that may have counted it. None where one of them does not tell its
+    /// own; without asking, where only `heard` of them have lately been heard.
+    pub async fn bounds(&self, key: Key, heard: u32) -> Option<Bounds> {
+        let (slot, view) = (key.slot(), self.protocol.view());
+        let routes = view.routes.as_ref()?;
+        let replicas = ends(&routes.layout, &routes.layout.shards[routes.owners().index(slot)], slot);
+        let replicas: usize = replicas.map(|shard| shard.nodes.len()).sum();
+        if usize::try_from(heard).is_ok_and(|heard| heard < replicas) {
+            return None;
+        }
+        let copies = copies(self.all(slot, Ask::Copy(key.clone())).await.ok()?);
+        if copies.len() == replicas { bounds_of(&key, &copies) } else { None }
+    }
+
     fn others<'l>(&self, shard: &'l Shard) -> Vec<&'l Node> {
         let me = self.protocol.me();
         let order = |node: &&Node| xxhash_rust::xxh3::xxh3_64(format!("{me}\0{}", node.name).as_bytes());
@@ -167,6 +181,11 @@ fn together(answers: impl Iterator<Item = Answer>) -> Option<Vec<Answer>> {
     owned.then_some(answers)
 }
 
+fn copies(answers: Vec<Answer>) -> Vec<SlotDelta> {
+    let copy = |answer| if let Answer::Copy(copy) = answer { Some(*copy) } else { None };
+    answers.into_iter().filter_map(copy).collect()
+}
+
 impl fmt::Debug for Shards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shards").finish_non_exhaustive()
@@ -192,11 +211,7 @@ impl Keeper for Shards {
     fn all_modifications(&self, key: Key) -> BoxFuture<'_, Result<Modifications, Failure>> {
         Box::pin(async move {
             let answers = self.all(key.slot(), Ask::Copy(key.clone())).await?;
-            let copies = answers.into_iter().filter_map(|answer| match answer {
-                Answer::Copy(copy) => Some(*copy),
-                _ => None,
-            });
-            Ok(modifications_of(&key, &copies.collect::<Vec<_>>()))
+            Ok(modifications_of(&key, &copies(answers)))
         })
     }
 

@@ -1,6 +1,7 @@
 //! The laws of merging, on histories that a cluster can have: replicas that update, reset, exchange all or part of what
 //! they know, start anew, and retire closed actors.
 
+mod bounds;
 mod restores;
 mod tokens;
 
