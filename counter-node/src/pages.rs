@@ -74,12 +74,8 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             Action::Increment(_) | Action::Decrement(_) => self.update_one(writes, page, write, spread).await,
             // No page is spread that this is done to, see `Placement`.
             Action::Raise { .. } => self.counters.update_after(writes, page.clone(), write).await,
-            Action::Reset => self.update_all(writes, parts(page, spread), |_| write).await,
-            // Each part is set, and answers with what that replaced; so the sum is exact.
-            Action::Set(_) => {
-                let zero = Write { action: Action::Set(0), ..write };
-                self.update_all(writes, parts(page, spread), |key| if key.is_virtual_shard() { zero } else { write }).await
-            }
+            Action::Reset | Action::Set(_) if write.token.is_some() => self.update_all_once(writes, page, write, spread).await,
+            Action::Reset | Action::Set(_) => self.update_all(writes, parts(page, spread), write).await,
         }
     }
 
@@ -126,13 +122,37 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         readings.await.into_iter().collect()
     }
 
-    /// Updates every part. The sum is of what they answered.
-    async fn update_all(
-        &self,
-        writes: &OwnWrites,
-        keys: impl Iterator<Item = Key>,
-        of: impl Fn(&Key) -> Write,
-    ) -> Result<Reading, Failure> {
+    /// Resets or sets every part under a token. The page's own key comes last: where it knows the token all parts have been updated,
+    /// and those that have come since are left alone, whose counts are younger.
+    async fn update_all_once(&self, writes: &OwnWrites, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
+        let before = self.counters.read_after(writes, page.clone()).await.map_err(not_applied)?;
+        if self.knows_token(writes, page, write, before.tally).await? {
+            self.counters.update_after(writes, page.clone(), write).await?;
+            let now = self.read_page(writes, page.clone()).await?;
+            return Ok(Reading { replayed: true, ..now });
+        }
+        let others = self.update_all(writes, parts(page, spread).skip(1), write).await?;
+        match self.update_all(writes, std::iter::once(page.clone()), write).await {
+            Ok(own) => Ok(sum([own, others].into_iter())),
+            Err(_) => Err(partly()),
+        }
+    }
+
+    /// Whether a counter knows the token of an update, asked by one that is refused in any case: for the token, or because it would take
+    /// any counter past its range.
+    async fn knows_token(&self, writes: &OwnWrites, page: &Key, write: Write, tally: i128) -> Result<bool, Failure> {
+        let beyond = if tally < 0 { Action::Decrement(u64::MAX) } else { Action::Increment(u64::MAX) };
+        match self.counters.update_after(writes, page.clone(), Write { action: beyond, ..write }).await {
+            Err(Failure::TokenReused) => Ok(true),
+            Err(Failure::Range { .. }) => Ok(false),
+            Err(failure) => Err(failure),
+            Ok(_) => Err(partly()),
+        }
+    }
+
+    /// Updates every part. The sum is of what they answered. A page is set by its own key, and its virtual shards to nothing: each answers
+    /// with what that replaced, so that the sum is exact.
+    async fn update_all(&self, writes: &OwnWrites, keys: impl Iterator<Item = Key>, write: Write) -> Result<Reading, Failure> {
         let keys: Vec<Key> = keys.collect();
         if writes.are_told() && keys.len() > MARKS_MAX {
             return Err(Failure::TooManyMarks { counters: keys.len(), limit: MARKS_MAX });
@@ -143,7 +163,7 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             reading.map_err(not_applied)?;
         }
         let updates = keys.into_iter().map(|key| {
-            let write = of(&key);
+            let write = if key.is_virtual_shard() { write.cleared() } else { write };
             self.counters.update_after(writes, key, write)
         });
         let results = join_all(updates).await;
@@ -154,9 +174,7 @@ impl<B: Backend, P: Placement> Pages<B, P> {
                 Ok(Reading { replayed, ..sum(readings.into_iter()) })
             }
             Err(failure) if applied == 0 => Err(failure),
-            Err(_) => {
-                Err(Failure::OutcomeUnknown { reason: "some virtual shards did not take the update, others did".to_owned() })
-            }
+            Err(_) => Err(partly()),
         }
     }
 
@@ -310,6 +328,16 @@ impl<B: Backend, P: Placement> Backend for Arc<Pages<B, P>> {
     }
 }
 
+impl Write {
+    /// What a reset or a set of a page does to one of its virtual shards.
+    fn cleared(self) -> Self {
+        match self.action {
+            Action::Set(_) => Self { action: Action::Set(0), ..self },
+            _ => self,
+        }
+    }
+}
+
 /// Every key that a page is counted under.
 fn parts(page: &Key, spread: Spread) -> impl Iterator<Item = Key> {
     std::iter::once(page.clone()).chain((0..spread.ever_count).map(|index| page.virtual_shard(index)))
@@ -331,6 +359,10 @@ fn sum(parts: impl Iterator<Item = Reading>) -> Reading {
         viewers: total.viewers.saturating_add(part.viewers),
     };
     Reading::from(parts.fold(vector::Reading::UNKNOWN, add))
+}
+
+fn partly() -> Failure {
+    Failure::OutcomeUnknown { reason: "some virtual shards did not take the update, others did".to_owned() }
 }
 
 /// A read that came before an update and failed: so nothing was applied.

@@ -9,6 +9,7 @@ mod bad_peers;
 mod bad_requests;
 mod crashes;
 mod details;
+mod exactly_once;
 mod forwarding;
 mod full_disk;
 mod hostile_peers;

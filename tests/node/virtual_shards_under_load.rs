@@ -164,8 +164,8 @@ struct Alone {
     bases: Vec<String>,
     session: Session,
     count: i64,
-    /// Tokens that have counted, with what they counted.
-    used: Vec<(String, Value)>,
+    /// Tokens that have counted, with their requests.
+    used: Vec<(String, Method, Value)>,
     rng: StdRng,
 }
 
@@ -218,16 +218,20 @@ impl Alone {
                 self.update(Method::DELETE, Value::Null, None).await?;
             }
             2 => {
-                self.count += by;
-                let (token, body) = (token()?, json!({"by": by}));
-                let answer = self.update(Method::PUT, body.clone(), Some(&token)).await?;
+                let (token, method, body) = if self.rng.random_bool(0.5) {
+                    (token()?, Method::PUT, json!({"by": by}))
+                } else {
+                    (token()?, Method::DELETE, Value::Null)
+                };
+                self.count = if method == Method::PUT { self.count + by } else { 0 };
+                let answer = self.update(method.clone(), body.clone(), Some(&token)).await?;
                 anyhow::ensure!(!answer.headers.contains_key("idempotency-replayed"), "{token} was never used");
-                self.used.push((token, body));
+                self.used.push((token, method, body));
             }
             3 => {
                 // Whatever the count was when it was used, and whether a reset has cleared it since.
-                let Some((token, body)) = self.used.choose(&mut self.rng).cloned() else { return Ok(()) };
-                let answer = self.update(Method::PUT, body, Some(&token)).await?;
+                let Some((token, method, body)) = self.used.choose(&mut self.rng).cloned() else { return Ok(()) };
+                let answer = self.update(method, body, Some(&token)).await?;
                 anyhow::ensure!(answer.headers.contains_key("idempotency-replayed"), "{token} has been used");
             }
             _ => {

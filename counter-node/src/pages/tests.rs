@@ -8,6 +8,7 @@ use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
+use counter_core::token::Token;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -120,7 +121,7 @@ fn key(page: &str) -> Key {
 }
 
 fn spread_over(count: u16) -> Setting {
-    let table = Table::new(7, TableLimits { counters: 999, memory_bytes: 1 << 20, tokens: 9, token_window_ms: 600_000 });
+    let table = Table::new(7, TableLimits { counters: 999, memory_bytes: 1 << 20, tokens: 9_999, token_window_ms: 600_000 });
     table.set_writer(Slot::all(), Some(ActorId { origin: 1, incarnation: 1 }));
     let counters = Arc::new(Counters { table, down: Mutex::default(), updated: Mutex::default() });
     let front = Arc::new(Front { count: count.into(), ever_count: count.into(), here: Mutex::default() });
@@ -186,7 +187,7 @@ async fn nodes_with_different_layouts_tell_the_same_number_at_every_step() {
         let front = Arc::new(Front { count: 0.into(), ever_count: 0.into(), here: Mutex::default() });
         let nodes = [one.pages, Arc::new(Pages::new(one.counters, front.clone()))];
         let fronts = [one.front, front];
-        let (mut expected, mut steps) = (0, [0_usize; 2]);
+        let (mut expected, mut steps, mut used) = (0, [0_usize; 2], Vec::new());
         let layouts = layouts(&mut rng);
         while steps != [layouts.len() - 1; 2] {
             let node = rng.random_range(0..2);
@@ -198,7 +199,31 @@ async fn nodes_with_different_layouts_tell_the_same_number_at_every_step() {
             }
             let context = format!("seed {seed}, layouts {layouts:?} at {steps:?}");
             let node = &nodes[rng.random_range(0..2)];
-            let told = match rng.random_range(0..20) {
+            let told = match rng.random_range(0..30) {
+                20..25 => {
+                    let replaced = expected;
+                    let token = Some(Token { id: rng.random(), made_ms: None });
+                    let action = [Action::Increment(4), Action::Reset, Action::Set(5)][rng.random_range(0..3)];
+                    expected = match action {
+                        Action::Increment(by) => expected + i64::try_from(by).unwrap(),
+                        Action::Set(to) => to,
+                        _ => 0,
+                    };
+                    used.push(Write { action, token });
+                    let told = node.update(key("front"), Write { action, token }).await.unwrap();
+                    let answer = if matches!(action, Action::Set(_)) { replaced } else { expected };
+                    assert_eq!((told.count, told.replayed), (answer, false), "{action:?}, {context}");
+                    node.read(key("front")).await
+                }
+                25.. => {
+                    let Some(again) = used.choose(&mut rng) else { continue };
+                    let told = node.update(key("front"), *again).await.unwrap();
+                    assert!(told.replayed, "{again:?}, {context}");
+                    let other = Write { action: Action::Decrement(9), ..*again };
+                    let refused = node.update(key("front"), other).await.unwrap_err();
+                    assert!(matches!(refused, Failure::TokenReused), "{refused:?}, {context}");
+                    Ok(told)
+                }
                 0 => {
                     expected = 0;
                     node.update(key("front"), Action::Reset).await

@@ -16,8 +16,6 @@ pub(super) type Refused = Cow<'static, str>;
 
 pub(super) const NOT_A_NUMBER: Refused = Cow::Borrowed("ERR value is not an integer or out of range");
 pub(super) const SYNTAX: Refused = Cow::Borrowed("ERR syntax error");
-pub(super) const NO_TOKEN_HERE: Refused =
-    Cow::Borrowed("ERR TOKEN is not supported here: a set that is repeated would clear what was counted in between");
 pub(super) const TOKEN_OF_ONE_KEY: Refused =
     Cow::Borrowed("ERR TOKEN goes with one key and one token, as in DEL key TOKEN token: nothing was reset");
 pub(super) const NO_AUTH: Refused = Cow::Borrowed("NOAUTH Authentication required.");

@@ -138,19 +138,19 @@ impl Kind {
                 "token-expired",
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The idempotency key is too old",
-                "This request changed nothing. The key says that it was made longer ago than the node's --token-window, so whether                  an earlier request under it was counted is not known any more; reading the counter shows what counted.",
+                "This request changed nothing. The key says that it was made longer ago than the node's --token-window, so whether an earlier request under it was counted is not known any more; reading the counter shows what counted.",
             ),
             Self::TokenFromFuture => explained(
                 "token-from-future",
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The idempotency key is of the future",
-                "Nothing was changed. The time in the key lies more than a minute ahead of the node's clock: one of the two                  clocks is wrong.",
+                "Nothing was changed. The time in the key lies more than a minute ahead of the node's clock: one of the two clocks is wrong.",
             ),
             Self::TooManyTokens => explained(
                 "too-many-tokens",
                 StatusCode::TOO_MANY_REQUESTS,
                 "The node takes no new idempotency keys",
-                "Nothing was changed. The node remembers as many keys as its --max-tokens admits. Try again after the time that                  Retry-After names in seconds, when some have been forgotten; updates without a key are counted on.",
+                "Nothing was changed. The node remembers as many keys as its --max-tokens admits. Try again after the time that Retry-After names in seconds, when some have been forgotten; updates without a key are counted on.",
             ),
             Self::Overloaded => explained(
                 "overloaded",

@@ -52,15 +52,16 @@ pub(super) fn mget(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
     Ok(Step::Done)
 }
 
-/// `SET key number [GET] [KEEPTTL]`
+/// `SET key number [GET] [KEEPTTL] [TOKEN token]`
 pub(super) fn set(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
+    let options = if args.len() >= 5 && args.is(args.len() - 2, "token") { args.len() - 2 } else { args.len() };
+    let token = token(args, options)?;
     let mut told = Told::Ok;
-    for option in 3..args.len() {
+    for option in 3..options {
         match args.get(option) {
             word if word.eq_ignore_ascii_case(b"get") => told = Told::Value,
             // Nothing has a time to live.
             word if word.eq_ignore_ascii_case(b"keepttl") => {}
-            word if word.eq_ignore_ascii_case(b"token") => return Err(words::NO_TOKEN_HERE),
             word if CONDITIONS.iter().any(|condition| word.eq_ignore_ascii_case(condition)) => {
                 return Err(format!(
                     "ERR SET option {} is not supported: counters neither expire nor are set on a condition",
@@ -71,21 +72,16 @@ pub(super) fn set(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
             _ => return Err(words::SYNTAX),
         }
     }
-    update(turn, args, Action::Set(args.number(2)?).into(), told)
+    update(turn, args, Write { action: Action::Set(args.number(2)?), token }, told)
 }
 
 /// Options of SET that Redis has and a counter cannot.
 const CONDITIONS: [&[u8]; 6] = [b"ex", b"px", b"exat", b"pxat", b"nx", b"xx"];
 
-/// `GETSET key number`
+/// `GETSET key number [TOKEN token]`
 pub(super) fn getset(turn: &mut Turn<'_, '_>, args: Args<'_>) -> Executed {
-    if args.len() == 5 && args.is(3, "token") {
-        return Err(words::NO_TOKEN_HERE);
-    }
-    if args.len() != 3 {
-        return Err(arity(args));
-    }
-    update(turn, args, Action::Set(args.number(2)?).into(), Told::Value)
+    let token = token(args, 3)?;
+    update(turn, args, Write { action: Action::Set(args.number(2)?), token }, Told::Value)
 }
 
 fn update(turn: &mut Turn<'_, '_>, args: Args<'_>, write: Write, told: Told) -> Executed {
