@@ -86,7 +86,8 @@ async fn by_each_way_and_through_any_node_an_update_counts_once_and_a_wrong_key_
         for shard in 0..2 {
             // Of one slot with the shard's page, so of its shard.
             let (page, key) = (format!("%7B{}%7D-{way:?}", cluster.page_of(shard)?), token()?);
-            let put = |by: u64| http.send(Method::PUT, &format!("{one}/{page}/counter"), Some(json!({"by": by})));
+            let counter = format!("{one}/{page}/counter");
+            let put = |by: u64| http.send(Method::PUT, &counter, Some(json!({"by": by})));
             put(10).await?.json_of(StatusCode::OK)?;
             let told = way.send(&one, &page, &key, 5).await?.0;
             assert_eq!(told, Told::Count { count: way.first(), replayed: false }, "{way:?}");
