@@ -42,7 +42,9 @@ impl Way {
             Self::Put => (Method::PUT, format!("/{page}/counter"), json!({"by": by})),
             Self::Delete => (Method::DELETE, format!("/{page}/counter"), Value::Null),
             Self::Batch => {
-                (Method::POST, "/counters".to_owned(), json!({"updates": [{"page": page, "by": by, "idempotency_key": key}]}))
+                let page = page.replace("%7B", "{").replace("%7D", "}");
+                let update = json!({"page": page, "by": by, "idempotency_key": key});
+                (Method::POST, "/counters".to_owned(), json!({"updates": [update]}))
             }
         };
         let mut request = Request::builder().method(method).uri(format!("{base}{path}"));
