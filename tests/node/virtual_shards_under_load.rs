@@ -152,7 +152,7 @@ async fn a_count_is_raised_and_lowered_under_load_and_no_number_is_ever_wrong() 
         let status = node.status().await?;
         // From this the operator learns of it when its own record is an older one.
         assert_eq!(status.virtual_shards, cluster.layout.virtual_shards);
-        let here: i128 = status.slots.iter().map(|range| i128::from(range.tally)).sum();
+        let here: i128 = status.slots.iter().map(|range| range.tally).sum();
         assert!(here * 20 > i128::from(total), "{} holds {here} of {total}: updates were not spread", node.entry.name.0);
     }
     Ok(())
