@@ -9,7 +9,7 @@ pub struct ReplicaConfig {
     /// Keys of one delta message. Few, so that neither end is at one message for long…
     pub delta_keys: usize,
     /// …but as many as it takes for all that waits to be there after this time, by what the last message took.
-    pub delta_ms: u64,
+    pub delta_ms: usize,
     /// Keys of one delta message, however many wait.
     pub delta_keys_max: usize,
     /// Encoded bytes of one delta or detail message, about.

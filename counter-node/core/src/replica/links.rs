@@ -161,8 +161,9 @@ impl Link {
             return None;
         }
         let since = *self.queue.first_key_value()?.0;
-        let in_time = u64::try_from(self.queued.len()).unwrap_or(u64::MAX).saturating_mul(self.took_ms) / config.delta_ms.max(1);
-        let room = usize::try_from(in_time).unwrap_or(usize::MAX).max(config.delta_keys).min(config.delta_keys_max);
+        let took_ms = usize::try_from(self.took_ms).unwrap_or(usize::MAX);
+        let in_time = self.queued.len().saturating_mul(took_ms).checked_div(config.delta_ms).unwrap_or(usize::MAX);
+        let room = in_time.max(config.delta_keys).min(config.delta_keys_max);
         let mut keys = Vec::new();
         while keys.len() < room {
             let Some(mut entry) = self.queue.first_entry() else { break };

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use super::packed::PackedCounters;
 use super::tokens::{FreshRecords, Inserted, Settlement, Tokens};
-use super::{Applied, Changed, CounterView, Growth, Reading, Refusal, SlotDelta, SlotVector, TOKEN_FUTURE_MS, Token};
-use super::{TokenName, TokenRecord, answer};
+use super::{Applied, Changed, CounterView, Growth, Reading, Refusal, SlotDelta, SlotVector, answer};
 use crate::counter::{Counter, Entry, Key, KeyRef, Update, entry_in, position};
 use crate::hlc::Hlc;
 use crate::id::ActorId;
 use crate::slot::Slot;
+use crate::token::{TOKEN_FUTURE_MS, Token, TokenName, TokenRecord};
 use crate::unread::new_counter;
 
 /// A push as it is sent: see [`SlotVector::push_delta`].

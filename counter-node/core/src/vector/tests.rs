@@ -8,6 +8,8 @@ mod tokens;
 use proptest::prelude::*;
 
 use super::*;
+use crate::counter::Key;
+use crate::slot::Slot;
 
 const REPLICAS: usize = 3;
 const KEYS: [&str; 3] = ["a", "b", "c"];

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use super::super::tokens::FRESH_MAX;
 use super::super::*;
 use super::{key_of, slot, whole};
-use crate::counter::KEY_BYTES_MAX;
+use crate::counter::{KEY_BYTES_MAX, Key};
 use crate::message::ENVELOPE_BYTES_MAX;
+use crate::token::TokenRecord;
 
 const REPLICAS: usize = 3;
 const KEYS: usize = 2;

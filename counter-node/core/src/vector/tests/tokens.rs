@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{key_of, merged, slot, whole};
+use crate::counter::Key;
 
 const REPLICAS: usize = 3;
 const KEYS: usize = 2;
