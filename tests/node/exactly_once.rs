@@ -139,3 +139,22 @@ async fn at_the_limit_new_keys_are_told_when_to_come_again_and_known_ones_are_re
     assert_eq!(plain.json_of(StatusCode::OK)?["count"], 3, "updates without a key count on");
     Ok(())
 }
+
+#[tokio::test]
+async fn how_old_a_key_may_be_is_a_setting() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut node = TestNode::alone(folder.path(), &[])?;
+    // Minutes lie between what is taken and what is refused: this machine may be slow.
+    for (window, taken_s, expired_s) in [(None, 300, 900), (Some("1800"), 900, 2_700)] {
+        node.add_flags(window.into_iter().flat_map(|window| ["--token-window".to_owned(), window.to_owned()]));
+        node.start_ready().await?;
+        let base = node.http();
+        let before = Http::default().count(&base, "page").await?;
+        let taken = Way::Put.send(&base, "page", &made_in(-taken_s)?, 1).await?.0;
+        assert_eq!(taken, Told::Count { count: before + 1, replayed: false }, "{window:?}");
+        assert_eq!(Way::Put.send(&base, "page", &made_in(-expired_s)?, 1).await?.0, refused(422, "token-expired"), "{window:?}");
+        assert_eq!(Http::default().count(&base, "page").await?, before + 1, "{window:?}");
+        assert!(node.stop().await?.success());
+    }
+    Ok(())
+}
