@@ -18,6 +18,7 @@ mod limits;
 mod live;
 mod live_bad_input;
 mod live_handover;
+mod live_leaks;
 mod live_limits;
 mod own_writes;
 mod power_loss;
