@@ -33,7 +33,7 @@ use crate::sessions::Claim;
 const LOOK: Duration = Duration::from_millis(250);
 /// How long a node may take to answer: it makes known what it takes over first.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How many nodes are tried, one after the other.
+/// How many nodes are asked whether they have a session, one after the other.
 const TRIES: usize = 3;
 /// How often a session is looked for at an heir of an heir.
 const HOPS_MAX: usize = 8;
@@ -171,7 +171,8 @@ impl HandOver {
     pub async fn hand_on(&self) {
         let gateways = lock(&self.state).orphans.gateways();
         for gateway in gateways {
-            let mut heirs = self.members.heirs(gateway).into_iter().take(TRIES);
+            // As many as there are: others may stop, too, and say no at once.
+            let mut heirs = self.members.heirs(gateway).into_iter();
             let mut heir = heirs.next();
             while let Some(to) = &heir {
                 let part = lock(&self.state).orphans.set_out(gateway, PART_BYTES, self.members.now_ms());

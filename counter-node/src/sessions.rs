@@ -263,7 +263,10 @@ impl<R: Reach> Sessions<R> {
     async fn hand_over_in_time(&self) {
         loop {
             self.to_hand_over.notified().await;
-            self.hand_to_holders().await;
+            if !self.hand_to_holders().await {
+                // Whoever does not answer may just be starting: it is asked again with the next look, for as long as it is believed in.
+                self.astray.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -280,15 +283,15 @@ impl<R: Reach> Sessions<R> {
         let began = Instant::now();
         let own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
         let claims = own.into_iter().map(|((session, _), own)| self.of_connection(session, own)).collect();
-        self.claim_all(claims, SESSIONS_PATH).await;
+        drop(self.claim_all(claims, SESSIONS_PATH).await);
         let is_due = |said: &Instant| said.elapsed() < CLAIMED && (others_hold || *said >= began);
         let aged = |(said, claim): &(Instant, Claim)| Claim { ago_ms: millis(said.elapsed()), ..claim.clone() };
         let ends = lock(&self.ends).iter().filter(|(said, _)| is_due(said)).map(aged).collect();
-        self.claim_all(ends, SESSIONS_PATH).await;
+        drop(self.claim_all(ends, SESSIONS_PATH).await);
     }
 
-    /// Has these taken by whoever holds their sessions; where one does not answer, by the next.
-    async fn claim_all(&self, mut claims: Vec<Claim>, path: &str) {
+    /// Has these taken by whoever holds their sessions; where one does not answer, by the next. Returns what nobody has taken.
+    async fn claim_all(&self, mut claims: Vec<Claim>, path: &str) -> Vec<Claim> {
         // A node that is about to exit asks others even if it believes in none.
         let may_hold = |node: &NodeName| node != self.members.me() || !self.leaves.load(Ordering::Relaxed);
         let began = Instant::now();
@@ -306,9 +309,10 @@ impl<R: Reach> Sessions<R> {
             });
             claims = join_all(asked).await.into_iter().flatten().collect();
             if claims.is_empty() {
-                return;
+                break;
             }
         }
+        claims
     }
 
     /// Has one claim taken by whoever holds the session.
@@ -348,10 +352,14 @@ impl<R: Reach> Sessions<R> {
     }
 
     /// Takes claims in, as their holder. Says of each whether it stands. None: another node is to hold them, since this one is about
-    /// to exit; what they end has ended here, too. `handed_over`: by a node that held them, and may not have heard of their end.
+    /// to exit; what they end has ended here, too, unless they are handed over, when another claim comes in the place of what ends.
+    /// `handed_over`: by a node that held them, and may not have heard of their end.
     pub fn take(&self, claims: &[Claim], handed_over: bool) -> Option<Vec<bool>> {
         let now = Instant::now();
         let leaves = self.leaves.load(Ordering::Relaxed);
+        if leaves && handed_over {
+            return None;
+        }
         let taken =
             claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now, handed_over));
         let taken: Vec<bool> = taken.collect();

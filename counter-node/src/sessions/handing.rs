@@ -20,13 +20,16 @@ use crate::peers::{HANDOVER_PATH, SESSIONS_PATH};
 const PARTS_AT_ONCE: usize = 8;
 
 impl<R: Reach> Sessions<R> {
-    /// Hands sessions that others are to hold from now on to those.
-    pub(super) async fn hand_to_holders(&self) {
+    /// Hands sessions that others are to hold from now on to those. Returns whether all who are to hold some have answered; who has not
+    /// is passed over for a while.
+    pub(super) async fn hand_to_holders(&self) -> bool {
         // What another turn of this has handed over would look like what has ended meanwhile.
         let _alone = self.handing.lock().await;
         // They go ahead: a session that nothing else claims is given up with the rest.
         let orphans = std::mem::take(&mut lock(&self.orphans).claims);
-        self.claim_all(orphans, HANDOVER_PATH).await;
+        let left = self.claim_all(orphans, HANDOVER_PATH).await;
+        let mut all_answer = left.is_empty();
+        lock(&self.orphans).claims.extend(left);
         let nodes = self.members.believed();
         let held = lock(&self.held).sessions();
         let mut by_holder: BTreeMap<NodeName, Vec<Session>> = BTreeMap::new();
@@ -49,12 +52,10 @@ impl<R: Reach> Sessions<R> {
                 }
             };
             stream::iter(sessions.chunks(AT_ONCE / 4)).for_each_concurrent(PARTS_AT_ONCE, hand).await;
-            if !answers.into_inner() {
-                // It may just be starting: it is asked again with the next look, for as long as it is believed in.
-                self.astray.store(true, Ordering::Relaxed);
-            }
+            answers.into_inner()
         });
-        join_all(handed).await;
+        all_answer &= join_all(handed).await.into_iter().all(|answers| answers);
+        all_answer
     }
 
     /// Hands sessions to their new holder. Returns whether it answers; what it has taken counts here no more.
@@ -125,8 +126,9 @@ impl<R: Reach> Sessions<R> {
         }));
     }
 
-    /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on.
+    /// Hands all that is claimed here, and by this node's connections elsewhere, to those who hold it from now on. Where one does not
+    /// take it, since it is gone or about to exit, too, the next one is to.
     pub(crate) async fn hand_on(&self) {
-        self.hand_to_holders().await;
+        while !self.hand_to_holders().await && self.members.believed().iter().any(|node| node != self.members.me()) {}
     }
 }

@@ -136,3 +136,39 @@ async fn ends_are_forgotten_when_nobody_is_to_be_told_again_although_no_other_en
     let ends = lock(&sessions.ends);
     assert!(ends.is_empty() && ends.capacity() <= AT_ONCE, "{} of room is kept", ends.capacity());
 }
+
+/// Three processes, and a session that is the first one's to hold, else the second one's.
+fn in_the_order_of_three() -> (Arc<Network>, Vec<Arc<Process>>, Session) {
+    let (network, processes) = processes(3);
+    let is_in_order = |session: &Session| processes[0].sessions.holders(session) == network.nodes;
+    let session = (0..).map(|id: u32| session(&id.to_string())).find(is_in_order).unwrap();
+    (network, processes, session)
+}
+
+fn held(processes: &[Arc<Process>]) -> Vec<usize> {
+    processes.iter().map(|process| process.sessions.held()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stopping_node_does_not_take_is_handed_to_the_next_one() {
+    let (_network, processes, session) = in_the_order_of_three();
+    processes[2].sessions.beat(session, None).await.unwrap();
+    assert_eq!(held(&processes), [1, 0, 0]);
+    // The first one has not heard that the second one stops, too.
+    processes.iter().take(2).for_each(|process| process.begin_leaving(TIMES.lease));
+    processes[0].sessions.hand_on().await;
+    assert_eq!(held(&processes), [0, 0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopping_node_holds_on_to_what_another_one_that_stops_would_replace() {
+    let (_network, processes, session) = in_the_order_of_three();
+    processes[1].sessions.connected(session, 1, None, None);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(held(&processes), [1, 0, 0]);
+    processes.iter().take(2).for_each(|process| process.begin_leaving(TIMES.lease));
+    processes[1].sessions.hand_on().await;
+    assert_eq!(held(&processes), [1, 0, 1], "the first one counts it until it has handed it on itself");
+    processes[0].sessions.hand_on().await;
+    assert_eq!(held(&processes), [0, 0, 1]);
+}

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN_MS: u64 = 2_500;
 /// How soon a tab that was opened is known to whoever holds its session.
 const OPENED_MS: u64 = 800;
+/// How long after a heartbeat was taken its client may say that it has left: one that is handed over seems to be later than it was by as
+/// long as that takes.
+const BEATEN_MS: u64 = 500;
 /// How often the end of heartbeats is tried.
 const ENDS: usize = 3;
 
@@ -45,6 +48,8 @@ pub(super) struct Visitor {
 struct Beats {
     next_ms: u64,
     flying: Option<JoinHandle<bool>>,
+    /// When the last one was answered.
+    answered_ms: u64,
     /// One of them was taken.
     stand: bool,
 }
@@ -84,7 +89,7 @@ impl Visitor {
     pub(super) fn act(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
         match rng.below(6) {
             0 if self.may_beat && self.beats.is_none() && self.again_ms <= network.now_ms() => {
-                self.beats = Some(Beats { next_ms: 0, flying: None, stand: false })
+                self.beats = Some(Beats { next_ms: 0, flying: None, answered_ms: 0, stand: false })
             }
             1 | 2 if self.tabs.len() < 3 => self.open(None, network, rng, next_number),
             3 if self.tabs.is_empty() => self.end_beats(network, rng),
@@ -140,7 +145,8 @@ impl Visitor {
 
     fn end_beats(&mut self, network: &Arc<Network>, rng: &mut Rng) {
         // What is under way would begin it anew, if it came later than the end.
-        if self.beats.as_ref().is_none_or(|beats| beats.flying.is_some()) {
+        let now_ms = network.now_ms();
+        if self.beats.as_ref().is_none_or(|beats| beats.flying.is_some() || now_ms < beats.answered_ms + BEATEN_MS) {
             return;
         }
         (self.beats, self.again_ms) = (None, network.now_ms() + AGAIN_MS);
@@ -192,7 +198,7 @@ impl Visitor {
         let Some(beats) = &mut self.beats else { return };
         if let Some(flying) = beats.flying.take_if(|flying| flying.is_finished()) {
             let taken = futures::FutureExt::now_or_never(flying).is_some_and(|taken| taken.unwrap());
-            beats.stand |= taken;
+            (beats.stand, beats.answered_ms) = (beats.stand | taken, now_ms);
             beats.next_ms = now_ms + if taken { rng.range(heartbeat_ms / 3, heartbeat_ms / 2) } else { 200 };
         }
         if now_ms < beats.next_ms || beats.flying.is_some() || up.is_empty() {

@@ -57,6 +57,8 @@ pub(super) struct World {
     next_start: u64,
     next_number: u64,
     next_fault_ms: u64,
+    /// How many more nodes are to stop before the first of them is back, as when machines are drained.
+    more_stops: usize,
     /// When the last process began.
     began_ms: u64,
     /// Until when visitors do more than else, since sessions are on their way.
@@ -94,6 +96,7 @@ impl World {
             next_start: 0,
             next_number: 0,
             next_fault_ms: 1_000,
+            more_stops: 0,
             began_ms: 0,
             busy_ms: 0,
         }
@@ -256,16 +259,27 @@ impl World {
         self.down_ms.insert(process.node.clone(), again_ms);
     }
 
-    /// A stop in order, one at a time: the next one not before the one before is heard again, as the operator waits until it is ready.
+    /// A stop in order. The next one not before the one before is heard again, as the operator waits until it is ready; but sometimes several
+    /// nodes at once, of which one goes on.
     fn stops(&mut self) {
         let (now_ms, up) = (self.network.now_ms(), self.network.up());
-        let all_up = up.len() == self.network.nodes.len() && up.iter().all(|process| !process.leaves());
-        if all_up && now_ms >= self.next_fault_ms.max(self.began_ms + READY_MS) {
-            self.next_fault_ms = now_ms + self.rng.range(2_000, 9_000);
-            let process = self.rng.pick(&up).clone();
-            let again_ms = now_ms + self.rng.range(1_000, 6_000);
-            self.stop(&process, again_ms);
+        let staying: Vec<_> = up.iter().filter(|process| !process.leaves()).cloned().collect();
+        let all_up = staying.len() == self.network.nodes.len() && now_ms >= self.began_ms + READY_MS;
+        let goes_on = self.more_stops > 0 && staying.len() > 1;
+        if now_ms < self.next_fault_ms || !(all_up || goes_on) {
+            return;
         }
+        if goes_on {
+            self.network.met("several stop at once");
+            self.more_stops -= 1;
+        } else if self.rng.per_mille(300) {
+            self.more_stops = self.rng.index(staying.len());
+        }
+        let (low_ms, high_ms) = if self.more_stops > 0 { (0, 600) } else { (2_000, 9_000) };
+        self.next_fault_ms = now_ms + self.rng.range(low_ms, high_ms);
+        let process = self.rng.pick(&staying).clone();
+        let again_ms = now_ms + self.rng.range(1_000, 6_000);
+        self.stop(&process, again_ms);
     }
 
     fn stop(&mut self, process: &Arc<Process>, again_ms: u64) {
