@@ -52,15 +52,15 @@ class Totals:
 class Connection:
     """One kept-alive connection, made anew after any failure."""
 
-    def __init__(self, base: str):
-        parts = urlsplit(base)
+    def __init__(self, base: str, seconds: float = REQUEST_SECONDS):
+        parts, self.seconds = urlsplit(base), seconds
         self.host, self.port, self.prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self.http = None
 
     def request(self, method, path, body=None):
         """The status and body; OSError when the connection could not even be made, Lost when it failed later."""
         if self.http is None:
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=REQUEST_SECONDS)
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=self.seconds)
             connection.connect()
             self.http = connection
         try:

@@ -42,6 +42,10 @@ class Place:
     def down(self):
         """Ends what `up` started."""
 
+    def drain(self, kube, pods: list[str]):
+        """Has these Pods leave their machines, as far as may be done to machines here."""
+        kube.run("delete", "pod", *pods)
+
     def reachable(self) -> bool:
         """Whether there is anything to gather evidence from."""
         asked = subprocess.run([*self.kubectl(), "get", "--raw", "/readyz"], capture_output=True, timeout=30, check=False)
@@ -54,7 +58,20 @@ class Place:
         raise NotImplementedError
 
 
-class Bare(Place):
+class Own(Place):
+    """One that this run has made, with all its machines."""
+
+    def drain(self, kube, pods):
+        machines = {pod["spec"]["nodeName"] for pod in kube.items("pods") if pod["metadata"]["name"] in pods}
+        selector = f"statefulset.kubernetes.io/pod-name in ({','.join(pods)})"
+        for machine in sorted(machines):
+            try:
+                kube.run("drain", machine, f"--pod-selector={selector}", "--delete-emptydir-data", "--timeout=120s")
+            finally:
+                kube.run("uncordon", machine)
+
+
+class Bare(Own):
     """A one-node cluster of real programs on this machine, made for the run and removed after it."""
 
     name = "a bare one-node cluster"
@@ -90,7 +107,7 @@ class Bare(Place):
         return [str(self.programs / "helm"), "--kubeconfig", f"{self.folder}/admin.kubeconfig"]
 
 
-class Kind(Place):
+class Kind(Own):
     """A kind cluster of this run's own."""
 
     name = "kind"

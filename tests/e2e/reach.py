@@ -6,10 +6,14 @@ import subprocess
 from kube import Failed, Kube
 
 HTTP_PORT = 8080
+ADMIN_PORT = 8081
 
 
 class Direct:
     """By its address in the cluster's network, through kube-proxy's rules as any Pod would."""
+
+    # Whether a WebSocket arrives with all of its address.
+    upgrades = True
 
     def __init__(self, kube: Kube):
         self.kube = kube
@@ -18,8 +22,8 @@ class Direct:
         address = self.kube.get("service", name)["spec"]["clusterIP"]
         return f"http://{address}:{HTTP_PORT}"
 
-    def pod(self, pod: dict) -> str:
-        return f"http://{pod['status']['podIP']}:{HTTP_PORT}"
+    def pod(self, pod: dict, port: int = HTTP_PORT) -> str:
+        return f"http://{pod['status']['podIP']}:{port}"
 
     def close(self):
         """Nothing to end."""
@@ -27,6 +31,9 @@ class Direct:
 
 class ApiProxy:
     """Through the API server: works from outside of any cluster, and is slower."""
+
+    # A request to upgrade loses its query on the way.
+    upgrades = False
 
     def __init__(self, kube: Kube):
         self.namespace = kube.namespace
@@ -39,8 +46,8 @@ class ApiProxy:
     def service(self, name: str) -> str:
         return f"{self.base}/services/{name}:{HTTP_PORT}/proxy"
 
-    def pod(self, pod: dict) -> str:
-        return f"{self.base}/pods/{pod['metadata']['name']}:{HTTP_PORT}/proxy"
+    def pod(self, pod: dict, port: int = HTTP_PORT) -> str:
+        return f"{self.base}/pods/{pod['metadata']['name']}:{port}/proxy"
 
     def close(self):
         self.process.terminate()

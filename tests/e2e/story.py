@@ -8,6 +8,7 @@ from load import Clients, read
 from outside import Outside, kubeconfig
 from place import ROOT
 from reach import reach
+from rollout import Rollout
 
 CHART = ROOT / "charts" / "distributed-counter"
 PAGES = [f"page-{number}" for number in range(24)]
@@ -26,7 +27,8 @@ class Story:
         return [
             self.install, self.create, self.refuse_nonsense, self.start_counting, self.add_shards, self.add_replicas,
             self.delete_a_pod, self.kill_pods, self.compare, self.upgrade, self.refuse_to_shrink, self.uninstall,
-            self.delete_and_recreate, self.reach_by_proxy, self.install_namespaced,
+            self.delete_and_recreate, self.reach_by_proxy, self.install_namespaced, self.gather_viewers, self.restart_under_viewers,
+            self.drain_under_viewers, self.let_viewers_go, self.clean_up,
         ]  # fmt: skip
 
     def values(self, *more: str) -> list[str]:
@@ -217,23 +219,45 @@ class Story:
 
     def install_namespaced(self):
         """A namespaced install has no ClusterRole, runs its namespaces' clusters, and sees no other's."""
-        own, system = self.default.namespaced("team-a"), self.default.namespaced("team-a-system")
+        self.team, self.team_system = self.default.namespaced("team-a"), self.default.namespaced("team-a-system")
         elsewhere = self.default.namespaced("team-b")
-        system.helm("install", "team", str(CHART), *self.values("watchNamespaces={team-a}", "crds.install=false"), "--wait", "--timeout", "180s")
-        own.apply(manifest("memory", shards=1, replicas=2, storage={"memory": {}}))
+        self.team_system.helm("install", "team", str(CHART), *self.values("watchNamespaces={team-a}", "crds.install=false"), "--wait", "--timeout", "180s")
+        self.team.apply(manifest("memory", shards=1, replicas=2, storage={"memory": {}}))
         elsewhere.apply(manifest("memory", shards=1, replicas=2, storage={"memory": {}}))
-        Counter(own, "memory").wait_settled(1, 2)
+        # For the next steps.
+        self.rollout = Rollout(self.team, VOLUME)
+        Counter(self.team, "memory").wait_settled(1, 2)
         check(not elsewhere.items("statefulsets"), "the namespaced install acted in another namespace")
         account = "--as=system:serviceaccount:team-a-system:team-distributed-counter"
         allowed = {
-            "list secrets in its namespace": own.run("auth", "can-i", "list", "secrets", account, check=False),
+            "list secrets in its namespace": self.team.run("auth", "can-i", "list", "secrets", account, check=False),
             "watch other namespaces": elsewhere.run("auth", "can-i", "list", "distributedcounters", account, check=False),
-            "exec into Pods": own.run("auth", "can-i", "create", "pods/exec", account, check=False),
+            "exec into Pods": self.team.run("auth", "can-i", "create", "pods/exec", account, check=False),
         }
         for what, answer in allowed.items():
             check(answer.strip() in ("no", ""), f"the account may {what}: {answer}")
-        self.no_refusals(system)
-        system.helm("uninstall", "team", "--wait", "--timeout", "120s")
+        self.team.run("delete", "distributedcounter", "memory")
+
+    def gather_viewers(self):
+        """Sixty clients view pages through the Service, and every node says exactly how many they are."""
+        return self.rollout.begin()
+
+    def restart_under_viewers(self):
+        """Every Pod is replaced, one by one, and no viewer is ever missing from a count."""
+        return self.rollout.restart()
+
+    def drain_under_viewers(self):
+        """Pods of both shards are drained at once, and no viewer is ever missing from a count."""
+        return self.rollout.drain()
+
+    def let_viewers_go(self):
+        """When all viewers leave, nobody is counted any more."""
+        return self.rollout.finish()
+
+    def clean_up(self):
+        """The API server refused the namespaced install nothing, and it goes."""
+        self.no_refusals(self.team_system)
+        self.team_system.helm("uninstall", "team", "--wait", "--timeout", "120s")
         for namespace in ("team-a", "team-b", "counting", "counter-system", "team-a-system", "outside"):
             self.default.run("delete", "namespace", namespace, "--wait=false")
 
