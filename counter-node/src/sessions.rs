@@ -176,7 +176,8 @@ impl<R: Reach> Sessions<R> {
                 // Its client is about to be told to go. It has not been claimed, so that there is nothing to end.
                 let for_ms = millis(until.saturating_duration_since(Instant::now()));
                 let claimant = Claimant::Orphan { gateway: self.start, connection };
-                return orphans.claims.push(Claim { claimant, for_ms, ..self.of_connection(session, own) });
+                orphans.claims.push(Claim { claimant, for_ms, ..self.of_connection(session, own) });
+                return self.to_hand_over.notify_one();
             }
             lock(&self.own).insert((session.clone(), connection), own);
         }

@@ -132,10 +132,13 @@ impl Visitor {
         self.tabs.push(tab);
     }
 
+    /// Whether the tab that was opened last is known. The end of something else may overtake its beginning.
+    fn is_known(&self, network: &Network) -> bool {
+        network.now_ms() >= self.opened_ms + OPENED_MS
+    }
+
     fn close(&mut self, network: &Arc<Network>, rng: &mut Rng) {
-        // Of two tabs the end of one may overtake the beginning of the other.
-        let is_known = network.now_ms() >= self.opened_ms + OPENED_MS;
-        if self.tabs.is_empty() || !is_known {
+        if self.tabs.is_empty() || !self.is_known(network) {
             return;
         }
         let Tab { process, number } = self.tabs.swap_remove(rng.index(self.tabs.len()));
@@ -146,7 +149,8 @@ impl Visitor {
     fn end_beats(&mut self, network: &Arc<Network>, rng: &mut Rng) {
         // What is under way would begin it anew, if it came later than the end.
         let now_ms = network.now_ms();
-        if self.beats.as_ref().is_none_or(|beats| beats.flying.is_some() || now_ms < beats.answered_ms + BEATEN_MS) {
+        let flies = |beats: &Beats| beats.flying.is_some() || now_ms < beats.answered_ms + BEATEN_MS;
+        if self.beats.as_ref().is_none_or(flies) || !self.is_known(network) {
             return;
         }
         (self.beats, self.again_ms) = (None, network.now_ms() + AGAIN_MS);
