@@ -95,8 +95,8 @@ pub(crate) struct Process {
     pub(crate) writable: bool,
     pub(crate) committing: bool,
     pub(crate) queued: Work,
-    /// What failed commits were to write.
-    pub(crate) unsaved: (BTreeSet<Key>, BTreeSet<Slot>),
+    /// What failed commits were to write: storage has it once it is open again, and not before.
+    pub(crate) unsaved: Work,
     /// Waiting for a majority, until when.
     pub(crate) quorum: Vec<(CommitMark, u64, Vec<Waiter>)>,
     /// Clients' requests that this process has not answered.
@@ -126,7 +126,7 @@ impl Process {
             writable: true,
             committing: false,
             queued: Work::default(),
-            unsaved: Default::default(),
+            unsaved: Work::default(),
             quorum: Vec::new(),
             pending: BTreeSet::new(),
             stopping_ms: None,
@@ -234,14 +234,15 @@ pub(crate) struct Start {
 
 impl Process {
     /// A write has failed: nothing is admitted until storage is open again.
-    pub(crate) fn fail(&mut self, keys: BTreeSet<Key>, slots: BTreeSet<Slot>) {
+    pub(crate) fn fail(&mut self, keys: BTreeSet<Key>, slots: BTreeSet<Slot>, applied: Vec<AppliedUpdate>) {
         self.writable = false;
         for slot in keys.iter().map(Key::slot).chain(slots.iter().copied()) {
             let mut vector = self.table.slot(slot);
             vector.mark_generation_unsaved();
             vector.mark_tokens_unsaved();
         }
-        self.unsaved.0.extend(keys);
-        self.unsaved.1.extend(slots);
+        self.unsaved.keys.extend(keys);
+        self.unsaved.slots.extend(slots);
+        self.unsaved.applied.extend(applied);
     }
 }

@@ -228,13 +228,16 @@ impl World {
         let fails = self.nodes[node].storage_fails;
         let Work { keys, mut slots, floors, own, applied, waiters, persists } = work;
         slots.extend(if fails { floors } else { Default::default() });
-        if !fails {
+        let unsaved = if fails {
+            applied
+        } else {
             let disk = &mut self.nodes[node].disk;
             disk.commit(Batch { writes, applied });
             if self.plan.fsync == Fsync::Always {
                 disk.sync();
             }
-        }
+            Vec::new()
+        };
         let quorum = self.plan.quorum && !fails;
         let until_ms = self.now_ms + QUORUM_MS;
         let mut answered = Vec::new();
@@ -253,7 +256,7 @@ impl World {
                 answered = waiters;
             }
             if fails {
-                process.fail(keys, slots);
+                process.fail(keys, slots, unsaved);
             }
             effects
         });
@@ -327,9 +330,10 @@ impl World {
         self.step(node, |process, _| {
             if reopened {
                 process.writable = true;
-                let (keys, slots) = std::mem::take(&mut process.unsaved);
+                let Work { keys, slots, applied, .. } = std::mem::take(&mut process.unsaved);
                 process.queued.keys.extend(keys);
                 process.queued.slots.extend(slots);
+                process.queued.applied.extend(applied);
             }
             process.replica.actor_renewed(&process.table, actor)
         });
