@@ -25,9 +25,10 @@ mod value;
 mod wire;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use counter_core::counter::Key;
 use futures::future::BoxFuture;
@@ -151,11 +152,21 @@ impl Live {
     /// # Errors
     /// [`Refused::Unread`], which has been counted.
     pub fn admit_follower(&self, user: &Key) -> Result<(), Refused> {
-        if self.registrar.may_follow(user) {
-            return Ok(());
+        let refused = self.refuses_follower(user);
+        if refused.is_some() {
+            self.metrics.refused_unread.fetch_add(1, Ordering::Relaxed);
         }
-        self.metrics.refused_unread.fetch_add(1, Ordering::Relaxed);
-        Err(Refused::Unread { limit: self.config.unread_max })
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn refuses_follower(&self, user: &Key) -> Option<Refused> {
+        (!self.registrar.may_follow(user)).then_some(Refused::Unread { limit: self.config.unread_max })
+    }
+
+    /// Why a connection from this address, which would follow this user, would have to wait now; none: it would not. Takes no place.
+    #[must_use]
+    pub fn advice(&self, user: Option<&Key>, address: IpAddr, now: Instant) -> Option<Refused> {
+        user.and_then(|user| self.refuses_follower(user)).or_else(|| self.admission.advice(address, now))
     }
 
     fn refresh(&self, subject: &Subject) {
@@ -203,13 +214,15 @@ impl Live {
 
     /// Hands over what [`Self::begin_leaving`] has kept, and what has come since when the last client has gone, for so long at most.
     pub async fn hand_over(&self, timeout: Duration) {
+        let began = Instant::now();
         let hand_on = async || {
             futures::future::join(self.hand_over.hand_on(), self.sessions.hand_on()).await;
         };
         let handed = async {
             hand_on().await;
-            // A client that takes nothing is no reason to wait longer.
-            let _ = tokio::time::timeout(timeout / 2, self.admission.ended()).await;
+            // A client that takes nothing is no reason to wait longer; nor to have no time left for those who came.
+            let left = timeout.saturating_sub(began.elapsed());
+            let _ = tokio::time::timeout(left / 2, self.admission.ended()).await;
             hand_on().await;
         };
         if tokio::time::timeout(timeout, handed).await.is_err() {

@@ -75,7 +75,7 @@ impl<B: Backend, P: Placement> Pages<B, P> {
             // No page is spread that this is done to, see `Placement`.
             Action::Raise { .. } => self.counters.update_after(writes, page.clone(), write).await,
             Action::Reset | Action::Set(_) if write.token.is_some() => self.update_all_once(writes, page, write, spread).await,
-            Action::Reset | Action::Set(_) => self.update_all(writes, parts(page, spread), write).await,
+            Action::Reset | Action::Set(_) => Ok(self.update_all(writes, parts(page, spread), write).await?.0),
         }
     }
 
@@ -125,24 +125,44 @@ impl<B: Backend, P: Placement> Pages<B, P> {
     /// Resets or sets every part under a token. The page's own key comes last: where it knows the token all parts have been updated,
     /// and those that have come since are left alone, whose counts are younger.
     async fn update_all_once(&self, writes: &OwnWrites, page: &Key, write: Write, spread: Spread) -> Result<Reading, Failure> {
-        let before = self.counters.read_after(writes, page.clone()).await.map_err(not_applied)?;
-        if self.knows_token(writes, page, write, before.tally).await? {
+        check_marks(writes, parts(page, spread).count())?;
+        if self.knows_token(writes, page, write).await? {
             self.counters.update_after(writes, page.clone(), write).await?;
-            let now = self.read_page(writes, page.clone()).await?;
-            return Ok(Reading { replayed: true, ..now });
+            if writes.are_told() {
+                self.mark_known(writes, page, write, spread).await?;
+            }
+            return self.replayed(writes, page).await;
         }
-        let others = self.update_all(writes, parts(page, spread).skip(1), write).await?;
-        match self.update_all(writes, std::iter::once(page.clone()), write).await {
-            Ok(own) => Ok(sum([own, others].into_iter())),
-            Err(_) => Err(partly()),
-        }
+        let (others, any_replayed) = self.update_all(writes, parts(page, spread).skip(1), write).await?;
+        let Ok((own, _)) = self.update_all(writes, std::iter::once(page.clone()), write).await else { return Err(partly()) };
+        // What the first try has taken from some parts is not known any more.
+        if any_replayed { self.replayed(writes, page).await } else { Ok(sum([own, others].into_iter())) }
+    }
+
+    /// The answer to an update that was applied before, as far as it could be.
+    async fn replayed(&self, writes: &OwnWrites, page: &Key) -> Result<Reading, Failure> {
+        let now = self.read_page(writes, page.clone()).await?;
+        Ok(Reading { replayed: true, ..now })
+    }
+
+    /// Repeats the update where it was applied before, for the client's session to show it, and nowhere else.
+    async fn mark_known(&self, writes: &OwnWrites, page: &Key, write: Write, spread: Spread) -> Result<(), Failure> {
+        let marked = parts(page, spread).skip(1).map(async |part| {
+            let write = write.cleared();
+            if self.knows_token(writes, &part, write).await? {
+                self.counters.update_after(writes, part, write).await?;
+            }
+            Ok(())
+        });
+        join_all(marked).await.into_iter().collect()
     }
 
     /// Whether a counter knows the token of an update, asked by one that is refused in any case: for the token, or because it would take
     /// any counter past its range.
-    async fn knows_token(&self, writes: &OwnWrites, page: &Key, write: Write, tally: i128) -> Result<bool, Failure> {
-        let beyond = if tally < 0 { Action::Decrement(u64::MAX) } else { Action::Increment(u64::MAX) };
-        match self.counters.update_after(writes, page.clone(), Write { action: beyond, ..write }).await {
+    async fn knows_token(&self, writes: &OwnWrites, key: &Key, write: Write) -> Result<bool, Failure> {
+        let before = self.counters.read_after(writes, key.clone()).await.map_err(not_applied)?;
+        let beyond = if before.tally < 0 { Action::Decrement(u64::MAX) } else { Action::Increment(u64::MAX) };
+        match self.counters.update_after(writes, key.clone(), Write { action: beyond, ..write }).await {
             Err(Failure::TokenReused) => Ok(true),
             Err(Failure::Range { .. }) => Ok(false),
             Err(failure) => Err(failure),
@@ -150,13 +170,16 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         }
     }
 
-    /// Updates every part. The sum is of what they answered. A page is set by its own key, and its virtual shards to nothing: each answers
-    /// with what that replaced, so that the sum is exact.
-    async fn update_all(&self, writes: &OwnWrites, keys: impl Iterator<Item = Key>, write: Write) -> Result<Reading, Failure> {
+    /// Updates every part. The sum is of what they answered, and beside it stands whether any of them had been updated before. A page is set
+    /// by its own key, and its virtual shards to nothing: each answers with what that replaced, so that the sum is exact.
+    async fn update_all(
+        &self,
+        writes: &OwnWrites,
+        keys: impl Iterator<Item = Key>,
+        write: Write,
+    ) -> Result<(Reading, bool), Failure> {
         let keys: Vec<Key> = keys.collect();
-        if writes.are_told() && keys.len() > MARKS_MAX {
-            return Err(Failure::TooManyMarks { counters: keys.len(), limit: MARKS_MAX });
-        }
+        check_marks(writes, keys.len())?;
         // Before anything is applied: none of them is to be refused then because it does not show the client's own writes.
         let written = keys.iter().filter(|key| writes.names(key)).map(|key| self.counters.read_after(writes, key.clone()));
         for reading in join_all(written).await {
@@ -170,8 +193,8 @@ impl<B: Backend, P: Placement> Pages<B, P> {
         let applied = results.iter().filter(|result| result.is_ok()).count();
         match results.into_iter().collect::<Result<Vec<Reading>, Failure>>() {
             Ok(readings) => {
-                let replayed = readings.iter().all(|reading| reading.replayed);
-                Ok(Reading { replayed, ..sum(readings.into_iter()) })
+                let any_replayed = readings.iter().any(|reading| reading.replayed);
+                Ok((sum(readings.into_iter()), any_replayed))
             }
             Err(failure) if applied == 0 => Err(failure),
             Err(_) => Err(partly()),
@@ -359,6 +382,14 @@ fn sum(parts: impl Iterator<Item = Reading>) -> Reading {
         viewers: total.viewers.saturating_add(part.viewers),
     };
     Reading::from(parts.fold(vector::Reading::UNKNOWN, add))
+}
+
+/// An answer in a session names every counter that was written.
+fn check_marks(writes: &OwnWrites, counters: usize) -> Result<(), Failure> {
+    if writes.are_told() && counters > MARKS_MAX {
+        return Err(Failure::TooManyMarks { counters, limit: MARKS_MAX });
+    }
+    Ok(())
 }
 
 fn partly() -> Failure {

@@ -38,6 +38,8 @@ const TICK: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(1);
 /// Own changes that the replica is told of at once: some tenths of a millisecond.
 const HANDED_AT_ONCE: usize = 512;
+/// In how many parts at most, however many they are: who has little time to give is not to fall behind.
+const PARTS_MAX: usize = 16;
 /// Own changes between two ticks that room is kept for: what a million updates a second make.
 const OWN_KEPT: usize = 1 << 16;
 
@@ -227,10 +229,11 @@ impl Protocol {
     /// Tells the replica of own changes, some at a time, so that neither who waits for its lock nor who waits for this thread
     /// waits for all of them.
     async fn hand_over(&self, own: &KeyList) {
+        let at_once = own.len().div_ceil(PARTS_MAX).max(HANDED_AT_ONCE);
         let mut keys = own.iter().peekable();
         while keys.peek().is_some() {
             drop(self.drive(None, |replica, _, _| {
-                replica.committed(keys.by_ref().take(HANDED_AT_ONCE));
+                replica.committed(keys.by_ref().take(at_once));
                 Vec::new()
             }));
             tokio::task::yield_now().await;

@@ -313,7 +313,7 @@ impl<R: Reach> Sessions<R> {
                 break;
             }
         }
-        claims
+        aged(&claims, began)
     }
 
     /// Has one claim taken by whoever holds the session.

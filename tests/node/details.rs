@@ -91,6 +91,34 @@ async fn under_load_the_number_is_between_its_bounds_and_these_meet_when_it_is_o
 }
 
 #[tokio::test]
+async fn a_page_of_many_tokens_is_read_without_bounds_since_no_replica_copies_all_of_them_for_a_reader() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, 2, &[]).await?;
+    let (http, bases) = (Http::default(), cluster.bases());
+    let path = "/p/counter";
+    for (counted, has_bounds) in [(1_000, true), (1_001, false)] {
+        let before = http.count(&bases[0], "p").await?;
+        let keys = (before..counted).map(|number| format!("key-{number}"));
+        let updates: Vec<Value> = keys.map(|key| json!({"page": "p", "idempotency_key": key})).collect();
+        for part in updates.chunks(500) {
+            http.send(Method::POST, &format!("{}/counters", bases[0]), Some(json!({"updates": part})))
+                .await?
+                .json_of(StatusCode::OK)?;
+        }
+        for base in &bases {
+            until("both replicas have all of it", async || {
+                let detail = detail(base, path).await?;
+                let bounds = has_bounds.then_some(counted);
+                let told = (detail["count"].as_i64(), detail["min"].as_i64(), detail["max"].as_i64());
+                anyhow::ensure!(told == (Some(counted), bounds, bounds), "{detail} of {counted}");
+                Ok(())
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn where_nobody_else_counts_the_bounds_are_the_number_itself() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let mut node = TestNode::alone(folder.path(), &[])?;

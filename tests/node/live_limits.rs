@@ -71,6 +71,9 @@ async fn so_many_subscriptions_of_followed_users_and_nobody_else_is_followed() -
     for path in ["/users/bob/unread/live", "/p/live?user=bob"] {
         let refused = Follower::open(&base, path).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(refused.contains("503"), "{path}: {refused}");
+        // As a browser asks why, and when it may come again.
+        let why = http.send(Method::GET, &format!("{base}{path}"), None).await?;
+        assert!(why.status == StatusCode::SERVICE_UNAVAILABLE && why.headers.contains_key("retry-after"), "{path}: {why:?}");
     }
     let figures_now = figures(&node).await?;
     assert_eq!(figures_now["connections_refused_total{limit=\"unread\"}"], 2);

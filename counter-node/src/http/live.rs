@@ -41,7 +41,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 426, description = "Neither a WebSocket nor events were asked for; the node would take them now", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections, or unread counts that are followed, or the node stops; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &str, head: &Parts) -> Result<Reply, Problem> {
@@ -65,7 +65,7 @@ pub(super) async fn page<B: Backend>(shared: &Shared<B>, peer: &Peer, segment: &
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 426, description = "Neither a WebSocket nor events were asked for; the node would take them now", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections, or unread counts that are followed, or the node stops; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Parts) -> Result<Reply, Problem> {
@@ -86,7 +86,7 @@ pub(super) async fn site<B: Backend>(shared: &Shared<B>, peer: &Peer, head: &Par
         (status = 403, description = "A page of another site, which is not allowed", body = Problem, content_type = "application/problem+json"),
         (status = 426, description = "Neither a WebSocket nor events were asked for; the node would take them now", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many connections from this address", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Too many connections, or unread counts that are followed; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Too many connections, or unread counts that are followed, or the node stops; Retry-After says when to try again", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn unread<B: Backend>(shared: &Shared<B>, peer: &Peer, user: &str, head: &Parts) -> Result<Reply, Problem> {
@@ -107,16 +107,16 @@ fn open<B: Backend>(shared: &Shared<B>, peer: &Peer, subject: Subject, head: &Pa
     let Asked { observe, who, unread } = Asked::read(head.uri.query(), &subject)?;
     let accept = handshake(head)?;
     let live = shared.live.clone();
+    let user = if let Subject::User(user) = &subject { Some(user) } else { unread.as_ref() };
     if accept.is_none() && !accepts_events(&head.headers) {
         // Browsers tell scripts neither why a connection was refused nor when to come again: these ask so.
-        let refused = live.admission.advice(peer.from.ip(), Instant::now());
+        let refused = live.advice(user, peer.from.ip(), Instant::now());
         return Err(refused.map_or_else(Problem::upgrade_required, Problem::from));
     }
     if !shared.cors.admits(&head.headers) {
         live.metrics.refused_origin.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         return Err(Problem::foreign_origin());
     }
-    let user = if let Subject::User(user) = &subject { Some(user) } else { unread.as_ref() };
     user.map_or(Ok(()), |user| live.admit_follower(user))?;
     let place = live.admission.admit(peer.from.ip(), Instant::now())?;
     let mode = if observe { Mode::Observe } else { Mode::View };

@@ -210,15 +210,16 @@ impl Client {
         stopping: Pin<&mut WaitForCancellationFuture<'_>>,
         timer: Pin<&mut Sleep>,
     ) -> Poll<Event> {
+        // First: a client that talks without end is sent away, too.
+        if stopping.poll(cx).is_ready() {
+            return Poll::Ready(Event::Ended(Ended::Close(CloseCode::Restart, "the node stops")));
+        }
         if let Poll::Ready(said) = Pin::new(&mut self.socket).poll_next(cx) {
             return Poll::Ready(match said {
                 Some(Ok(Message::Close(_))) | None => Event::Ended(Ended::Gone),
                 Some(Ok(message)) => Event::Said(message),
                 Some(Err(error)) => Event::Ended(ended(&error)),
             });
-        }
-        if stopping.poll(cx).is_ready() {
-            return Poll::Ready(Event::Ended(Ended::Close(CloseCode::Restart, "the node stops")));
         }
         if let Poll::Ready(marks) = self.subscriptions.poll_marks(cx) {
             return Poll::Ready(Event::Counts(marks));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use counter_core::counter::Update;
 use counter_core::hlc::Hlc;
 use counter_core::id::ActorId;
+use counter_core::marks::Marks;
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
 use counter_core::token::Token;
@@ -13,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
+use crate::own_writes::UNTOLD;
 
 /// Counters that are all on one replica; what is in `down` is out of reach.
 #[derive(Debug)]
@@ -325,6 +327,50 @@ async fn a_set_answers_with_what_all_parts_came_to() {
     setting.add(40).await;
     assert_eq!(setting.pages.update(key("front"), Action::Set(7)).await.unwrap().count, 40);
     assert_eq!(setting.count().await, 7);
+}
+
+#[tokio::test]
+async fn a_set_that_reached_some_parts_is_finished_by_its_repetition_which_tells_the_number_as_it_is() {
+    let setting = spread_over(4);
+    setting.add(40).await;
+    let set = Write { action: Action::Set(5), token: Some(Token { id: 7, made_ms: None }) };
+    for number in [0, 2] {
+        setting.counters.update_after(&UNTOLD, key("front").virtual_shard(number), set.cleared()).await.unwrap();
+    }
+    // What is counted on these parts now is younger than the set.
+    setting.counters.update_after(&UNTOLD, key("front").virtual_shard(0), Action::Increment(3)).await.unwrap();
+    for _ in 0..2 {
+        let told = setting.pages.update(key("front"), set).await.unwrap();
+        assert_eq!((told.count, told.replayed), (8, true), "what the first try has taken is not known any more");
+    }
+    assert_eq!(setting.count().await, 8);
+}
+
+#[tokio::test]
+async fn a_repeated_reset_stands_in_a_session_for_all_that_it_has_cleared_and_for_nothing_else() {
+    let setting = spread_over(4);
+    setting.add(40).await;
+    let reset = Write { action: Action::Reset, token: Some(Token { id: 7, made_ms: None }) };
+    let told = || OwnWrites::after(Marks::new());
+    let first = told();
+    setting.pages.update_after(&first, key("front"), reset).await.unwrap();
+    setting.front.ever_count.store(6, Ordering::Relaxed);
+    let again = told();
+    assert!(setting.pages.update_after(&again, key("front"), reset).await.unwrap().replayed);
+    assert_eq!(again.all(), first.all());
+}
+
+#[tokio::test]
+async fn a_session_does_not_reset_more_counters_than_it_can_name() {
+    let setting = spread_over(u16::try_from(MARKS_MAX).unwrap());
+    for token in [None, Some(Token { id: 7, made_ms: None })] {
+        let reset = Write { action: Action::Reset, token };
+        let refused = setting.pages.update_after(&OwnWrites::after(Marks::new()), key("front"), reset).await.unwrap_err();
+        assert!(matches!(refused, Failure::TooManyMarks { counters: 65, limit: MARKS_MAX }), "{refused:?}");
+        assert_eq!(setting.used(), BTreeSet::new());
+        setting.pages.update(key("front"), reset).await.unwrap();
+        setting.used();
+    }
 }
 
 #[tokio::test]

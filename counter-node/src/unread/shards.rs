@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::forward::NotApplied;
+use counter_core::key::KeyKind;
 use counter_core::layout::{Layout, Node, Shard};
 use counter_core::slot::Slot;
 use counter_core::table::Table;
@@ -24,12 +25,15 @@ use crate::router::{Failure, not_applied};
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long all replicas of a shard are waited for, once one has answered.
 const OTHERS_TIME: Duration = Duration::from_millis(500);
+/// Of a counter with more tokens no copy is told for bounds: any reader may ask for them.
+const COPIED_TOKENS_MAX: usize = 1_000;
+
 /// What one replica is asked. All keys of a question lie in slots of one shard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
     /// Of these keys, see [`Key::modifications`].
     Modifications(Vec<Key>),
-    /// All that is behind one of them.
+    /// All that is behind one of them, or behind a page.
     Copy(Key),
     /// Of this user, see [`Key::user`].
     Subscriptions(Key),
@@ -49,6 +53,8 @@ pub enum Answer {
     Active(usize),
     /// This is what a node says of a slot that is on its way from it to another shard and not its own any more.
     Left(Box<Self>),
+    /// More is behind it than is told.
+    Withheld,
 }
 
 /// The way to them.
@@ -93,7 +99,11 @@ impl Shards {
     fn held(&self, ask: &Ask) -> Answer {
         match ask {
             Ask::Modifications(keys) => Answer::Modifications(held::modifications(&self.table, keys)),
-            Ask::Copy(key) => Answer::Copy(Box::new(self.table.slot(key.slot()).delta(key.slot(), [key]))),
+            Ask::Copy(key) => {
+                let vector = self.table.slot(key.slot());
+                let is_told = key.kind() != KeyKind::Page || vector.tokens_of(key) <= COPIED_TOKENS_MAX;
+                if is_told { Answer::Copy(Box::new(vector.delta(key.slot(), [key]))) } else { Answer::Withheld }
+            }
             Ask::Subscriptions(user) => Answer::Subscriptions(held::subscriptions(&self.table, user)),
             Ask::Standing(key) => Answer::Standing(held::standing(&self.table, key)),
             Ask::Active(user) => Answer::Active(held::active(&self.table, user)),
@@ -129,13 +139,13 @@ impl Shards {
     }
 
     /// Between what a counter is, by the copies of all replicas that may have counted it. None where one of them does not tell its
-    /// own; without asking, where only `heard` of them have lately been heard.
+    /// own; without asking, where others than these, so many, have lately been `heard`.
     pub async fn bounds(&self, key: Key, heard: u32) -> Option<Bounds> {
         let (slot, view) = (key.slot(), self.protocol.view());
         let routes = view.routes.as_ref()?;
         let replicas = ends(&routes.layout, &routes.layout.shards[routes.owners().index(slot)], slot);
         let replicas: usize = replicas.map(|shard| shard.nodes.len()).sum();
-        if usize::try_from(heard).is_ok_and(|heard| heard < replicas) {
+        if usize::try_from(heard).is_ok_and(|heard| heard != replicas) {
             return None;
         }
         let copies = copies(self.all(slot, Ask::Copy(key.clone())).await.ok()?);

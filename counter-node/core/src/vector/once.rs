@@ -182,6 +182,12 @@ impl SlotVector {
         keys.filter(|key| self.counter(*key).is_none())
     }
 
+    /// How many records the key has.
+    #[must_use]
+    pub fn tokens_of<'k>(&self, key: impl Into<KeyRef<'k>>) -> usize {
+        self.tokens.as_ref().map_or(0, |tokens| tokens.of_key(key.into()))
+    }
+
     /// A key's records with ids in this range, with their hashes.
     pub(crate) fn records_of<'a>(
         &'a self,
