@@ -149,8 +149,9 @@ async fn at_rest(node: &TestNode, http: &Http) -> anyhow::Result<Held> {
 
 #[tokio::test]
 async fn whatever_clients_do_tasks_and_files_are_exactly_as_before_and_memory_nearly() -> anyhow::Result<()> {
-    /// What an allocator keeps of what was given back to it varies by some hundred KiB.
-    const MEMORY_KIB: u64 = 2_048;
+    /// What an allocator keeps of what was given back to it varies by some hundred KiB. Of 300 rounds it is less than 2 KiB each,
+    /// which is less than anything that a connection leaves behind.
+    const MEMORY_KIB: u64 = 512;
     let (node, _folder) = alone().await?;
     let http = Http::default();
     for done in Done::all() {
@@ -162,7 +163,7 @@ async fn whatever_clients_do_tasks_and_files_are_exactly_as_before_and_memory_ne
         }
         nothing_left(&node).await?;
         let before = at_rest(&node, &http).await?;
-        for round in 0..rounds {
+        for round in 0..3 * rounds {
             done.happen(&node, &http, round).await?;
         }
         nothing_left(&node).await?;
@@ -171,6 +172,9 @@ async fn whatever_clients_do_tasks_and_files_are_exactly_as_before_and_memory_ne
             let memory_kib = now.memory_kib.saturating_sub(before.memory_kib);
             let is_as_before = (now.tasks, now.files) == (before.tasks, before.files) && memory_kib <= MEMORY_KIB;
             anyhow::ensure!(is_as_before, "{done:?}: {now:?}, and before {before:?}");
+            if std::env::var("LEAKS_SHOW").is_ok() {
+                eprintln!("{done:?}: {} KiB more", now.memory_kib as i64 - before.memory_kib as i64);
+            }
             Ok(())
         })
         .await?;

@@ -2,6 +2,7 @@
 //! through whichever nodes, it is one viewer, until its last claim ends or is not renewed in time.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ const CLAIMANTS_MAX: usize = 64;
 const ENDED: Duration = Duration::from_secs(10);
 /// Ended claims that are remembered; when there are more in that time, some of those stand until they are not renewed.
 const ENDED_MAX: usize = 65_536;
+/// Sessions, or ended claims, that room is kept for when there are fewer.
+const ROOM_KEPT: usize = 64;
 
 /// A session with an id, on a page.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -148,7 +151,10 @@ impl Claims {
             held.claimants.retain(stands);
             held.claimants.is_empty()
         });
-        ended.map(|(session, held)| (session, held.name)).collect()
+        let ended = ended.map(|(session, held)| (session, held.name)).collect();
+        give_back(&mut self.held);
+        give_back(&mut self.ended);
+        ended
     }
 
     /// The sessions held.
@@ -176,6 +182,13 @@ impl Claims {
     /// How many sessions are held.
     pub(crate) fn len(&self) -> usize {
         self.held.len()
+    }
+}
+
+/// Gives back the room that a crowd has taken, when few are left of it.
+fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 4 * map.len().max(ROOM_KEPT) {
+        map.shrink_to(2 * map.len());
     }
 }
 
@@ -268,6 +281,8 @@ mod tests {
             claims.end(&session(&id.to_string()), Claimant::Heartbeats, now, now);
         }
         assert_eq!(claims.ended.len(), ENDED_MAX);
+        claims.expire(now + ENDED, |_| true);
+        assert!(claims.ended.capacity() <= 4 * ROOM_KEPT, "{} of room is kept", claims.ended.capacity());
     }
 
     #[test]
