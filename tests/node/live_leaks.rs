@@ -172,9 +172,6 @@ async fn whatever_clients_do_tasks_and_files_are_exactly_as_before_and_memory_ne
             let memory_kib = now.memory_kib.saturating_sub(before.memory_kib);
             let is_as_before = (now.tasks, now.files) == (before.tasks, before.files) && memory_kib <= MEMORY_KIB;
             anyhow::ensure!(is_as_before, "{done:?}: {now:?}, and before {before:?}");
-            if std::env::var("LEAKS_SHOW").is_ok() {
-                eprintln!("{done:?}: {} KiB more", now.memory_kib as i64 - before.memory_kib as i64);
-            }
             Ok(())
         })
         .await?;
