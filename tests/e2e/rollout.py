@@ -6,6 +6,7 @@ from collections import Counter as Tally
 
 from counters import Counter, manifest
 from kube import Failed, Kube, check, wait
+from live import Broken, Refused, Stream
 from load import Connection, Lost
 from reach import ADMIN_PORT, reach
 from viewers import Absences, Asker, Follower, Pulse, Reader, Seen
@@ -16,6 +17,8 @@ PAGES = [f"live-{number}" for number in range(6)]
 # A tab that shows several pages views this one, too.
 SHARED = PAGES[0]
 SOCKETS, STREAMS, PULSES, WATCHERS = 36, 12, 12, 4
+# Enough for each node to get one of them, however they are dealt out.
+PROBES = 32
 # Someone counts at the most at the node that stops, at its heir, and where the client is back.
 TIMES_MAX = 3
 # Not what it may take, but what a machine that is short of processors may make of it.
@@ -85,6 +88,7 @@ class Rollout:
         self.reach = reach(self.kube)
         if not self.reach.upgrades:
             self.kube.place.not_run.append("WebSockets while Pods are replaced: they do not get through the API server's proxy; event streams did")
+        wait("the Service leads to every node", self.is_led_to_all, SETTLE_SECONDS)
         self.audience = Audience(self.reach.service(NAME), self.reach.upgrades)
         self.seen = self.audience.seen
         self.addresses = {}
@@ -97,6 +101,22 @@ class Rollout:
         open_at = self.figures("counter_live_connections_open")
         check(all(open_at.values()), f"some node has no live connection: {open_at}")
         return f"{sum(self.seen.viewers.values())} viewers of {len(PAGES)} pages, connections by node: {sorted(open_at.values())}"
+
+    def is_led_to_all(self) -> bool:
+        """Whether connections through the Service come to every node: what routes to a Pod follows its readiness by a moment."""
+        streams = []
+        try:
+            for _ in range(PROBES):
+                streams.append(Stream(self.reach.service(NAME), "/live", ""))
+            open_at = self.figures("counter_live_connections_open")
+        except (Broken, Refused) as error:
+            raise Failed(f"a stream of the site: {error}") from error
+        finally:
+            for stream in streams:
+                stream.close()
+        if not all(open_at.values()):
+            raise Failed(f"some node has no live connection: {open_at}")
+        return True
 
     def look(self) -> dict[str, str]:
         """Where Pods are now; askers follow. Returns their UIDs."""
