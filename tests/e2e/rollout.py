@@ -99,7 +99,7 @@ class Rollout:
             asker.start()
         self.all_told()
         open_at = self.figures("counter_live_connections_open")
-        check(all(open_at.values()), f"some node has no live connection: {open_at}")
+        self.check_spread(open_at)
         return f"{sum(self.seen.viewers.values())} viewers of {len(PAGES)} pages, connections by node: {sorted(open_at.values())}"
 
     def is_led_to_all(self) -> bool:
@@ -114,9 +114,11 @@ class Rollout:
         finally:
             for stream in streams:
                 stream.close()
-        if not all(open_at.values()):
-            raise Failed(f"some node has no live connection: {open_at}")
+        self.check_spread(open_at)
         return True
+
+    def check_spread(self, open_at: dict[str, int]):
+        check(all(open_at.values()), f"some node has no live connection: {open_at}")
 
     def look(self) -> dict[str, str]:
         """Where Pods are now; askers follow. Returns their UIDs."""

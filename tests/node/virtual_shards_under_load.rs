@@ -121,6 +121,26 @@ async fn count_on(bases: Vec<String>, seed: u64, bounds: Arc<Bounds>, stop: Canc
     Ok(updates)
 }
 
+/// Lets clients go on until all layouts have been published. Returns what each of them has done, or what one was told wrong.
+async fn until_published<T: 'static>(
+    publishing: impl Future<Output = anyhow::Result<()>>,
+    mut clients: JoinSet<anyhow::Result<T>>,
+    stop: CancellationToken,
+) -> anyhow::Result<Vec<T>> {
+    let published = tokio::select! {
+        published = publishing => published,
+        // A client that ends now has been told something wrong.
+        Some(ended) = clients.join_next() => ended?.map(|_| ()),
+    };
+    stop.cancel();
+    published?;
+    let mut done = Vec::new();
+    while let Some(ended) = clients.join_next().await {
+        done.push(ended??);
+    }
+    Ok(done)
+}
+
 #[tokio::test]
 async fn a_count_is_raised_and_lowered_under_load_and_no_number_is_ever_wrong() -> anyhow::Result<()> {
     let seed = rand::random();
@@ -135,16 +155,8 @@ async fn a_count_is_raised_and_lowered_under_load_and_no_number_is_ever_wrong() 
         clients.spawn(count_on(bases.clone(), seed ^ client, bounds.clone(), stop.clone()));
     }
     let publishing = spread(&mut cluster, &[8, 3, 16, 0, 12, 2], seed, &bounds.acknowledged);
-    let published = tokio::select! {
-        published = publishing => published,
-        // A client that ends now has been told something wrong.
-        Some(ended) = clients.join_next() => ended?.map(|_| ()),
-    };
-    stop.cancel();
-    published.with_context(|| format!("seed {seed}"))?;
-    while let Some(ended) = clients.join_next().await {
-        anyhow::ensure!(ended?.with_context(|| format!("seed {seed}"))? > 0, "a client has done nothing");
-    }
+    let done = until_published(publishing, clients, stop).await.with_context(|| format!("seed {seed}"))?;
+    anyhow::ensure!(done.iter().all(|done| *done > 0), "a client has done nothing");
     let total = bounds.acknowledged.load(Ordering::SeqCst);
     let told = Ledger { acknowledged: total, ..Ledger::default() };
     agreed(&Http::default(), &bases, "front-page", &told).await?;
@@ -267,14 +279,7 @@ async fn at_every_replica_a_client_finds_its_page_as_it_left_it_while_counts_of_
     }
     // A session remembers 64 counters: all parts of a page and its own key, at both of their replicas.
     let publishing = spread(&mut cluster, &[8, 3, 40, 0, 12, 2], seed, &counted);
-    let published = tokio::select! {
-        published = publishing => published,
-        Some(ended) = clients.join_next() => ended?.map(|_| ()),
-    };
-    stop.cancel();
-    published.with_context(|| format!("seed {seed}"))?;
-    while let Some(ended) = clients.join_next().await {
-        let (page, count) = ended?.with_context(|| format!("seed {seed}"))?;
+    for (page, count) in until_published(publishing, clients, stop).await.with_context(|| format!("seed {seed}"))? {
         let told = Ledger { acknowledged: count, ..Ledger::default() };
         agreed(&Http::default(), &bases, &page, &told).await.with_context(|| format!("{page}, seed {seed}"))?;
     }

@@ -48,7 +48,7 @@ pub(super) struct DetailedCounter {
     unique_is_estimate: Option<bool>,
     /// At a moment while this was asked for the number, all replicas taken together, was not below this: what some of them have and
     /// others have not got yet is between `min` and `max`. Absent where a replica did not tell what it has, of a page that is spread
-    /// over virtual shards, and of the site.
+    /// over virtual shards, and of the site, unless each shard has one replica.
     #[serde(skip_serializing_if = "Option::is_none")]
     min: Option<i64>,
     /// Nor above this. Absent together with `min`.

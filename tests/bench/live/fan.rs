@@ -100,8 +100,8 @@ async fn watch(mut viewer: Viewer, arrivals: Arc<Mutex<Arrivals>>, all: Arc<Noti
     }
 }
 
-/// Waits; beside the server's core without letting the thread sleep. Else each packet would find the clients asleep, and the server would pay for waking
-/// them: an interrupt for another core, which in a virtual machine costs half as much as the packet.
+/// Waits; beside the server's core without letting the thread sleep. Else each packet would find the clients asleep, and the server would
+/// pay for waking them: an interrupt for another core, which in a virtual machine costs half as much as the packet.
 async fn awake<T>(cores: Cores, waiting: impl Future<Output = T>) -> T {
     if cores == Cores::Shared {
         return waiting.await;
