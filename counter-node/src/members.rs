@@ -157,6 +157,12 @@ impl<R: Reach> Members<R> {
         lock(&self.roster).changes()
     }
 
+    /// [`Roster::losses`].
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        lock(&self.roster).losses()
+    }
+
     fn nodes(&self) -> Vec<NodeName> {
         self.peers.as_ref().and_then(R::nodes).unwrap_or_else(|| vec![self.me.clone()])
     }

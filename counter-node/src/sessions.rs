@@ -2,8 +2,9 @@
 //! so at one node. Which, rendezvous hashing says: of the nodes that live, the one with the highest hash of node and id.
 //!
 //! **Who holds a session changes** with who lives. The edges claim theirs at the new holder at once, and the old holder, if it
-//! lives, hands over what it has: it counts a session until the new one has made known that it does. Ends go to whoever holds the
-//! session by what their edge believes; when that changes, those of the last seconds are told again.
+//! lives, hands over what it has: it counts a session until the new one has made known that it does. Heartbeats and ends go to
+//! whoever holds the session by what their edge believes; when that changes, ends of the last seconds are told again, and the last
+//! heartbeats, too, if a node has died and handed nothing over.
 
 mod handing;
 
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::millis;
 use crate::handover::{self, Answer, Handed};
-use crate::live::claims::{Claimant, Claims, Full, Session};
+use crate::live::claims::{Claimant, Claims, Full, Session, give_back};
 use crate::live::{Hub, Name, Registrar};
 use crate::lock::lock;
 use crate::members::{Members, Reach};
@@ -36,12 +37,14 @@ const TIMEOUT: Duration = Duration::from_millis(700);
 const TRIES: usize = 3;
 /// Claims of one message.
 const AT_ONCE: usize = 1_024;
-/// For how long a connection's claim stands, and how often it is renewed: what ends it is its end, or its node's lease. For so long
-/// ends are kept, too, to be told again.
+/// For how long a connection's claim stands, and how often it is renewed: what ends it is its end, or its node's lease. For so long, and
+/// as long as a heartbeat stands, ends are kept to be told again.
 const CLAIMED: Duration = Duration::from_secs(20);
 const RENEWED: Duration = Duration::from_secs(5);
 /// Ends that are kept. Of more, some claims stand until they are not renewed, if another node holds them than was told.
 const ENDS_MAX: usize = 65_536;
+/// Heartbeats that are kept. Of more, some sessions are missing from when their holder dies until their next one.
+const BEATS_MAX: usize = 1_000_000;
 /// For how long clients of a node that stops may take to be back, at most.
 const GRACE_MAX: Duration = Duration::from_secs(120);
 
@@ -64,6 +67,23 @@ impl Claim {
     fn ended(self) -> Self {
         Self { for_ms: 0, ..self }
     }
+
+    /// As it is to be told when so much time has passed since. What is left of a heartbeat's time says when it was.
+    fn aged(&self, late_ms: u64) -> Self {
+        let (for_ms, ago_ms) = match self.claimant {
+            _ if self.for_ms == 0 => (0, self.ago_ms + late_ms),
+            Claimant::Heartbeats => (self.for_ms.saturating_sub(late_ms).max(1), 0),
+            Claimant::Connection { .. } | Claimant::Orphan { .. } => (self.for_ms, 0),
+        };
+        Self { for_ms, ago_ms, ..self.clone() }
+    }
+}
+
+/// A heartbeat that this node was sent.
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    said: Instant,
+    user: Option<Name>,
 }
 
 /// What a connection claims.
@@ -101,6 +121,8 @@ pub struct Sessions<R = Peers> {
     leaves: AtomicBool,
     /// Something was claimed here that another node should hold, by someone who believes in others than this node does.
     astray: AtomicBool,
+    /// The last heartbeat of each session that had one through this node, for a heartbeat's time.
+    beats: Mutex<HashMap<Session, Beat>>,
     /// Ends of the last seconds, and when they were said.
     ends: Mutex<VecDeque<(Instant, Claim)>>,
     /// It is time to claim what this node's connections have.
@@ -142,6 +164,7 @@ impl<R: Reach> Sessions<R> {
             number: AtomicU64::new(0),
             leaves: AtomicBool::new(false),
             astray: AtomicBool::new(false),
+            beats: Mutex::default(),
             ends: Mutex::default(),
             to_renew: Notify::new(),
             to_hand_over: Notify::new(),
@@ -155,6 +178,12 @@ impl<R: Reach> Sessions<R> {
     /// # Errors
     /// [`ClaimError`].
     pub async fn beat(&self, session: Session, user: Option<Name>) -> Result<(), ClaimError> {
+        {
+            let mut beats = lock(&self.beats);
+            if beats.len() < BEATS_MAX || beats.contains_key(&session) {
+                beats.insert(session.clone(), Beat { said: Instant::now(), user });
+            }
+        }
         self.tell(of_heartbeats(session, user, self.heartbeat)).await
     }
 
@@ -163,6 +192,7 @@ impl<R: Reach> Sessions<R> {
     /// # Errors
     /// [`ClaimError::Unreachable`]: the session ends by itself.
     pub async fn end(&self, session: Session) -> Result<(), ClaimError> {
+        lock(&self.beats).remove(&session);
         self.tell_end(of_heartbeats(session, None, Duration::ZERO)).await
     }
 
@@ -207,7 +237,7 @@ impl<R: Reach> Sessions<R> {
     async fn tell_end(&self, claim: Claim) -> Result<(), ClaimError> {
         {
             let (mut ends, now) = (lock(&self.ends), Instant::now());
-            forget_ends(&mut ends, now);
+            self.forget_ends(&mut ends, now);
             if ends.len() >= ENDS_MAX {
                 ends.pop_front();
             }
@@ -255,9 +285,12 @@ impl<R: Reach> Sessions<R> {
     }
 
     async fn renew_in_time(&self) {
+        let (mut losses, mut beats_are_due) = (self.members.losses(), false);
         loop {
             let others_hold = timeout(RENEWED, self.to_renew.notified()).await.is_ok();
-            self.renew(others_hold).await;
+            let losses_before = std::mem::replace(&mut losses, self.members.losses());
+            beats_are_due |= losses != losses_before;
+            beats_are_due = !self.renew(others_hold, beats_are_due).await;
         }
     }
 
@@ -271,24 +304,53 @@ impl<R: Reach> Sessions<R> {
         }
     }
 
+    fn ends_kept(&self) -> Duration {
+        CLAIMED.max(self.heartbeat)
+    }
+
+    /// Forgets ends that nobody is to be told again, and gives back what a crowd of them took.
+    fn forget_ends(&self, ends: &mut VecDeque<(Instant, Claim)>, now: Instant) {
+        while ends.front().is_some_and(|(said, _)| now.saturating_duration_since(*said) >= self.ends_kept()) {
+            ends.pop_front();
+        }
+        if ends.capacity() > 4 * ends.len().max(AT_ONCE) {
+            ends.shrink_to(2 * ends.len());
+        }
+    }
+
     fn expire(&self, now: Instant) {
-        forget_ends(&mut lock(&self.ends), now);
+        self.forget_ends(&mut lock(&self.ends), now);
         let mut held = lock(&self.held);
         let ended = held.expire(now, |gateway| gateway == self.start || self.members.lives(gateway));
         ended.iter().for_each(|(session, name)| self.left(session, *name));
     }
 
-    /// Claims what this node's connections have, for a holder that has lost it, or has become it; and tells ends again: those that may
-    /// have passed one of these claims, or all when others hold than before.
-    async fn renew(&self, others_hold: bool) {
+    /// Claims what this node's connections have, for a holder that has lost it, or has become it, and with `beats` what heartbeats claim;
+    /// and tells ends again: those that may have passed one of these claims, or all when others hold than before. Returns whether all
+    /// that heartbeats claim has been taken.
+    async fn renew(&self, others_hold: bool, beats: bool) -> bool {
         let began = Instant::now();
         let own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
         let claims = own.into_iter().map(|((session, _), own)| self.of_connection(session, own)).collect();
         drop(self.claim_all(claims, SESSIONS_PATH).await);
-        let is_due = |said: &Instant| said.elapsed() < CLAIMED && (others_hold || *said >= began);
-        let aged = |(said, claim): &(Instant, Claim)| Claim { ago_ms: millis(said.elapsed()), ..claim.clone() };
+        let left = self.claim_all(self.last_beats(beats), SESSIONS_PATH).await;
+        let is_due = |said: &Instant| said.elapsed() < self.ends_kept() && (others_hold || *said >= began);
+        let aged = |(said, claim): &(Instant, Claim)| claim.aged(millis(said.elapsed()));
         let ends = lock(&self.ends).iter().filter(|(said, _)| is_due(said)).map(aged).collect();
         drop(self.claim_all(ends, SESSIONS_PATH).await);
+        left.is_empty()
+    }
+
+    /// What heartbeats claim that this node was sent, if it is asked for: for whoever is to hold it when a holder has died. Not when one
+    /// has handed it over, since what has ended meanwhile would begin anew if who was sent the end has stopped, too.
+    fn last_beats(&self, are_asked_for: bool) -> Vec<Claim> {
+        let mut beats = lock(&self.beats);
+        beats.retain(|_, beat| beat.said.elapsed() < self.heartbeat);
+        give_back(&mut beats);
+        let claim = |(session, beat): (&Session, &Beat)| {
+            of_heartbeats(session.clone(), beat.user, self.heartbeat).aged(millis(beat.said.elapsed()))
+        };
+        beats.iter().filter(|_| are_asked_for).map(claim).collect()
     }
 
     /// Has these taken by whoever holds their sessions; where one does not answer, by the next. Returns what nobody has taken.
@@ -362,7 +424,7 @@ impl<R: Reach> Sessions<R> {
             return None;
         }
         let taken =
-            claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now, handed_over));
+            claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now));
         let taken: Vec<bool> = taken.collect();
         let nodes = self.members.believed();
         let is_astray =
@@ -373,7 +435,7 @@ impl<R: Reach> Sessions<R> {
         (!leaves).then_some(taken)
     }
 
-    fn take_one(&self, claim: &Claim, now: Instant, handed_over: bool) -> bool {
+    fn take_one(&self, claim: &Claim, now: Instant) -> bool {
         let Claim { session, claimant, resumes, for_ms, ago_ms, .. } = claim;
         // Under the lock, so that counts are changed in the order of what they follow from.
         let mut held = lock(&self.held);
@@ -388,7 +450,7 @@ impl<R: Reach> Sessions<R> {
             end(&mut held, *claimant);
             true
         } else {
-            self.stands(&mut held, claim, now, handed_over)
+            self.stands(&mut held, claim, now)
         };
         // Afterwards, so that the session does not end in between.
         if let Some(resumed) = resumes.filter(|_| taken) {
@@ -398,7 +460,7 @@ impl<R: Reach> Sessions<R> {
     }
 
     /// Has a claim stand, unless it is over. Returns false when there is no room for it.
-    fn stands(&self, held: &mut Claims, claim: &Claim, now: Instant, handed_over: bool) -> bool {
+    fn stands(&self, held: &mut Claims, claim: &Claim, now: Instant) -> bool {
         let Claim { session, user, claimant, for_ms, .. } = claim;
         let longest = match claimant {
             Claimant::Heartbeats => self.heartbeat,
@@ -408,8 +470,8 @@ impl<R: Reach> Sessions<R> {
         let until = now + Duration::from_millis(*for_ms).min(longest);
         let is_over = held.ended(session, *claimant).is_some_and(|ended| match claimant {
             Claimant::Connection { .. } | Claimant::Orphan { .. } => true,
-            // What is left of its time says when the last heartbeat was.
-            Claimant::Heartbeats => handed_over && until < ended + self.heartbeat,
+            // The last one that whoever tells it has heard of was before that.
+            Claimant::Heartbeats => until < ended + self.heartbeat,
         });
         if is_over {
             // Who has it lets go of it.
@@ -443,21 +505,10 @@ impl<R: Reach> std::fmt::Debug for Sessions<R> {
     }
 }
 
-/// The claims as they are to be told now: ends were said longer ago by the time since then.
+/// The claims as they are to be told now.
 fn aged(claims: &[Claim], since: Instant) -> Vec<Claim> {
     let late_ms = millis(since.elapsed());
-    let aged = |claim: &Claim| Claim { ago_ms: if claim.for_ms == 0 { claim.ago_ms + late_ms } else { 0 }, ..claim.clone() };
-    claims.iter().map(aged).collect()
-}
-
-/// Forgets ends that nobody is to be told again, and gives back what a crowd of them took.
-fn forget_ends(ends: &mut VecDeque<(Instant, Claim)>, now: Instant) {
-    while ends.front().is_some_and(|(said, _)| now.saturating_duration_since(*said) >= CLAIMED) {
-        ends.pop_front();
-    }
-    if ends.capacity() > 4 * ends.len().max(AT_ONCE) {
-        ends.shrink_to(2 * ends.len());
-    }
+    claims.iter().map(|claim| claim.aged(late_ms)).collect()
 }
 
 fn of_heartbeats(session: Session, user: Option<Name>, time: Duration) -> Claim {

@@ -186,7 +186,7 @@ impl Claims {
 }
 
 /// Gives back the room that a crowd has taken, when few are left of it.
-fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+pub(crate) fn give_back<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 4 * map.len().max(ROOM_KEPT) {
         map.shrink_to(2 * map.len());
     }

@@ -3,7 +3,7 @@
 //!
 //! `CLAIMS_SEEDS=n` runs so many seeds, `CLAIMS_FIRST=n` begins there, `CLAIMS_SEED=n` runs one and prints the end of its trace, as
 //! every failure does. First all faults, and nothing may count what it does not hold; a heartbeat's time and a lease after the last
-//! one every session that is there is held once. Then nodes only stop in order, one by one or several at once, and nobody is missing, nor stays who has left.
+//! one every session that is there is held once; sooner if who took its last heartbeat lives. Then nodes only stop in order, one by one or several at once, and nobody is missing, nor stays who has left.
 
 mod network;
 mod process;
@@ -19,7 +19,7 @@ const SEEDS: u64 = 1_000;
 const BUG_SEEDS: u64 = 50;
 
 /// What seeds must have met to prove anything.
-const COVERED: [&str; 12] = [
+const COVERED: [&str; 13] = [
     "a message is lost",
     "an answer comes too late",
     "a crash",
@@ -32,6 +32,7 @@ const COVERED: [&str; 12] = [
     "a tab is back",
     "a tab is opened at a node that stops",
     "a session has several tabs",
+    "heartbeats are told a new holder",
 ];
 
 /// Bugs that can be planted in how a node is driven and in what it is told.
@@ -39,6 +40,8 @@ const COVERED: [&str; 12] = [
 enum Bug {
     /// Ends are heard when they are told first, and no more.
     EndsToldOnce,
+    /// Heartbeats are heard when they are told first, and no more.
+    BeatsToldOnce,
     /// A connection is claimed once, and for no longer than that says.
     RenewalsIgnored,
     /// A node says that it has taken over what it has not looked at.
@@ -50,8 +53,14 @@ enum Bug {
 }
 
 impl Bug {
-    const ALL: [Self; 5] =
-        [Self::EndsToldOnce, Self::RenewalsIgnored, Self::TakenUnseen, Self::NothingHandedOn, Self::OthersUnheard];
+    const ALL: [Self; 6] = [
+        Self::EndsToldOnce,
+        Self::BeatsToldOnce,
+        Self::RenewalsIgnored,
+        Self::TakenUnseen,
+        Self::NothingHandedOn,
+        Self::OthersUnheard,
+    ];
 }
 
 fn run(seed: u64, bug: Option<Bug>, traced: bool) -> (Result<Seen, String>, String) {

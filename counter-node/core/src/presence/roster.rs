@@ -24,6 +24,7 @@ pub struct Roster {
     /// Nodes that have not answered, and until when they are passed over.
     silent: BTreeMap<NodeName, u64>,
     changes: u64,
+    losses: u64,
 }
 
 /// How long things are believed.
@@ -43,6 +44,19 @@ struct Heard {
     at_ms: u64,
     /// It has said farewell.
     has_left: bool,
+    /// It was not heard for so long that it is passed over, or another start of its node was.
+    is_missed: bool,
+}
+
+impl Heard {
+    fn at(now_ms: u64) -> Self {
+        Self { node: None, at_ms: now_ms, has_left: false, is_missed: false }
+    }
+
+    /// Has it missed, if it was ever heard itself and has not said farewell. Returns whether that is new.
+    fn is_newly_missed(&mut self) -> bool {
+        self.node.is_some() && !self.has_left && !std::mem::replace(&mut self.is_missed, true)
+    }
 }
 
 impl Roster {
@@ -50,7 +64,7 @@ impl Roster {
     #[must_use]
     pub fn new(me: NodeName, times: RosterTimes, now_ms: u64) -> Self {
         let (starts, newest, silent) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { me, times, began_ms: now_ms, leaves: false, starts, newest, silent, changes: 0 }
+        Self { me, times, began_ms: now_ms, leaves: false, starts, newest, silent, changes: 0, losses: 0 }
     }
 
     /// This node is about to exit: it is passed over.
@@ -60,15 +74,18 @@ impl Roster {
 
     /// A node's start has said that it lives.
     pub fn heard(&mut self, node: &NodeName, start: u64, now_ms: u64) {
-        let heard = self.starts.entry(start).or_insert_with(|| Heard { node: None, at_ms: now_ms, has_left: false });
+        let heard = self.starts.entry(start).or_insert_with(|| Heard::at(now_ms));
         if heard.has_left {
             return;
         }
-        heard.at_ms = now_ms;
+        (heard.at_ms, heard.is_missed) = (now_ms, false);
         heard.node.get_or_insert_with(|| node.clone());
         // Messages overtake each other: of two starts, the one that goes on to be heard lives.
         if self.newest.get(node) != Some(&start) {
-            self.newest.insert(node.clone(), start);
+            let before = self.newest.insert(node.clone(), start);
+            if let Some(heard) = before.and_then(|before| self.starts.get_mut(&before)) {
+                self.losses = self.losses.wrapping_add(u64::from(heard.is_newly_missed()));
+            }
             self.silent.remove(node);
             self.changes = self.changes.wrapping_add(1);
         }
@@ -81,9 +98,15 @@ impl Roster {
         self.changes
     }
 
+    /// So often a node was missed that had not said farewell, or had begun anew without: what it has is lost, or will be.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
     /// Others have to do with this start; whether it lives is heard at the latest within a lease.
     pub fn heard_of(&mut self, start: u64, now_ms: u64) {
-        self.starts.entry(start).or_insert_with(|| Heard { node: None, at_ms: now_ms, has_left: false });
+        self.starts.entry(start).or_insert_with(|| Heard::at(now_ms));
     }
 
     /// A node's start has said farewell.
@@ -99,9 +122,12 @@ impl Roster {
         self.changes = self.changes.wrapping_add(1);
     }
 
-    /// Forgets what does not matter any more.
+    /// Sees who is missed, and forgets what does not matter any more.
     pub fn forget(&mut self, now_ms: u64) {
-        let lease_ms = self.times.lease_ms;
+        let RosterTimes { lease_ms, doubt_ms, .. } = self.times;
+        for heard in self.starts.values_mut().filter(|heard| now_ms >= heard.at_ms.saturating_add(doubt_ms)) {
+            self.losses = self.losses.wrapping_add(u64::from(heard.is_newly_missed()));
+        }
         self.starts.retain(|_, heard| now_ms < heard.at_ms.saturating_add(lease_ms));
         self.newest.retain(|_, start| self.starts.contains_key(start));
         self.silent.retain(|_, until_ms| now_ms < *until_ms);
@@ -228,6 +254,27 @@ mod tests {
         roster.left(&b, 1, 20_200);
         roster.heard(&b, 2, 20_300);
         assert!(roster.believes_in(&b, 20_300) && roster.changes() > before);
+    }
+
+    #[test]
+    fn a_node_is_lost_once_when_it_is_missed_or_begins_anew_and_not_when_it_has_said_farewell() {
+        let mut roster = roster();
+        let b = NodeName::from("b");
+        roster.heard(&b, 1, 20_000);
+        roster.left(&b, 1, 20_100);
+        roster.heard(&b, 2, 20_200);
+        roster.forget(20_300);
+        assert_eq!(roster.losses(), 0, "it stopped in order");
+        roster.heard(&b, 3, 20_400);
+        assert_eq!(roster.losses(), 1, "it was not missed before it began anew");
+        roster.forget(22_900);
+        roster.forget(23_000);
+        assert_eq!(roster.losses(), 2, "of the second start it was known before");
+        roster.heard(&b, 4, 23_100);
+        assert_eq!(roster.losses(), 2, "it had been missed");
+        roster.is_silent(&b, 23_200);
+        roster.forget(23_300);
+        assert_eq!(roster.losses(), 2, "it may be slow");
     }
 
     #[test]

@@ -12,9 +12,10 @@ use futures::future::{BoxFuture, join};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Claim, Sessions};
+use super::super::{Claim, Sessions, TIMEOUT};
 use super::Bug;
 use super::network::{Network, Port};
+use crate::clock::millis;
 use crate::handover::{Answer, Handed};
 use crate::live::claims::{Claimant, Session};
 use crate::live::{Hub, Name, Registrar};
@@ -76,6 +77,7 @@ pub(super) struct Process {
     pub(super) start: u64,
     pub(super) sessions: Arc<Sessions<Port>>,
     network: Arc<Network>,
+    times: Times,
     hub: Arc<Hub>,
     names: Arc<Names>,
     members: Arc<Members<Port>>,
@@ -97,6 +99,7 @@ impl Process {
             start,
             sessions: Sessions::new(hub.clone(), names.clone(), members.clone(), start, times.heartbeat),
             network: network.clone(),
+            times,
             hub,
             names,
             members,
@@ -170,12 +173,20 @@ impl Process {
 
     fn take_by(&self, from: u64, claims: &[Claim]) -> Option<Vec<bool>> {
         self.network.note(|| format!("{} is told by {from} {claims:?}", self.node));
+        // At once, or after one or two holders have not answered.
+        let fresh_ms = millis(self.times.heartbeat.saturating_sub(2 * TIMEOUT));
+        let is_told_again =
+            |claim: &Claim| claim.claimant == Claimant::Heartbeats && (1..fresh_ms).contains(&claim.for_ms);
+        if claims.iter().any(is_told_again) {
+            self.network.met("heartbeats are told a new holder");
+        }
         let is_heard = |claim: &&Claim| match self.network.bug {
             Some(Bug::RenewalsIgnored) => {
                 let is_connection = matches!(claim.claimant, Claimant::Connection { .. });
                 let mut claimed = lock(&self.claimed);
                 claim.for_ms == 0 || !is_connection || claimed.insert((claim.session.clone(), claim.claimant))
             }
+            Some(Bug::BeatsToldOnce) => !is_told_again(claim),
             Some(Bug::EndsToldOnce) => claim.for_ms > 0 || claim.ago_ms == 0,
             _ => true,
         };

@@ -172,3 +172,31 @@ async fn a_stopping_node_holds_on_to_what_another_one_that_stops_would_replace()
     processes[0].sessions.hand_on().await;
     assert_eq!(held(&processes), [0, 0, 1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_took_a_heartbeat_tells_it_whoever_holds_the_session_when_its_holder_has_crashed() {
+    let (_network, processes, session) = in_the_order_of_three();
+    let [second, third] = [1, 2].map(|process: usize| processes[process].sessions.clone());
+    third.beat(session.clone(), None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    processes[0].end();
+    tokio::time::sleep(TIMES.lease).await;
+    assert_eq!((second.held(), third.held()), (1, 0));
+    tokio::time::sleep(TIMES.heartbeat - Duration::from_secs(10) - TIMES.lease).await;
+    assert_eq!(second.held(), 1);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!((second.held(), third.held()), (0, 0), "it is over when it would have been at its first holder");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_through_another_node_does_not_begin_anew_when_its_holder_has_crashed() {
+    let (_network, processes, session) = in_the_order_of_three();
+    processes[2].sessions.beat(session.clone(), None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    processes[1].sessions.end(session).await.unwrap();
+    processes[0].end();
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(held(&processes)[1..].iter().sum::<usize>() == 0);
+    }
+}

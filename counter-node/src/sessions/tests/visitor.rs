@@ -48,10 +48,12 @@ pub(super) struct Visitor {
 struct Beats {
     next_ms: u64,
     flying: Option<JoinHandle<bool>>,
+    /// Through which process the one that flies, or else the last one, went.
+    through: u64,
     /// When the last one was answered.
     answered_ms: u64,
-    /// One of them was taken.
-    stand: bool,
+    /// Through which process the last one that was taken went.
+    stand: Option<u64>,
 }
 
 struct Tab {
@@ -89,7 +91,7 @@ impl Visitor {
     pub(super) fn act(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
         match rng.below(6) {
             0 if self.may_beat && self.beats.is_none() && self.again_ms <= network.now_ms() => {
-                self.beats = Some(Beats { next_ms: 0, flying: None, answered_ms: 0, stand: false })
+                self.beats = Some(Beats { next_ms: 0, flying: None, through: 0, answered_ms: 0, stand: None })
             }
             1 | 2 if self.tabs.len() < 3 => self.open(None, network, rng, next_number),
             3 if self.tabs.is_empty() => self.end_beats(network, rng),
@@ -171,10 +173,13 @@ impl Visitor {
         });
     }
 
-    /// Whether it counts by heartbeats alone: who holds it may not have heard of them yet, or hears of one late that has waited in front
-    /// of a process that stood still.
-    pub(super) fn only_beats(&self) -> bool {
-        self.tabs.is_empty() && self.returning.is_empty() && self.has_beaten
+    /// Whether who holds it may not know whether it is there until a heartbeat's time has passed: it counts by heartbeats alone, and the
+    /// process through which the last one went is gone; or it has left, and one comes late that has waited in front of a process that
+    /// stood still.
+    pub(super) fn may_lag(&self, network: &Network) -> bool {
+        let through = self.beats.as_ref().and_then(|beats| beats.stand);
+        let lives = |start: u64| network.up().iter().any(|process| process.start == start);
+        self.tabs.is_empty() && self.returning.is_empty() && self.has_beaten && !through.is_some_and(lives)
     }
 
     /// Goes on with what it does.
@@ -186,7 +191,7 @@ impl Visitor {
             self.open(resumes, network, rng, next_number);
         }
         self.beat(network, rng, heartbeat_ms);
-        let stand = self.beats.as_ref().is_some_and(|beats| beats.stand);
+        let stand = self.beats.as_ref().is_some_and(|beats| beats.stand.is_some());
         if self.beats.is_some() && !stand {
             // A heartbeat may have been taken by a node that has not lived to say so.
             self.excused_ms = self.excused_ms.max(now_ms);
@@ -202,7 +207,7 @@ impl Visitor {
         let Some(beats) = &mut self.beats else { return };
         if let Some(flying) = beats.flying.take_if(|flying| flying.is_finished()) {
             let taken = futures::FutureExt::now_or_never(flying).is_some_and(|taken| taken.unwrap());
-            (beats.stand, beats.answered_ms) = (beats.stand | taken, now_ms);
+            (beats.stand, beats.answered_ms) = (taken.then_some(beats.through).or(beats.stand), now_ms);
             beats.next_ms = now_ms + if taken { rng.range(heartbeat_ms / 3, heartbeat_ms / 2) } else { 200 };
         }
         if now_ms < beats.next_ms || beats.flying.is_some() || up.is_empty() {
@@ -211,6 +216,7 @@ impl Visitor {
         let (process, network) = (rng.pick(&up).clone(), network.clone());
         let (session, user) = (self.session.clone(), self.user);
         self.has_beaten = true;
+        beats.through = process.start;
         beats.flying = Some(tokio::spawn(async move {
             let beat = async {
                 network.awake(process.start).await;

@@ -36,7 +36,8 @@ const BUSY_MS: u64 = 400;
 /// The nodes that hold each session, by its page and id.
 type Holders = BTreeMap<(Key, Arc<str>), Vec<NodeName>>;
 
-/// Whether a holder has heard the last heartbeat of everyone, or its end: a heartbeat's time after a node has crashed it has.
+/// Whether a holder has heard the last heartbeat of everyone, or its end: a heartbeat's time after a node has crashed it has, and sooner
+/// where those live who took them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beats {
     MayLag,
@@ -117,6 +118,7 @@ impl World {
         self.comes_to_what_is(Beats::MayLag)?;
         self.rest(heartbeat_ms).await?;
         self.comes_to_what_is(Beats::Known)?;
+        self.loses_no_heartbeats().await?;
 
         let until_ms = self.network.now_ms() + STOPS_MS;
         self.next_fault_ms = 0;
@@ -128,6 +130,19 @@ impl World {
             }
         }
         self.rest(self.grace_ms() + SLACK_MS).await?;
+        self.comes_to_what_is(Beats::Known)
+    }
+
+    /// One node crashes; when that is known, and its clients are back, who took heartbeats has told them whoever holds their sessions now.
+    async fn loses_no_heartbeats(&mut self) -> Result<(), String> {
+        let up = self.network.up();
+        let process = self.rng.pick(&up).clone();
+        let again_ms = self.network.now_ms() + *self.rng.pick(&[100, 60_000]);
+        self.crash(&process, again_ms);
+        self.rest(millis(self.times.lease) + SLACK_MS).await?;
+        self.comes_to_what_is(Beats::MayLag)?;
+        self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
+        self.rest(millis(self.times.heartbeat) + SLACK_MS).await?;
         self.comes_to_what_is(Beats::Known)
     }
 
@@ -188,7 +203,7 @@ impl World {
         for visitor in &self.visitors {
             let Session { page, id } = &visitor.session;
             let nodes = holders.get(&(page.clone(), id.clone())).map_or(0, Vec::len);
-            let is_unsure = beats == Beats::MayLag && nodes < 2 && visitor.only_beats();
+            let is_unsure = beats == Beats::MayLag && nodes < 2 && visitor.may_lag(&self.network);
             if nodes != usize::from(visitor.is_there) && !is_unsure {
                 let Visitor { is_there, since_ms, .. } = visitor;
                 let claims: Vec<String> = self.network.up().iter().map(|process| process.claims_on(&visitor.session)).collect();
