@@ -423,8 +423,7 @@ impl<R: Reach> Sessions<R> {
         if leaves && handed_over {
             return None;
         }
-        let taken =
-            claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now));
+        let taken = claims.iter().filter(|claim| !leaves || claim.for_ms == 0).map(|claim| self.take_one(claim, now));
         let taken: Vec<bool> = taken.collect();
         let nodes = self.members.believed();
         let is_astray =

@@ -43,13 +43,19 @@ pub struct TableLimits {
 /// Every slot of a replica, each behind its own lock, held for one counter's worth of work.
 #[derive(Debug)]
 pub struct Table {
-    slots: Box<[Mutex<SlotVector>]>,
+    slots: Box<[Place]>,
     /// Of the slots' hashes.
     seed: u64,
     limits: TableLimits,
     held: Held,
     outcomes: Outcomes,
 }
+
+/// A slot at the beginning of a line of memory. An update reads the first three of them, of which the third ends with where the slot's first
+/// segment is.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Place(Mutex<SlotVector>);
 
 /// What all slots hold together.
 #[derive(Debug, Default)]
@@ -85,7 +91,7 @@ impl Table {
         let slot = || {
             let mut slot = SlotVector::new(seed);
             slot.set_token_window_ms(limits.token_window_ms);
-            Mutex::new(slot)
+            Place(Mutex::new(slot))
         };
         Self { slots: (0..SLOTS).map(|_| slot()).collect(), seed, limits, held: Held::default(), outcomes: Outcomes::default() }
     }
@@ -113,10 +119,10 @@ impl Table {
             let count = places.iter_mut().zip(some).map(|(place, key)| *place = self.place(key)).count();
             let places = &places[..count];
             // Whether a lock is poisoned stands beside it.
-            black_box(places.iter().fold(false, |any, (slot, _)| any ^ self.slots[*slot].is_poisoned()));
+            black_box(places.iter().fold(false, |any, (slot, _)| any ^ self.slots[*slot].0.is_poisoned()));
             let mut held: [_; WARMED_AT_ONCE] = std::array::from_fn(|_| None);
             for (held, (slot, hash)) in held.iter_mut().zip(places) {
-                *held = self.slots[*slot].try_lock().ok().map(|vector| (vector, *hash));
+                *held = self.slots[*slot].0.try_lock().ok().map(|vector| (vector, *hash));
             }
             let held = &held[..count];
             black_box(held.iter().flatten().fold(0, |all, (vector, hash)| all ^ vector.touch(*hash)));
@@ -132,7 +138,7 @@ impl Table {
 
     fn lock(&self, slot: Slot) -> MutexGuard<'_, SlotVector> {
         // Nothing below panics while it holds the lock; and what it guards is consistent after each step.
-        self.slots[slot.index()].lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots[slot.index()].0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counted<'a>(&'a self, vector: MutexGuard<'a, SlotVector>) -> LockedSlot<'a> {

@@ -45,25 +45,27 @@ use crate::unread::{MODIFICATIONS_MAX, new_counter};
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
-/// One slot of one replica.
+/// One slot of one replica. What an update reads comes first, here and in what it consists of: a few lines of memory (see
+/// [`crate::table`]).
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub struct SlotVector {
+    tally: i128,
     /// As whom this replica applies updates; none while it does not own the slot.
     writer: Option<ActorId>,
+    /// The latest change of any counter.
+    updated_at: Hlc,
+    /// How many of the counters that clients count exist, see [`Counter::exists`].
+    existing: usize,
+    /// None while there never was a token.
+    tokens: Option<Box<Tokens>>,
+    counters: PackedCounters,
     generation: Generation,
     /// Sorted.
     retired: Vec<ActorId>,
-    counters: PackedCounters,
-    tally: i128,
-    /// How many of the counters that clients count exist, see [`Counter::exists`].
-    existing: usize,
-    /// The latest change of any counter.
-    updated_at: Hlc,
     /// The generation changed since the slot was last written to storage.
     unsaved_generation: bool,
     token_window_ms: u64,
-    /// None while there never was a token.
-    tokens: Option<Box<Tokens>>,
 }
 
 /// A replica's answer about one counter.

@@ -33,13 +33,14 @@ pub(super) use record::new_record_bytes;
 
 /// The counters of one slot.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct PackedCounters {
     hasher: FixedState,
-    len: usize,
     /// The counters' digests, combined.
     digest: u64,
-    segments: Segments,
     actors: Actors,
+    segments: Segments,
+    len: usize,
     /// Counters that have no packed form.
     whole: Option<Box<Whole>>,
 }
@@ -72,7 +73,7 @@ impl PackedCounters {
     }
 
     fn with(hasher: FixedState) -> Self {
-        Self { hasher, len: 0, digest: 0, segments: Segments::default(), actors: Actors::default(), whole: None }
+        Self { hasher, digest: 0, actors: Actors::default(), segments: Segments::default(), len: 0, whole: None }
     }
 
     /// Forgets all counters, and gives their memory back.
@@ -97,12 +98,12 @@ impl PackedCounters {
 
     /// Reads what a look-up needs of this itself. What is returned means nothing.
     pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.digest ^ self.segments.of(hash).touch() ^ self.actors.touch_length()
+        self.digest ^ self.segments.of(hash).touch()
     }
 
     /// Reads where a look-up begins. What is returned means nothing.
     pub(super) fn touch_index(&self, hash: u64) -> u32 {
-        self.segments.of(hash).touch_index(hash) ^ self.actors.touch()
+        self.segments.of(hash).touch_index(hash)
     }
 
     /// Reads where the counter of this hash probably lies. What is returned means nothing.

@@ -14,8 +14,9 @@ const REMOVED: u32 = u32::MAX - 1;
 /// A look-up's hash: its lower half says where the search begins, the bits above are the tag; the highest bits are the
 /// directory's.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub(super) struct Index {
-    words: Vec<u32>,
+    words: Box<[u32]>,
     /// Words that are not vacant.
     used: usize,
 }
@@ -29,7 +30,12 @@ impl Index {
     /// two fifths made it five bytes more of resident memory for each of ten million counters.
     pub(super) fn with_room_for(records: usize) -> Self {
         let length = records.saturating_add(records >> 1).saturating_add(3);
-        Self { words: vec![VACANT; length], used: 0 }
+        Self { words: vec![VACANT; length].into(), used: 0 }
+    }
+
+    /// Whether it has no words at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
     }
 
     /// Whether one more record can be put in.
@@ -85,7 +91,7 @@ impl Index {
 
     /// What the index takes on the heap, in bytes.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.words.capacity().saturating_mul(size_of::<u32>())
+        self.words.len().saturating_mul(size_of::<u32>())
     }
 
     fn home(&self, hash: u64) -> usize {

@@ -22,6 +22,7 @@ const RECORD_TOUCHED: usize = 40;
 const _: () = assert!(SEGMENT_BYTES_MAX / 7 * 9 + RECORD_BYTES_MAX < OFFSET_END && ARENA_STEP_MIN < RECORD_BYTES_MAX);
 
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub(super) struct Segment {
     arena: Vec<u8>,
     index: Index,
@@ -39,7 +40,7 @@ impl Segment {
 
     /// Reads where the arena and the index are. What is returned means nothing.
     pub(super) fn touch(&self) -> u64 {
-        u64::from(self.arena.is_empty() ^ self.index.has_room())
+        u64::from(self.arena.is_empty() ^ self.index.is_empty())
     }
 
     /// Reads where a search for this hash begins. What is returned means nothing.

@@ -11,14 +11,15 @@ const DEPTH_MAX: u32 = 24;
 
 /// One segment to begin with, which most slots never exceed.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub(super) struct Segments {
+    depth: u32,
+    /// By how many bits the first segment's hashes agree.
+    first_depth: u32,
     first: Segment,
     more: Vec<Split>,
     /// Segment numbers by the highest `depth` bits of the hash; empty while there is one segment only.
     directory: Vec<u32>,
-    depth: u32,
-    /// By how many bits the first segment's hashes agree.
-    first_depth: u32,
     /// What all segments take on the heap.
     segment_bytes: usize,
 }
