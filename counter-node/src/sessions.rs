@@ -3,8 +3,8 @@
 //!
 //! **Who holds a session changes** with who lives. The edges claim theirs at the new holder at once, and the old holder, if it
 //! lives, hands over what it has: it counts a session until the new one has made known that it does. Heartbeats and ends go to
-//! whoever holds the session by what their edge believes; when that changes, ends of the last seconds are told again, and the last
-//! heartbeats, too, if a node has died and handed nothing over.
+//! whoever holds the session by what their edge believes; when that changes, ends are told again, and the last heartbeats, too,
+//! if a node has died and handed nothing over.
 
 mod handing;
 
@@ -16,6 +16,7 @@ use std::time::Duration;
 use counter_core::id::NodeName;
 use counter_core::presence::subject;
 use futures::future::{join_all, join3};
+use futures::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -37,6 +38,8 @@ const TIMEOUT: Duration = Duration::from_millis(700);
 const TRIES: usize = 3;
 /// Claims of one message.
 const AT_ONCE: usize = 1_024;
+/// Messages that are on their way to one holder at once. Of more, some would wait for longer than a holder may take.
+const PARTS_AT_ONCE: usize = 8;
 /// For how long a connection's claim stands, and how often it is renewed: what ends it is its end, or its node's lease. For so long, and
 /// as long as a heartbeat stands, ends are kept to be told again.
 const CLAIMED: Duration = Duration::from_secs(20);
@@ -123,7 +126,7 @@ pub struct Sessions<R = Peers> {
     astray: AtomicBool,
     /// The last heartbeat of each session that had one through this node, for a heartbeat's time.
     beats: Mutex<HashMap<Session, Beat>>,
-    /// Ends of the last seconds, and when they were said.
+    /// The last ends, and when they were said: see [`Self::ends_kept`].
     ends: Mutex<VecDeque<(Instant, Claim)>>,
     /// It is time to claim what this node's connections have.
     to_renew: Notify,
@@ -267,14 +270,14 @@ impl<R: Reach> Sessions<R> {
     }
 
     async fn look(&self) {
-        let (mut believed, mut changes) = (self.members.believed(), self.members.changes());
+        let seen = || (self.members.believed(), self.members.changes(), self.members.losses());
+        let mut before = seen();
         loop {
             sleep(LOOK).await;
             self.expire(Instant::now());
-            let believed_before = std::mem::replace(&mut believed, self.members.believed());
             // Who was passed over between two looks, or has begun anew, has lost or not heard what was told others meanwhile.
-            let changes_before = std::mem::replace(&mut changes, self.members.changes());
-            let others_hold = believed != believed_before || changes != changes_before;
+            let now = seen();
+            let others_hold = now != std::mem::replace(&mut before, now.clone());
             if others_hold {
                 self.to_renew.notify_one();
             }
@@ -321,24 +324,32 @@ impl<R: Reach> Sessions<R> {
     fn expire(&self, now: Instant) {
         self.forget_ends(&mut lock(&self.ends), now);
         let mut held = lock(&self.held);
-        let ended = held.expire(now, |gateway| gateway == self.start || self.members.lives(gateway));
+        let ended = held.expire(now, self.heartbeat, |gateway| gateway == self.start || self.members.lives(gateway));
         ended.iter().for_each(|(session, name)| self.left(session, *name));
     }
 
-    /// Claims what this node's connections have, for a holder that has lost it, or has become it, and with `beats` what heartbeats claim;
-    /// and tells ends again: those that may have passed one of these claims, or all when others hold than before. Returns whether all
-    /// that heartbeats claim has been taken.
+    /// Claims what this node's connections have, for a holder that has lost it, or has become it, and with `beats` what heartbeats claim.
+    /// Tells ends again: all when others hold than before, so that they find those that heartbeats elsewhere would undo, and then those that
+    /// may have passed one of these claims. Returns whether all that heartbeats claim has been taken.
     async fn renew(&self, others_hold: bool, beats: bool) -> bool {
         let began = Instant::now();
+        if others_hold {
+            self.end_again(None).await;
+        }
         let own: Vec<((Session, u64), Own)> = lock(&self.own).iter().map(|(key, own)| (key.clone(), *own)).collect();
         let claims = own.into_iter().map(|((session, _), own)| self.of_connection(session, own)).collect();
         drop(self.claim_all(claims, SESSIONS_PATH).await);
         let left = self.claim_all(self.last_beats(beats), SESSIONS_PATH).await;
-        let is_due = |said: &Instant| said.elapsed() < self.ends_kept() && (others_hold || *said >= began);
+        self.end_again(Some(began)).await;
+        left.is_empty()
+    }
+
+    /// Tells ends again, but for those that were said before `since`.
+    async fn end_again(&self, since: Option<Instant>) {
+        let is_due = |said: &Instant| said.elapsed() < self.ends_kept() && since.is_none_or(|since| *said >= since);
         let aged = |(said, claim): &(Instant, Claim)| claim.aged(millis(said.elapsed()));
         let ends = lock(&self.ends).iter().filter(|(said, _)| is_due(said)).map(aged).collect();
         drop(self.claim_all(ends, SESSIONS_PATH).await);
-        left.is_empty()
     }
 
     /// What heartbeats claim that this node was sent, if it is asked for: for whoever is to hold it when a holder has died. Not when one
@@ -365,12 +376,19 @@ impl<R: Reach> Sessions<R> {
                     by_holder.entry(holder).or_default().push(claim);
                 }
             }
-            let parts = by_holder.iter().flat_map(|(holder, claims)| claims.chunks(AT_ONCE).map(move |part| (holder, part)));
-            let asked = parts.map(async |(holder, part)| match self.ask(holder, aged(part, began), path).await {
-                Some(_) => Vec::new(),
-                None => part.to_vec(),
+            let asked = by_holder.iter().map(async |(holder, claims)| {
+                let answers = AtomicBool::new(true);
+                let ask = async |part: &[Claim]| {
+                    let is_asked = answers.load(Ordering::Relaxed);
+                    if is_asked && self.ask(holder, aged(part, began), path).await.is_some() {
+                        return Vec::new();
+                    }
+                    answers.store(false, Ordering::Relaxed);
+                    part.to_vec()
+                };
+                stream::iter(claims.chunks(AT_ONCE)).map(ask).buffer_unordered(PARTS_AT_ONCE).concat().await
             });
-            claims = join_all(asked).await.into_iter().flatten().collect();
+            claims = join_all(asked).await.concat();
             if claims.is_empty() {
                 break;
             }

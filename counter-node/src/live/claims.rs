@@ -17,7 +17,7 @@ use super::Name;
 const HELD_MAX: usize = 1_000_000;
 /// Claims of one session: tabs that share an id.
 const CLAIMANTS_MAX: usize = 64;
-/// For how long an ended claim does not begin anew by what was said before its end: by a node that hands it over, or by its own,
+/// For how long at least an ended claim does not begin anew by what was said before its end: by a node that hands it over, or by its own,
 /// whose messages overtake each other.
 const ENDED: Duration = Duration::from_secs(10);
 /// Ended claims that are remembered; when there are more in that time, some of those stand until they are not renewed.
@@ -140,9 +140,13 @@ impl Claims {
         self.held.remove(session).map(|held| held.name)
     }
 
-    /// Ends claims whose time is over, and those of nodes that are not `alive`. Returns the sessions that are over.
-    pub(crate) fn expire(&mut self, now: Instant, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
-        self.ended.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < ENDED);
+    /// Ends claims whose time is over, and those of nodes that are not `alive`. A heartbeat's time after their end no heartbeat of before
+    /// is told any more. Returns the sessions that are over.
+    pub(crate) fn expire(&mut self, now: Instant, heartbeat: Duration, alive: impl Fn(u64) -> bool) -> Vec<(Session, Name)> {
+        self.ended.retain(|(_, claimant), (_, heard)| {
+            let kept = if *claimant == Claimant::Heartbeats { ENDED.max(heartbeat) } else { ENDED };
+            now.saturating_duration_since(*heard) < kept
+        });
         let stands = |(claimant, until): &(Claimant, Instant)| match claimant {
             Claimant::Heartbeats | Claimant::Orphan { .. } => now < *until,
             Claimant::Connection { gateway, .. } => now < *until && alive(*gateway),
@@ -221,9 +225,9 @@ mod tests {
         let ended = |id: &str| [(session(id), Name::of_session(id))];
         claims.claim(&session("a"), None, Claimant::Heartbeats, until).unwrap();
         claims.claim(&session("b"), None, Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
-        assert_eq!(claims.expire(now, |_| true), []);
-        assert_eq!(claims.expire(now, |gateway| gateway != 1), ended("b"));
-        assert_eq!(claims.expire(until, |_| true), ended("a"));
+        assert_eq!(claims.expire(now, ENDED, |_| true), []);
+        assert_eq!(claims.expire(now, ENDED, |gateway| gateway != 1), ended("b"));
+        assert_eq!(claims.expire(until, ENDED, |_| true), ended("a"));
         assert_eq!(claims.len(), 0);
     }
 
@@ -233,8 +237,8 @@ mod tests {
         let [early, late] = [1, 20].map(|s| now + Duration::from_secs(s));
         claims.claim(&session("a"), None, Claimant::Heartbeats, late).unwrap();
         claims.claim(&session("a"), None, Claimant::Heartbeats, early).unwrap();
-        assert_eq!(claims.expire(early, |_| true), []);
-        assert_eq!(claims.expire(late, |_| true), [(session("a"), Name::of_session("a"))]);
+        assert_eq!(claims.expire(early, ENDED, |_| true), []);
+        assert_eq!(claims.expire(late, ENDED, |_| true), [(session("a"), Name::of_session("a"))]);
     }
 
     #[test]
@@ -243,8 +247,8 @@ mod tests {
         let until = now + Duration::from_secs(20);
         claims.claim(&session("a"), None, Claimant::Connection { gateway: 1, number: 2 }, until).unwrap();
         claims.claim(&session("a"), None, Claimant::Orphan { gateway: 1, connection: 5 }, until).unwrap();
-        assert_eq!(claims.expire(now, |_| false), []);
-        assert_eq!(claims.expire(until, |_| true), [(session("a"), Name::of_session("a"))]);
+        assert_eq!(claims.expire(now, ENDED, |_| false), []);
+        assert_eq!(claims.expire(until, ENDED, |_| true), [(session("a"), Name::of_session("a"))]);
     }
 
     #[test]
@@ -270,18 +274,18 @@ mod tests {
         claims.claim(&session("a"), None, Claimant::Heartbeats, now + ENDED).unwrap();
         assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), None, "a heartbeat has come since");
         claims.end(&session("a"), Claimant::Heartbeats, now, now);
-        claims.expire(now + ENDED, |_| true);
+        claims.expire(now + ENDED, ENDED, |_| true);
         assert!(claims.ended.is_empty());
         let heard = now + ENDED + Duration::from_secs(2);
         claims.end(&session("a"), Claimant::Heartbeats, now, heard);
-        claims.expire(heard + Duration::from_secs(1), |_| true);
+        claims.expire(heard + Duration::from_secs(1), ENDED, |_| true);
         assert_eq!(claims.ended(&session("a"), Claimant::Heartbeats), Some(now), "what was said long ago has just been heard");
-        claims.expire(heard + ENDED, |_| true);
+        claims.expire(heard + ENDED, ENDED, |_| true);
         for id in 0..=ENDED_MAX {
             claims.end(&session(&id.to_string()), Claimant::Heartbeats, now, now);
         }
         assert_eq!(claims.ended.len(), ENDED_MAX);
-        claims.expire(now + ENDED, |_| true);
+        claims.expire(now + ENDED, ENDED, |_| true);
         assert!(claims.ended.capacity() <= 4 * ROOM_KEPT, "{} of room is kept", claims.ended.capacity());
     }
 

@@ -9,15 +9,12 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
-use super::{AT_ONCE, Claim, Sessions, rank};
+use super::{AT_ONCE, Claim, PARTS_AT_ONCE, Sessions, rank};
 use crate::clock::millis;
 use crate::live::claims::{Claimant, Session};
 use crate::lock::lock;
 use crate::members::Reach;
 use crate::peers::{HANDOVER_PATH, SESSIONS_PATH};
-
-/// Messages that are on their way to one new holder at once.
-const PARTS_AT_ONCE: usize = 8;
 
 impl<R: Reach> Sessions<R> {
     /// Hands sessions that others are to hold from now on to those. Returns whether all who are to hold some have answered; who has not

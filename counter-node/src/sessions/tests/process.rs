@@ -173,8 +173,8 @@ impl Process {
 
     fn take_by(&self, from: u64, claims: &[Claim]) -> Option<Vec<bool>> {
         self.network.note(|| format!("{} is told by {from} {claims:?}", self.node));
-        // At once, or after one or two holders have not answered.
-        let fresh_ms = millis(self.times.heartbeat.saturating_sub(2 * TIMEOUT));
+        // At once, or after some holders have not answered.
+        let fresh_ms = millis(self.times.heartbeat.saturating_sub(3 * TIMEOUT));
         let is_told_again = |claim: &Claim| claim.claimant == Claimant::Heartbeats && (1..fresh_ms).contains(&claim.for_ms);
         if claims.iter().any(is_told_again) {
             self.network.met("heartbeats are told a new holder");

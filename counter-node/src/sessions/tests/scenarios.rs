@@ -200,3 +200,35 @@ async fn what_has_ended_through_another_node_does_not_begin_anew_when_its_holder
         assert!(held(&processes)[1..].iter().sum::<usize>() == 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_long_ago_at_a_holder_that_lives_does_not_begin_anew_when_another_node_has_crashed() {
+    let (_network, processes, session) = in_the_order_of_three();
+    processes[2].sessions.beat(session.clone(), None).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    processes[1].sessions.end(session).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    processes[1].end();
+    for _ in 0..120 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!((processes[0].sessions.held(), processes[2].sessions.held()), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_asked_in_vain_until_it_is_missed_is_missed_all_the_same() {
+    let (_network, processes, session) = in_the_order_of_three();
+    let third = &processes[2].sessions;
+    third.beat(session.clone(), None).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    processes[0].end();
+    let is_for_the_first = |other: &Session| *other != session && third.holders(other).first() == Some(&processes[0].node);
+    let other = (0..).map(|id: u32| self::session(&id.to_string())).find(is_for_the_first).unwrap();
+    let since = Instant::now();
+    while since.elapsed() < TIMES.lease {
+        third.beat(other.clone(), None).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let second = lock(&processes[1].sessions.held);
+    assert!(second.number(&session).is_some(), "nobody is missing when what the first one had is gone");
+}

@@ -1,6 +1,6 @@
 //! A session as its client knows it: heartbeats through any node, and tabs, which come back elsewhere when their node stops.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -31,6 +31,8 @@ pub(super) struct Visitor {
     may_beat: bool,
     beats: Option<Beats>,
     has_beaten: bool,
+    /// Through which process its heartbeats were ended last, once that was answered.
+    ended_through: Arc<OnceLock<u64>>,
     /// When it may beat again: an end that is on its way, or is handed on, may overtake what begins anew at once.
     again_ms: u64,
     tabs: Vec<Tab>,
@@ -77,6 +79,7 @@ impl Visitor {
             may_beat,
             beats: None,
             has_beaten: false,
+            ended_through: Arc::default(),
             again_ms: 0,
             tabs,
             opened_ms: 0,
@@ -156,6 +159,8 @@ impl Visitor {
             return;
         }
         (self.beats, self.again_ms) = (None, network.now_ms() + AGAIN_MS);
+        self.ended_through = Arc::default();
+        let ended_through = self.ended_through.clone();
         network.note(|| format!("{} beats no more", self.session.id));
         let up = network.up();
         let through: Vec<Arc<Process>> = (0..ENDS).filter(|_| !up.is_empty()).map(|_| rng.pick(&up).clone()).collect();
@@ -167,19 +172,24 @@ impl Visitor {
                     process.sessions.end(session.clone()).await.is_ok()
                 };
                 if network.while_alive(process.start, end).await == Some(true) {
-                    return;
+                    return ended_through.set(process.start).unwrap();
                 }
             }
         });
     }
 
-    /// Whether who holds it may not know whether it is there until a heartbeat's time has passed: it counts by heartbeats alone, and the
-    /// process through which the last one went is gone; or it has left, and one comes late that has waited in front of a process that
-    /// stood still.
-    pub(super) fn may_lag(&self, network: &Network) -> bool {
-        let through = self.beats.as_ref().and_then(|beats| beats.stand);
-        let lives = |start: u64| network.up().iter().any(|process| process.start == start);
-        self.tabs.is_empty() && self.returning.is_empty() && self.has_beaten && !through.is_some_and(lives)
+    /// Whether it counts, or has counted, by heartbeats alone.
+    pub(super) fn only_beats(&self) -> bool {
+        self.tabs.is_empty() && self.returning.is_empty() && self.has_beaten
+    }
+
+    /// Whether the process lives through which its last heartbeat went, or their end.
+    pub(super) fn edge_lives(&self, network: &Network) -> bool {
+        let edge = match &self.beats {
+            Some(beats) => beats.stand,
+            None => self.ended_through.get().copied(),
+        };
+        edge.is_some_and(|edge| network.up().iter().any(|process| process.start == edge))
     }
 
     /// Goes on with what it does.

@@ -36,12 +36,15 @@ const BUSY_MS: u64 = 400;
 /// The nodes that hold each session, by its page and id.
 type Holders = BTreeMap<(Key, Arc<str>), Vec<NodeName>>;
 
-/// Whether a holder has heard the last heartbeat of everyone, or its end: a heartbeat's time after a node has crashed it has, and sooner
-/// where those live who took them.
+/// Of whose heartbeats a holder knows the last one, or their end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beats {
-    MayLag,
-    Known,
+    /// Of those who are there, if the process lives that was sent it. A late one, which has waited in front of a process that stood still, may
+    /// have come after their end.
+    OfSomeWhoAreThere,
+    /// Of all, if the process lives that was sent it.
+    OfSome,
+    OfAll,
 }
 
 /// See the module's text.
@@ -115,9 +118,9 @@ impl World {
         self.network.heal();
         self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
         self.rest(lease_ms + self.spread_ms + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::MayLag)?;
+        self.comes_to_what_is(Beats::OfSomeWhoAreThere)?;
         self.rest(heartbeat_ms).await?;
-        self.comes_to_what_is(Beats::Known)?;
+        self.comes_to_what_is(Beats::OfAll)?;
         self.loses_no_heartbeats().await?;
 
         let until_ms = self.network.now_ms() + STOPS_MS;
@@ -130,20 +133,29 @@ impl World {
             }
         }
         self.rest(self.grace_ms() + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::Known)
+        self.comes_to_what_is(Beats::OfAll)
     }
 
-    /// One node crashes; when that is known, and its clients are back, who took heartbeats has told them whoever holds their sessions now.
+    /// People come and go, and one node crashes; when that is known, and its clients are back, who took heartbeats and their ends has told
+    /// them whoever holds their sessions now. Some go on to come and go when it has crashed, and ask it in vain.
     async fn loses_no_heartbeats(&mut self) -> Result<(), String> {
+        let until_ms = self.network.now_ms() + self.rng.range(1_000, 30_000);
+        while self.network.now_ms() < until_ms {
+            self.turn(true).await?;
+        }
         let up = self.network.up();
         let process = self.rng.pick(&up).clone();
         let again_ms = self.network.now_ms() + *self.rng.pick(&[100, 60_000]);
         self.crash(&process, again_ms);
+        let until_ms = self.network.now_ms() + self.rng.pick(&[0, millis(self.times.lease)]);
+        while self.network.now_ms() < until_ms {
+            self.turn(true).await?;
+        }
         self.rest(millis(self.times.lease) + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::MayLag)?;
+        self.comes_to_what_is(Beats::OfSome)?;
         self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
         self.rest(millis(self.times.heartbeat) + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::Known)
+        self.comes_to_what_is(Beats::OfAll)
     }
 
     /// Ends what refers to itself.
@@ -203,7 +215,12 @@ impl World {
         for visitor in &self.visitors {
             let Session { page, id } = &visitor.session;
             let nodes = holders.get(&(page.clone(), id.clone())).map_or(0, Vec::len);
-            let is_unsure = beats == Beats::MayLag && nodes < 2 && visitor.may_lag(&self.network);
+            let is_known = match beats {
+                Beats::OfSomeWhoAreThere => visitor.is_there && visitor.edge_lives(&self.network),
+                Beats::OfSome => visitor.edge_lives(&self.network),
+                Beats::OfAll => true,
+            };
+            let is_unsure = visitor.only_beats() && !is_known && nodes < 2;
             if nodes != usize::from(visitor.is_there) && !is_unsure {
                 let Visitor { is_there, since_ms, .. } = visitor;
                 let claims: Vec<String> = self.network.up().iter().map(|process| process.claims_on(&visitor.session)).collect();
