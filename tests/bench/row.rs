@@ -182,8 +182,12 @@ fn nodes(args: &Args, server: Server, actors: usize) -> anyhow::Result<Vec<Runni
     }
 }
 
-/// Each node counts each counter up once, and comes to know what the others have counted.
+/// Each node counts each counter up once, and comes to know what the others have counted. Several take all cores for it, since that takes
+/// minutes and is not what is measured.
 fn fill_all(nodes: &[Running], counters: u64) -> anyhow::Result<()> {
+    if nodes.len() > 1 {
+        nodes.iter().try_for_each(Running::spread)?;
+    }
     for node in nodes {
         fill::run(node.resp, counters)?;
     }

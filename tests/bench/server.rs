@@ -149,6 +149,15 @@ impl Running {
         Ok(())
     }
 
+    /// From now on it runs on all cores.
+    pub(crate) fn spread(&self) -> anyhow::Result<()> {
+        let last = std::thread::available_parallelism()?.get() - 1;
+        let (cores, process) = (format!("0-{last}"), self.pid().to_string());
+        let done = Command::new("taskset").args(["-a", "-p", "-c", &cores, &process]).stdout(Stdio::null()).status()?;
+        anyhow::ensure!(done.success(), "taskset failed: {done}");
+        Ok(())
+    }
+
     /// Waits until a GET of this path is answered with this count.
     pub(crate) fn wait_until_it_counts(&mut self, path: &str, count: i64) -> anyhow::Result<()> {
         let deadline = Instant::now() + COUNTS_WITHIN;

@@ -41,10 +41,10 @@ type Holders = BTreeMap<(Key, Arc<str>), Vec<NodeName>>;
 enum Beats {
     /// Of those who are there, if the process lives that was sent it. A late one, which has waited in front of a process that stood still, may
     /// have come after their end.
-    OfSomeWhoAreThere,
+    Standing,
     /// Of all, if the process lives that was sent it.
-    OfSome,
-    OfAll,
+    Witnessed,
+    All,
 }
 
 /// See the module's text.
@@ -118,9 +118,9 @@ impl World {
         self.network.heal();
         self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
         self.rest(lease_ms + self.spread_ms + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::OfSomeWhoAreThere)?;
+        self.comes_to_what_is(Beats::Standing)?;
         self.rest(heartbeat_ms).await?;
-        self.comes_to_what_is(Beats::OfAll)?;
+        self.comes_to_what_is(Beats::All)?;
         self.loses_no_heartbeats().await?;
 
         let until_ms = self.network.now_ms() + STOPS_MS;
@@ -133,7 +133,7 @@ impl World {
             }
         }
         self.rest(self.grace_ms() + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::OfAll)
+        self.comes_to_what_is(Beats::All)
     }
 
     /// People come and go, and one node crashes; when that is known, and its clients are back, who took heartbeats and their ends has told
@@ -152,10 +152,10 @@ impl World {
             self.turn(true).await?;
         }
         self.rest(millis(self.times.lease) + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::OfSome)?;
+        self.comes_to_what_is(Beats::Witnessed)?;
         self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
         self.rest(millis(self.times.heartbeat) + SLACK_MS).await?;
-        self.comes_to_what_is(Beats::OfAll)
+        self.comes_to_what_is(Beats::All)
     }
 
     /// Ends what refers to itself.
@@ -216,9 +216,9 @@ impl World {
             let Session { page, id } = &visitor.session;
             let nodes = holders.get(&(page.clone(), id.clone())).map_or(0, Vec::len);
             let is_known = match beats {
-                Beats::OfSomeWhoAreThere => visitor.is_there && visitor.edge_lives(&self.network),
-                Beats::OfSome => visitor.edge_lives(&self.network),
-                Beats::OfAll => true,
+                Beats::Standing => visitor.is_there && visitor.edge_lives(&self.network),
+                Beats::Witnessed => visitor.edge_lives(&self.network),
+                Beats::All => true,
             };
             let is_unsure = visitor.only_beats() && !is_known && nodes < 2;
             if nodes != usize::from(visitor.is_there) && !is_unsure {
