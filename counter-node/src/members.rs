@@ -77,6 +77,12 @@ impl<R: Reach> Members<R> {
         &self.me
     }
 
+    /// Whether there are no others, ever.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.peers.is_none()
+    }
+
     /// Milliseconds on the clock of this process.
     #[must_use]
     pub fn now_ms(&self) -> u64 {

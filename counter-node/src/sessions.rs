@@ -128,7 +128,7 @@ pub struct Sessions<R = Peers> {
     beats: Mutex<HashMap<Session, Beat>>,
     /// The last ends, and when they were said: see [`Self::ends_kept`].
     ends: Mutex<VecDeque<(Instant, Claim)>>,
-    /// It is time to claim what this node's connections have.
+    /// It is time to claim what this node's connections have, and what it was sent heartbeats of.
     to_renew: Notify,
     /// It is time to look for what others are to hold.
     to_hand_over: Notify,
@@ -181,7 +181,7 @@ impl<R: Reach> Sessions<R> {
     /// # Errors
     /// [`ClaimError`].
     pub async fn beat(&self, session: Session, user: Option<Name>) -> Result<(), ClaimError> {
-        {
+        if !self.members.is_alone() {
             let mut beats = lock(&self.beats);
             if beats.len() < BEATS_MAX || beats.contains_key(&session) {
                 beats.insert(session.clone(), Beat { said: Instant::now(), user });
@@ -293,7 +293,7 @@ impl<R: Reach> Sessions<R> {
             let others_hold = timeout(RENEWED, self.to_renew.notified()).await.is_ok();
             let losses_before = std::mem::replace(&mut losses, self.members.losses());
             beats_are_due |= losses != losses_before;
-            beats_are_due = !self.renew(others_hold, beats_are_due).await;
+            beats_are_due = !self.renew(others_hold || beats_are_due, beats_are_due).await;
         }
     }
 
@@ -329,8 +329,8 @@ impl<R: Reach> Sessions<R> {
     }
 
     /// Claims what this node's connections have, for a holder that has lost it, or has become it, and with `beats` what heartbeats claim.
-    /// Tells ends again: all when others hold than before, so that they find those that heartbeats elsewhere would undo, and then those that
-    /// may have passed one of these claims. Returns whether all that heartbeats claim has been taken.
+    /// Tells ends again: all of them first when others hold than before, so that a heartbeat of before an end finds it there; and last those
+    /// that may have passed one of these claims. Returns whether all that heartbeats claim has been answered.
     async fn renew(&self, others_hold: bool, beats: bool) -> bool {
         let began = Instant::now();
         if others_hold {
@@ -355,11 +355,12 @@ impl<R: Reach> Sessions<R> {
     /// What heartbeats claim that this node was sent, if it is asked for: for whoever is to hold it when a holder has died. Not when one
     /// has handed it over, since what has ended meanwhile would begin anew if who was sent the end has stopped, too.
     fn last_beats(&self, are_asked_for: bool) -> Vec<Claim> {
-        let mut beats = lock(&self.beats);
-        beats.retain(|_, beat| beat.said.elapsed() < self.heartbeat);
+        let (mut beats, now) = (lock(&self.beats), Instant::now());
+        let age = |beat: &Beat| now.saturating_duration_since(beat.said);
+        beats.retain(|_, beat| age(beat) < self.heartbeat);
         give_back(&mut beats);
         let claim = |(session, beat): (&Session, &Beat)| {
-            of_heartbeats(session.clone(), beat.user, self.heartbeat).aged(millis(beat.said.elapsed()))
+            of_heartbeats(session.clone(), beat.user, self.heartbeat).aged(millis(age(beat)))
         };
         beats.iter().filter(|_| are_asked_for).map(claim).collect()
     }

@@ -271,7 +271,7 @@ class Link {
 
   open() {
     clearTimeout(this.timer);
-    this.isWaiting = false;
+    this.isWaiting = this.isTold = false;
     this.asking = null;
     if (this.rail) return;
     this.rail = new LADDER[this.rung](this);
@@ -326,6 +326,7 @@ class Link {
     if (this.asking !== asking) return;
     this.asking = null;
     if (afterMs === undefined || ++this.waits > WAITS_MAX) return this.next();
+    this.isTold = true;
     this.timer = setTimeout(() => this.open(), afterMs);
   }
 
@@ -338,6 +339,7 @@ class Link {
     this.isUp = false;
     if (this.state !== "connecting") this.tell("reconnecting");
     if (this.failures > 2 && this.rung === 0) this.tell("offline");
+    this.isTold = afterMs !== undefined;
     const [low, high] = this.retryMs;
     const grown = 2 ** Math.max(0, this.failures - 3);
     const waitMs = afterMs ?? (stepsDown ? between(0, low) : between(low, Math.min(high * grown, RETRY_MS_MAX)));
@@ -350,9 +352,10 @@ class Link {
     for (const { listeners } of this.topics.values()) listeners.forEach((listener) => listener.state?.(state));
   }
 
-  // The document is looked at again, or the network is back.
+  // The document is looked at again, or the network is back. How long the server has said to wait, or may be about to say, stands.
   wake() {
     if (this.rail) return this.isUp && this.rail.check?.();
+    if (this.asking || this.isTold) return;
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.open(), between(0, this.retryMs[0]));
   }
@@ -362,7 +365,7 @@ class Link {
     this.rail?.close();
     this.rail = this.asking = null;
     this.rung = this.failures = this.waits = 0;
-    this.isUp = this.isWaiting = false;
+    this.isUp = this.isWaiting = this.isTold = false;
     this.endSessions();
   }
 

@@ -51,11 +51,16 @@ pub struct Table {
     outcomes: Outcomes,
 }
 
-/// A slot at the beginning of a line of memory. An update reads the first three of them, of which the third ends with where the slot's first
-/// segment is.
+/// A slot, beginning with a line of memory, of which most updates in place read three.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Place(Mutex<SlotVector>);
+
+const _: () = {
+    // The lock itself, and whether it is poisoned.
+    let lock_bytes = size_of::<Mutex<SlotVector>>() - size_of::<SlotVector>();
+    assert!(lock_bytes + SlotVector::READ_END <= 3 * align_of::<Place>());
+};
 
 /// What all slots hold together.
 #[derive(Debug, Default)]

@@ -22,6 +22,8 @@ mod stored;
 mod tests;
 mod tokens;
 
+use std::mem::offset_of;
+
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -45,8 +47,8 @@ use crate::unread::{MODIFICATIONS_MAX, new_counter};
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
-/// One slot of one replica. What an update reads comes first, here and in what it consists of: a few lines of memory (see
-/// [`crate::table`]).
+/// One slot of one replica. What an update in place reads comes first, here and in what it consists of, so that it lies in few lines of
+/// memory: by the slot's first actor, without tokens, in its first segment.
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub struct SlotVector {
@@ -133,6 +135,9 @@ pub struct Growth {
 }
 
 impl SlotVector {
+    /// What most updates in place read of this itself ends here.
+    pub(crate) const READ_END: usize = offset_of!(Self, counters) + PackedCounters::READ_END;
+
     /// An empty slot. `seed` mixes the table's hashes: random in a node, fixed in a simulation.
     #[must_use]
     pub fn new(seed: u64) -> Self {

@@ -35,7 +35,10 @@ pub(crate) struct Problem {
     /// What of the request is wrong: a parameter, a header, or a field, as `updates[3].by`.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    #[serde(skip)]
+    /// When to try again, in seconds from now, as in the header Retry-After; in a batch, where there is no such header for each counter, too.
+    /// Absent where that is not known to help.
+    #[serde(rename = "retry_after_seconds", skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1)]
     retry_after_s: Option<u32>,
 }
 

@@ -126,8 +126,8 @@ impl Claims {
 
     /// This claim is over, as was said at that time. Returns the session's name if that is over, too.
     pub(crate) fn end(&mut self, session: &Session, claimant: Claimant, said: Instant, now: Instant) -> Option<Name> {
-        // Of what stopped nodes have left behind few come late, and there may be as many as sessions.
-        let max = if matches!(claimant, Claimant::Orphan { .. }) { ENDED_MAX / 2 } else { ENDED_MAX };
+        // Of what stopped nodes have left behind few come late, and there may be as many as sessions; heartbeats' may be kept for long.
+        let max = if matches!(claimant, Claimant::Connection { .. }) { ENDED_MAX } else { ENDED_MAX / 2 };
         if self.ended.len() < max {
             let (last, heard) = self.ended.entry((session.clone(), claimant)).or_insert((said, now));
             (*last, *heard) = (said.max(*last), now);
@@ -283,8 +283,11 @@ mod tests {
         claims.expire(heard + ENDED, ENDED, |_| true);
         for id in 0..=ENDED_MAX {
             claims.end(&session(&id.to_string()), Claimant::Heartbeats, now, now);
+            claims.end(&session(&id.to_string()), Claimant::Connection { gateway: 1, number: 2 }, now, now);
         }
         assert_eq!(claims.ended.len(), ENDED_MAX);
+        let of_heartbeats = claims.ended.keys().filter(|(_, claimant)| *claimant == Claimant::Heartbeats).count();
+        assert_eq!(of_heartbeats, ENDED_MAX / 4, "connections' ends have room, whatever comes of heartbeats");
         claims.expire(now + ENDED, ENDED, |_| true);
         assert!(claims.ended.capacity() <= 4 * ROOM_KEPT, "{} of room is kept", claims.ended.capacity());
     }

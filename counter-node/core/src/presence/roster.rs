@@ -44,7 +44,7 @@ struct Heard {
     at_ms: u64,
     /// It has said farewell.
     has_left: bool,
-    /// It was not heard for so long that it is passed over, or another start of its node was.
+    /// It was not heard for so long that it is passed over, or another start of its node was heard since.
     is_missed: bool,
 }
 
@@ -53,8 +53,8 @@ impl Heard {
         Self { node: None, at_ms: now_ms, has_left: false, is_missed: false }
     }
 
-    /// Has it missed, if it was ever heard itself and has not said farewell. Returns whether that is new.
-    fn is_newly_missed(&mut self) -> bool {
+    /// Is missed from now on, if it was ever heard itself and has not said farewell. Returns whether that is new.
+    fn miss(&mut self) -> bool {
         self.node.is_some() && !self.has_left && !std::mem::replace(&mut self.is_missed, true)
     }
 }
@@ -84,7 +84,7 @@ impl Roster {
         if self.newest.get(node) != Some(&start) {
             let before = self.newest.insert(node.clone(), start);
             if let Some(heard) = before.and_then(|before| self.starts.get_mut(&before)) {
-                self.losses = self.losses.wrapping_add(u64::from(heard.is_newly_missed()));
+                self.losses = self.losses.wrapping_add(u64::from(heard.miss()));
             }
             self.silent.remove(node);
             self.changes = self.changes.wrapping_add(1);
@@ -126,7 +126,7 @@ impl Roster {
     pub fn forget(&mut self, now_ms: u64) {
         let RosterTimes { lease_ms, doubt_ms, .. } = self.times;
         for heard in self.starts.values_mut().filter(|heard| now_ms >= heard.at_ms.saturating_add(doubt_ms)) {
-            self.losses = self.losses.wrapping_add(u64::from(heard.is_newly_missed()));
+            self.losses = self.losses.wrapping_add(u64::from(heard.miss()));
         }
         self.starts.retain(|_, heard| now_ms < heard.at_ms.saturating_add(lease_ms));
         self.newest.retain(|_, start| self.starts.contains_key(start));

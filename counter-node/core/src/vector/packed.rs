@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::mem::offset_of;
 
 use foldhash::quality::FixedState;
 
@@ -62,6 +63,9 @@ pub(super) enum InPlace {
 }
 
 impl PackedCounters {
+    /// What a look-up in the first segment reads of this itself ends here.
+    pub(super) const READ_END: usize = offset_of!(Self, segments) + Segments::READ_END;
+
     /// No counters. `seed` mixes the hashes.
     pub(super) fn new(seed: u64) -> Self {
         Self::with(FixedState::with_seed(seed))
@@ -103,7 +107,7 @@ impl PackedCounters {
 
     /// Reads where a look-up begins. What is returned means nothing.
     pub(super) fn touch_index(&self, hash: u64) -> u32 {
-        self.segments.of(hash).touch_index(hash)
+        self.segments.of(hash).touch_index(hash) ^ self.actors.touch()
     }
 
     /// Reads where the counter of this hash probably lies. What is returned means nothing.

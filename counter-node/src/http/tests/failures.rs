@@ -20,6 +20,7 @@ async fn each_failure_has_its_type_status_and_retry_time() {
         let problem = answer.json();
         assert_eq!(problem["type"], format!("/problems/{kind}"));
         assert_eq!(answer.header("retry-after"), retry_after, "{problem}");
+        assert_eq!(problem["retry_after_seconds"].as_u64(), retry_after.parse().ok(), "{problem}");
         let explained = client.get(problem["type"].as_str().unwrap()).await;
         assert_eq!((explained.status, explained.header("content-type")), (200, "text/html; charset=utf-8"));
         assert!(explained.text().contains(problem["title"].as_str().unwrap()));
@@ -44,6 +45,11 @@ async fn a_full_node_refuses_new_pages_and_counts_the_known_ones_on() {
     assert_eq!((answer.status, answer.json()["type"].clone()), (429, json!("/problems/too-many-counters")));
     assert_eq!(client.get("/new/counter").await.json()["count"], 0);
     assert_eq!(client.put("/known/counter").await.json()["count"], 2);
+    let updates = json!({"updates": [{"page": "known"}, {"page": "new"}]});
+    let both = client.with_json(Method::POST, "/counters", &updates).await.json();
+    let of_new = &both["results"][1];
+    assert_eq!((&both["results"][0]["count"], &of_new["status"]), (&json!(3), &json!(429)));
+    assert_eq!(of_new["problem"]["retry_after_seconds"], 60, "{of_new}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ const ACTORS_MAX: usize = 1 << 8;
 #[derive(Clone, Debug, Default)]
 #[repr(C)]
 pub(super) struct Actors {
-    /// The first place is at hand: of most slots it is the only one.
+    /// The first place is at hand: of a slot that one actor has updated it is the only one.
     first: Place,
     more: Vec<Place>,
 }
@@ -33,6 +33,11 @@ impl Actors {
     pub(super) fn find(&self, actor: ActorId) -> Option<u8> {
         let index = self.position(|place| place.actor == actor && place.uses > 0)?;
         u8::try_from(index).ok()
+    }
+
+    /// Reads the uses of the second place, if there is one. What is returned means nothing.
+    pub(super) fn touch(&self) -> u32 {
+        self.more.first().map_or(0, |place| place.uses)
     }
 
     /// The actor at a place.

@@ -1,6 +1,8 @@
 //! Where a segment's records lie, by the hashes of their keys: one array of words, so that a look-up touches one cache line of
 //! it, at a load of up to four fifths. A word is a tag, 15 bits of the hash, and an offset.
 
+use std::mem::offset_of;
+
 /// Bits of a word that are the offset; a segment's arena stays below.
 const OFFSET_BITS: u32 = 17;
 /// One more than the greatest offset.
@@ -26,6 +28,9 @@ pub(super) struct Index {
 pub(super) struct Place(usize);
 
 impl Index {
+    /// What a look-up reads of this itself ends here.
+    pub(super) const READ_END: usize = offset_of!(Self, used);
+
     /// An index with room for `records`, and a fifth more. With more room it would be built anew less often, but that leaves holes:
     /// two fifths made it five bytes more of resident memory for each of ten million counters.
     pub(super) fn with_room_for(records: usize) -> Self {

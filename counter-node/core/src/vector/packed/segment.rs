@@ -2,6 +2,7 @@
 //! proportion to the number of records (growing the index, compacting, splitting) does so for one segment, which is small.
 
 use std::hash::BuildHasher;
+use std::mem::offset_of;
 
 use foldhash::quality::FixedState;
 
@@ -33,6 +34,9 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// What a look-up reads of this itself ends here.
+    pub(super) const READ_END: usize = offset_of!(Self, index) + Index::READ_END;
+
     /// The record of a key, if it is here.
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
         self.index.find(hash, |offset| Record::at(&self.arena[offset..]).key() == key)

@@ -1,6 +1,8 @@
 //! A slot's segments, by the highest bits of the hash (extendible hashing): a full segment is split in two, and no operation
 //! ever goes over all counters of a slot, however many a hash tag brings together.
 
+use std::mem::offset_of;
+
 use foldhash::quality::FixedState;
 
 use super::record::Record;
@@ -31,6 +33,9 @@ struct Split {
 }
 
 impl Segments {
+    /// What a look-up in the first segment reads of this itself ends here.
+    pub(super) const READ_END: usize = offset_of!(Self, first) + Segment::READ_END;
+
     /// The record of a key, if there is one.
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Record<'_>> {
         let segment = self.of(hash);
