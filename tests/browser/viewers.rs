@@ -1,6 +1,6 @@
 //! People come, leave, and come back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use counter_tests::node::TestNode;
 use counter_tests::wait::until;
@@ -73,6 +73,52 @@ async fn who_goes_on_to_another_page_leaves_and_who_comes_back_is_there_again() 
     goes.shows("2").await?;
     goes.becomes("document.getElementById('connection').textContent", &json!("live")).await?;
     Ok(())
+}
+
+/// Has the browser say that the document is left, or shown again; `kept` whole meanwhile.
+fn transition(event: &str, kept: bool) -> String {
+    format!("dispatchEvent(new PageTransitionEvent('{event}', {{ persisted: {kept} }}))")
+}
+
+#[tokio::test]
+async fn a_document_that_its_browser_keeps_whole_is_no_viewer_until_it_is_shown_again() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node(&folder, &NO_HEARTBEAT).await?;
+    let browser = Chromium::start()?;
+    let url = format!("{}/front-page/counter", node.http());
+    let stays = Tab::open(&browser, &url).await?;
+    let goes = Tab::open(&browser, &url).await?;
+    stays.shows("2").await?;
+    goes.value(&transition("pagehide", true)).await?;
+    stays.shows("1").await?;
+    // As when a document is shown for the first time, which this one is not.
+    goes.value(&transition("pageshow", false)).await?;
+    goes.value("dispatchEvent(new Event('online'))").await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stays.shows("1").await?;
+    goes.value(&transition("pageshow", true)).await?;
+    stays.shows("2").await?;
+    goes.shows("2").await
+}
+
+#[tokio::test]
+async fn a_document_that_is_made_before_anyone_sees_it_is_no_viewer_until_someone_does() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let node = node(&folder, &[]).await?;
+    let browser = Chromium::start()?;
+    let url = format!("{}/front-page/counter", node.http());
+    let sees = Tab::open(&browser, &url).await?;
+    sees.shows("1").await?;
+    let early = Tab::empty(&browser).await?;
+    let source = "Object.defineProperty(Document.prototype, 'prerendering', { get: () => !window.isSeen })";
+    early.command("Page.addScriptToEvaluateOnNewDocument", json!({"source": source})).await?;
+    early.go(&url).await?;
+    early.value("document.dispatchEvent(new Event('visibilitychange'))").await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sees.shows("1").await?;
+    early.value("isSeen = true; document.dispatchEvent(new Event('prerenderingchange'))").await?;
+    sees.shows("2").await?;
+    early.shows("2").await
 }
 
 #[tokio::test]

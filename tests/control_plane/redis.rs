@@ -26,7 +26,7 @@ async fn asked(base: &str, words: &[&str]) -> anyhow::Result<String> {
 }
 
 pub(crate) async fn a_cluster_in_redis_begins_with_its_secret_and_goes_on_from_its_record(site: &Site) -> anyhow::Result<()> {
-    let Some(program) = counter_tests::redis::servers().into_iter().next() else { return Ok(()) };
+    let program = counter_tests::redis::servers().swap_remove(0);
     let folder = tempfile::tempdir()?;
     let redis = TestRedis::start(&program, folder.path(), &APPEND_ONLY).await?;
     let operator = site.operator(&Launch::default())?;

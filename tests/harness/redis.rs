@@ -18,6 +18,9 @@ pub const APPEND_ONLY: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "alw
 
 /// The servers that there are here, by path or by name: those that are installed, and the Valkey that `tests/redis/clients`
 /// fetches. One that is missing is named on standard output, and left out.
+///
+/// # Panics
+/// When both are missing.
 #[must_use]
 #[expect(clippy::print_stdout, reason = "what was not tested is said where tests say it")]
 pub fn servers() -> Vec<String> {
@@ -33,7 +36,9 @@ pub fn servers() -> Vec<String> {
         }
         found.map(|program| program.display().to_string())
     };
-    ["redis-server", "valkey-server"].into_iter().filter_map(find).collect()
+    let found: Vec<String> = ["redis-server", "valkey-server"].into_iter().filter_map(find).collect();
+    assert!(!found.is_empty(), "neither redis-server nor valkey-server is installed: a storage in Redis was not tested");
+    found
 }
 
 /// One server: its address and folder, which outlive its processes, and its process while there is one.

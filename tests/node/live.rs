@@ -154,6 +154,37 @@ async fn people_are_counted_once_however_many_tabs_they_have() -> anyhow::Result
 }
 
 #[tokio::test]
+async fn people_are_estimated_when_they_are_many_and_exact_again_when_most_have_left() -> anyhow::Result<()> {
+    let cluster = Cluster::start(1, 2, &["--presence-heartbeat", "120"]).await?;
+    let (bases, http, page) = (cluster.bases(), Http::default(), cluster.page_of(0)?);
+    let are = async |viewers: u64, people: std::ops::RangeInclusive<u64>, is_estimate: bool| {
+        for base in &bases {
+            until("viewers and people are counted", async || {
+                let detail = http.get_json(&format!("{base}/{page}/counter?detail=true")).await?;
+                let is = (&detail["viewers"], &detail["unique_is_estimate"]);
+                anyhow::ensure!(is == (&json!(viewers), &json!(is_estimate)), "{viewers} viewers: {detail}");
+                let unique = detail["unique"].as_u64().context("no number")?;
+                anyhow::ensure!(people.contains(&unique), "{unique} people instead of {people:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        anyhow::Ok(())
+    };
+    // Every other user has two sessions, mostly held by two nodes.
+    let sessions: Vec<(usize, String)> =
+        (0..300).map(|session| (session % 200, format!("{}/{page}/sessions/s{session}", bases[session % 2]))).collect();
+    for (user, url) in &sessions {
+        http.send(Method::PUT, url, Some(json!({"user": format!("u{user}")}))).await?.json_of(StatusCode::OK)?;
+    }
+    are(300, 180..=220, true).await?;
+    for (_, url) in sessions.iter().filter(|(user, _)| *user >= 20) {
+        http.send(Method::DELETE, url, None).await?.json_of(StatusCode::OK)?;
+    }
+    are(40, 20..=20, false).await
+}
+
+#[tokio::test]
 async fn the_busiest_pages_are_told_by_every_node_in_their_order() -> anyhow::Result<()> {
     let cluster = Cluster::start(3, 2, &[]).await?;
     let (bases, http) = (cluster.bases(), Http::default());

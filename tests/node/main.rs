@@ -7,6 +7,7 @@ mod bad_folders;
 mod bad_layouts;
 mod bad_peers;
 mod bad_requests;
+mod commits;
 mod crashes;
 mod details;
 mod exactly_once;

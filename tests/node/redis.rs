@@ -9,6 +9,7 @@ use counter_tests::node::{Cluster, TestNode, give};
 use counter_tests::redis::{APPEND_ONLY, TestRedis, servers};
 use counter_tests::wait::until;
 use hyper::{Method, StatusCode};
+use serde_json::json;
 use tempfile::TempDir;
 
 const PAGE: &str = "front-page";
@@ -155,6 +156,8 @@ async fn survives(server: &str, accident: Accident) -> anyhow::Result<()> {
     for count in 1..=3 {
         counted(&node, count).await?;
     }
+    let quiet = format!("{}/quiet/counter", node.http());
+    Http::default().send(Method::PUT, &quiet, Some(json!({"by": 7}))).await?.json_of(StatusCode::OK)?;
     let before = actor(&node).await?;
     accident.begin(&mut kept.redis).await?;
     if !matches!(accident, Accident::Flushed) {
@@ -175,6 +178,7 @@ async fn survives(server: &str, accident: Accident) -> anyhow::Result<()> {
     node.kill().await?;
     node.start_ready().await?;
     assert_eq!(Http::default().count(&node.http(), PAGE).await?, held + 1, "{accident:?}");
+    assert_eq!(Http::default().count(&node.http(), "quiet").await?, 7, "{accident:?}");
     assert!(actor(&node).await?.incarnation > after.incarnation);
     Ok(())
 }

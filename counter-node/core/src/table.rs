@@ -21,7 +21,7 @@ use crate::vector::{Applied, Growth, Merged, Reading, Refusal, SlotDelta, SlotRe
 /// About what a token's record takes in memory: see `docs/exactly-once.md` for how it was measured.
 const TOKEN_BYTES: u64 = 96;
 /// And what each page takes besides that has records: its key once more, and the slot's lists, which few records fill badly.
-const TOKEN_PAGE_BYTES: u64 = 140;
+const TOKEN_PAGE_BYTES: u64 = 160;
 
 /// For how many counters [`Table::warm`] holds the locks of their slots at once, about a microsecond: as many waits for memory as a processor
 /// has under way.

@@ -33,6 +33,8 @@ pub(super) struct Visitor {
     has_beaten: bool,
     /// Through which process its heartbeats were ended last, once that was answered.
     ended_through: Arc<OnceLock<u64>>,
+    /// Its client's saying so.
+    ending: Option<JoinHandle<()>>,
     /// When it may beat again: an end that is on its way, or is handed on, may overtake what begins anew at once.
     again_ms: u64,
     tabs: Vec<Tab>,
@@ -80,6 +82,7 @@ impl Visitor {
             beats: None,
             has_beaten: false,
             ended_through: Arc::default(),
+            ending: None,
             again_ms: 0,
             tabs,
             opened_ms: 0,
@@ -93,7 +96,7 @@ impl Visitor {
     /// Begins something, or ends it.
     pub(super) fn act(&mut self, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
         match rng.below(6) {
-            0 if self.may_beat && self.beats.is_none() && self.again_ms <= network.now_ms() => {
+            0 if self.may_beat && self.beats.is_none() && self.may_begin_anew(network.now_ms()) => {
                 self.beats = Some(Beats { next_ms: 0, flying: None, through: 0, answered_ms: 0, stand: None })
             }
             1 | 2 if self.tabs.len() < 3 => self.open(None, network, rng, next_number),
@@ -101,6 +104,11 @@ impl Visitor {
             4 | 5 => self.close(network, rng),
             _ => {}
         }
+    }
+
+    /// Whether the end of its heartbeats has been answered, and what that has set going has arrived.
+    fn may_begin_anew(&self, now_ms: u64) -> bool {
+        self.again_ms <= now_ms && self.ending.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     fn open(&mut self, resumes: Option<Claimant>, network: &Arc<Network>, rng: &mut Rng, next_number: &mut u64) {
@@ -165,7 +173,7 @@ impl Visitor {
         let up = network.up();
         let through: Vec<Arc<Process>> = (0..ENDS).filter(|_| !up.is_empty()).map(|_| rng.pick(&up).clone()).collect();
         let (network, session) = (network.clone(), self.session.clone());
-        tokio::spawn(async move {
+        self.ending = Some(tokio::spawn(async move {
             for process in through {
                 let end = async {
                     network.awake(process.start).await;
@@ -175,7 +183,7 @@ impl Visitor {
                     return ended_through.set(process.start).unwrap();
                 }
             }
-        });
+        }));
     }
 
     /// Whether it counts, or has counted, by heartbeats alone.
