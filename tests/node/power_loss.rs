@@ -224,3 +224,24 @@ async fn never_starts_after_a_power_failure_and_counts_nothing_twice() -> anyhow
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_volume_on_which_the_power_fails_while_it_is_made_is_made_all_the_same() -> anyhow::Result<()> {
+    let mut random = random();
+    let (mut life, ()) = Life::of("Always", async |_, _| Ok(())).await?;
+    let name = |event: &Event| life.trace.calls[event.call].name.as_str();
+    let is_last = |event: &Event| life.trace.calls[event.call].strings().any(|path| path.ends_with(b"/store"));
+    let made = life.trace.events.iter().rposition(|event| name(event) == "rename" && is_last(event)).context("no rename")?;
+    let is_step = |event: &Event| event.gave.is_some() && (name(event).ends_with("sync") || name(event).starts_with("rename"));
+    // The last of them is the one that forces the last rename.
+    let steps: Vec<usize> = (0..life.trace.events.len()).filter(|index| is_step(&life.trace.events[*index])).collect();
+    let until_made = steps.iter().take_while(|index| **index <= made).count() + 1;
+    let none = BTreeMap::from(PAGES.map(|page| (page, 0)));
+    for index in steps.into_iter().take(until_made) {
+        for _ in 0..3 {
+            let left = life.after(index + 1)?.lose_power(&mut random)?;
+            check(&mut life.node, &left, &none, &none).await.with_context(|| format!("after {} events", index + 1))?;
+        }
+    }
+    Ok(())
+}

@@ -7,8 +7,8 @@
 //! store.new/   the same while the folder is being made; gone once it is
 //! ```
 //!
-//! A folder is made in an order that a crash cannot turn into one that looks used: all files in `store.new`, then
-//! `FORMAT`, then the rename to `store`. So a `store` without `FORMAT`, or the reverse, is damage and never taken for new.
+//! A folder is made in an order that neither a crash nor a power failure can turn into one that looks used: all files in `store.new`, their
+//! names included, then `FORMAT`, then the rename to `store`. So a `store` without `FORMAT`, or the reverse, is damage and never taken for new.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -81,10 +81,11 @@ impl Folder {
         Ok(draft)
     }
 
-    /// Writes `FORMAT`: from here on the folder is ours, and of this format.
+    /// Writes `FORMAT`: from here on the folder is ours, and of this format, and what was drafted is used, also after a power failure.
     pub(super) fn mark_format(&self) -> Result<(), StoreError> {
         let draft = self.path.join(FORMAT_DRAFT);
         let write = || {
+            sync_folder(&self.path.join(STORE_DRAFT))?;
             let mut file = File::create(&draft)?;
             file.write_all(format_text(FORMAT).as_bytes())?;
             file.sync_all()?;
@@ -98,7 +99,6 @@ impl Folder {
     pub(super) fn finish(&self) -> Result<(), StoreError> {
         let draft = self.path.join(STORE_DRAFT);
         let finish = || {
-            sync_folder(&draft)?;
             fs::rename(&draft, self.store())?;
             sync_folder(&self.path)
         };
