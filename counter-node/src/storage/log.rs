@@ -32,6 +32,7 @@ pub(super) use self::keeper::SEGMENTS_MAX;
 use self::scan::Scan;
 use self::segment::{FIRST_FRAME, Segment};
 use super::checkpoint::Checkpoint;
+use super::folder::sync_folder;
 use super::{Record, StoreCounts, StoreError};
 
 /// How large segments are, and where tests make them fail.
@@ -83,7 +84,8 @@ struct Writer {
     at: u32,
     /// Reused from commit to commit.
     frame: Vec<u8>,
-    /// What holds frames that are not known to be on the disk, in order.
+    /// What holds frames that are not known to be on the disk, in order; a segment that only has a head, too, since without that nothing
+    /// behind it counts.
     unforced: Vec<Arc<Segment>>,
 }
 
@@ -139,6 +141,8 @@ impl Sound {
         let faults = &config.faults;
         let Scan { used, unused, folded, cut } = self.scan;
         segment::remove_draft(folder)?;
+        // A process that was killed may have left names to the kernel, of which segments are used from here on.
+        sync_folder(folder).map_err(StoreError::io("force", folder))?;
         for number in folded {
             Segment::open(folder, number, faults)?.remove()?;
         }
@@ -202,6 +206,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Log {
+    /// The segments that the next forcing is of.
+    #[cfg(test)]
+    pub(super) fn unforced(&self) -> Vec<u32> {
+        lock(&self.writer).unforced.iter().map(|segment| segment.number).collect()
+    }
+
     /// Appends the records as one frame. Returns where that ends; the kernel has it then.
     pub(super) fn append(&self, records: &[Record]) -> Result<Position, StoreError> {
         let mut writer = lock(&self.writer);
@@ -240,6 +250,7 @@ impl Log {
             next.write_head(writer.at)?;
             self.keeper.begun(&next, writer.active.replace(next.clone()).map(|full| (full, writer.at)));
             writer.at = FIRST_FRAME;
+            writer.unforced.push(next);
             if writer.has_room(needed) {
                 break;
             }

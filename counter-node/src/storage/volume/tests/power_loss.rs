@@ -144,6 +144,27 @@ fn run(seed: u64) {
 }
 
 #[test]
+fn a_segment_that_was_too_small_for_a_frame_is_forced_with_the_one_that_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LogConfig { first_bytes: 64 << 10, bytes_max: 1 << 20, faults: Faults::default() };
+    let (store, _) = open_with(folder.path(), config).unwrap();
+    let log = folder.path().join("store/log");
+    store.commit(&[record("small", "1")], Durability::OnDisk).unwrap();
+    // Twice as large as the first one, and made beside the work.
+    for _ in 0..2_000 {
+        if files(&log).len() == 2 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!((files(&log).len(), store.log.unforced().is_empty()), (2, true));
+    store.commit(&[record("large", &"x".repeat(200 << 10))], Durability::InKernel).unwrap();
+    assert_eq!(store.log.unforced(), [2, 3], "without the head of the second nothing in the third counts");
+    store.sync().unwrap();
+    assert!(store.log.unforced().is_empty());
+}
+
+#[test]
 fn a_power_failure_takes_a_tail_at_most_and_nothing_that_was_forced() {
     let told = std::env::var("COUNTER_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let first: u64 = told.unwrap_or_else(rand::random);
