@@ -1,6 +1,6 @@
 //! The servers that are measured: each is started afresh, on the first core, with a folder of its own.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -128,8 +128,12 @@ pub(crate) fn pinned(core: usize) -> Command {
 pub(crate) fn pin_this_thread(core: usize) -> anyhow::Result<()> {
     let thread = std::fs::read_link("/proc/thread-self")?;
     let number = thread.file_name().context("/proc has another format")?;
-    let mut pin = Command::new("taskset");
-    let done = pin.args(["-p", "-c", &core.to_string()]).arg(number).stdout(Stdio::null()).status()?;
+    taskset(&["-p".as_ref(), "-c".as_ref(), core.to_string().as_ref(), number])
+}
+
+/// Has something that is running run on other cores.
+fn taskset(arguments: &[&OsStr]) -> anyhow::Result<()> {
+    let done = Command::new("taskset").args(arguments).stdout(Stdio::null()).status()?;
     anyhow::ensure!(done.success(), "taskset failed: {done}");
     Ok(())
 }
@@ -153,9 +157,7 @@ impl Running {
     pub(crate) fn spread(&self) -> anyhow::Result<()> {
         let last = std::thread::available_parallelism()?.get() - 1;
         let (cores, process) = (format!("0-{last}"), self.pid().to_string());
-        let done = Command::new("taskset").args(["-a", "-p", "-c", &cores, &process]).stdout(Stdio::null()).status()?;
-        anyhow::ensure!(done.success(), "taskset failed: {done}");
-        Ok(())
+        taskset(&["-a".as_ref(), "-p".as_ref(), "-c".as_ref(), cores.as_ref(), process.as_ref()])
     }
 
     /// Waits until a GET of this path is answered with this count.

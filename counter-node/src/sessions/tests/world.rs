@@ -139,18 +139,14 @@ impl World {
     /// People come and go, and one node crashes; when that is known, and its clients are back, who took heartbeats and their ends has told
     /// them whoever holds their sessions now. Some go on to come and go when it has crashed, and ask it in vain.
     async fn loses_no_heartbeats(&mut self) -> Result<(), String> {
-        let until_ms = self.network.now_ms() + self.rng.range(1_000, 30_000);
-        while self.network.now_ms() < until_ms {
-            self.turn(true).await?;
-        }
+        let time_ms = self.rng.range(1_000, 30_000);
+        self.pass(time_ms, true).await?;
         let up = self.network.up();
         let process = self.rng.pick(&up).clone();
         let again_ms = self.network.now_ms() + *self.rng.pick(&[100, 60_000]);
         self.crash(&process, again_ms);
-        let until_ms = self.network.now_ms() + self.rng.pick(&[0, millis(self.times.lease)]);
-        while self.network.now_ms() < until_ms {
-            self.turn(true).await?;
-        }
+        let time_ms = *self.rng.pick(&[0, millis(self.times.lease)]);
+        self.pass(time_ms, true).await?;
         self.rest(millis(self.times.lease) + SLACK_MS).await?;
         self.comes_to_what_is(Beats::Witnessed)?;
         self.down_ms.values_mut().for_each(|at_ms| *at_ms = 0);
@@ -165,9 +161,14 @@ impl World {
 
     /// Nobody comes or goes but those who are on their way.
     async fn rest(&mut self, time_ms: u64) -> Result<(), String> {
+        self.pass(time_ms, false).await
+    }
+
+    /// So much time passes.
+    async fn pass(&mut self, time_ms: u64, acts: bool) -> Result<(), String> {
         let until_ms = self.network.now_ms() + time_ms;
         while self.network.now_ms() < until_ms {
-            self.turn(false).await?;
+            self.turn(acts).await?;
         }
         Ok(())
     }
