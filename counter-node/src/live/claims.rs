@@ -118,6 +118,11 @@ impl Claims {
         self.ended.get(&(session.clone(), claimant)).map(|(said, _)| *said)
     }
 
+    /// What has ended here lately, and when that was said.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&Session, Claimant, Instant)> {
+        self.ended.iter().map(|((session, claimant), (said, _))| (session, *claimant, *said))
+    }
+
     /// Until when a claim stands, if it does.
     pub(crate) fn until(&self, session: &Session, claimant: Claimant) -> Option<Instant> {
         let claimants = &self.held.get(session)?.claimants;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use counter_core::id::NodeName;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use futures::stream::{self, StreamExt as _};
 use tokio::time::Instant;
 
@@ -25,15 +25,14 @@ impl<R: Reach> Sessions<R> {
         // They go ahead: a session that nothing else claims is given up with the rest.
         let orphans = std::mem::take(&mut lock(&self.orphans).claims);
         let left = self.claim_all(orphans, HANDOVER_PATH).await;
-        let mut all_answer = left.is_empty();
+        let all_answer = left.is_empty();
         lock(&self.orphans).claims.extend(left);
         let nodes = self.members.believed();
         let held = lock(&self.held).sessions();
         let mut by_holder: BTreeMap<NodeName, Vec<Session>> = BTreeMap::new();
         for part in held.chunks(AT_ONCE) {
             for session in part {
-                let holder = self.members.first(rank(session), &nodes).filter(|holder| holder != self.members.me());
-                if let Some(holder) = holder {
+                if let Some(holder) = self.holder_of(session, &nodes) {
                     by_holder.entry(holder).or_default().push(session.clone());
                 }
             }
@@ -51,8 +50,36 @@ impl<R: Reach> Sessions<R> {
             stream::iter(sessions.chunks(AT_ONCE / 4)).for_each_concurrent(PARTS_AT_ONCE, hand).await;
             answers.into_inner()
         });
-        all_answer &= join_all(handed).await.into_iter().all(|answers| answers);
-        all_answer
+        // At the same time: neither may wait for the other while nodes do not answer.
+        let (handed, ends) = join(join_all(handed), self.claim_all(self.ends_of_others(&nodes), SESSIONS_PATH)).await;
+        all_answer && ends.is_empty() && handed.into_iter().all(|answers| answers)
+    }
+
+    /// The other node that is to hold a session from now on, of those that are believed in. If there is none, a node that is about to exit
+    /// asks one all the same: it may just not have answered in time.
+    fn holder_of(&self, session: &Session, believed: &[NodeName]) -> Option<NodeName> {
+        let is_other = |node: &NodeName| node != self.members.me();
+        let first = self.members.first(rank(session), believed).filter(is_other);
+        if first.is_some() || !self.leaves.load(Ordering::Relaxed) {
+            return first;
+        }
+        self.holders(session).into_iter().find(is_other)
+    }
+
+    /// What has ended here lately of sessions that others are to hold: whoever held them before may have to hand them over yet, and who
+    /// said that they end may be gone.
+    fn ends_of_others(&self, nodes: &[NodeName]) -> Vec<Claim> {
+        let held = lock(&self.held);
+        let ends = held.ends().filter(|(session, ..)| self.holder_of(session, nodes).is_some());
+        ends.map(|(session, claimant, said)| Claim {
+            session: session.clone(),
+            user: None,
+            claimant,
+            resumes: None,
+            for_ms: 0,
+            ago_ms: millis(said.elapsed()),
+        })
+        .collect()
     }
 
     /// Hands sessions to their new holder. Returns whether it answers; what it has taken counts here no more.

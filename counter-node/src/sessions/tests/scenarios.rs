@@ -115,6 +115,16 @@ async fn a_node_that_stops_hands_over_although_it_believes_in_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_stops_hands_over_heartbeats_although_it_believes_in_nobody() {
+    let (_network, processes) = processes(2);
+    processes[0].sessions.take(&[claim(Claimant::Heartbeats, TIMES.heartbeat)], false);
+    processes[0].hear(&GatewayId { node: NodeName::from("n1"), start: 99 }, true);
+    processes[0].begin_leaving(TIMES.lease);
+    processes[0].sessions.hand_on().await;
+    assert_eq!(held(&processes), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_is_not_given_up_before_what_connections_claimed_has_gone_ahead() {
     let (_network, first, second) = held_by_the_first().await;
     first.begin_leaving(TIMES.lease);
@@ -231,4 +241,20 @@ async fn a_node_that_is_asked_in_vain_until_it_is_missed_is_missed_all_the_same(
     }
     let second = lock(&processes[1].sessions.held);
     assert!(second.number(&session).is_some(), "nobody is missing when what the first one had is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_at_a_holder_that_stops_does_not_count_on_where_another_one_hands_it_over_late() {
+    let (_network, processes, session) = in_the_order_of_three();
+    let orphan = Claimant::Orphan { gateway: 7, connection: 1 };
+    let claim = |claimant, time| Claim { session: session.clone(), ..claim(claimant, time) };
+    // The second one has held it, and has yet to hear that it is not to. The first one hears that its client is back, and has left.
+    processes[1].sessions.take(&[claim(orphan, TIMES.heartbeat)], true);
+    let back = claim(Claimant::Connection { gateway: 8, number: 1 }, Duration::ZERO);
+    processes[0].sessions.take(&[Claim { resumes: Some(orphan), ..back }], false);
+    processes[0].begin_leaving(TIMES.lease);
+    processes[0].sessions.hand_on().await;
+    processes[1].begin_leaving(TIMES.lease);
+    processes[1].sessions.hand_on().await;
+    assert_eq!(held(&processes), [0, 0, 0]);
 }

@@ -140,7 +140,7 @@ impl Visitor {
         *next_number += 1;
         self.opened_ms = network.now_ms();
         let tab = Tab { process, number: *next_number };
-        network.note(|| format!("{} opens {} at {}", self.session.id, tab.number, tab.process.node));
+        network.note(|| format!("{} opens {} at {} for {resumes:?}", self.session.id, tab.number, tab.process.node));
         tab.process.sessions.connected(self.session.clone(), tab.number, self.user, resumes);
         self.tabs.push(tab);
     }

@@ -210,6 +210,11 @@ impl World {
         Ok(holders)
     }
 
+    /// What every node knows of a session, for an error.
+    fn claims_on(&self, session: &Session) -> Vec<String> {
+        self.network.up().iter().map(|process| process.claims_on(session)).collect()
+    }
+
     /// Every session that is there is held by one node, and no other is held.
     fn comes_to_what_is(&self, beats: Beats) -> Result<(), String> {
         let holders = self.holders()?;
@@ -224,7 +229,7 @@ impl World {
             let is_unsure = visitor.only_beats() && !is_known && nodes < 2;
             if nodes != usize::from(visitor.is_there) && !is_unsure {
                 let Visitor { is_there, since_ms, .. } = visitor;
-                let claims: Vec<String> = self.network.up().iter().map(|process| process.claims_on(&visitor.session)).collect();
+                let claims = self.claims_on(&visitor.session);
                 return Err(format!(
                     "{id} is held by {nodes} nodes at rest; it is there: {is_there}, since {since_ms} ms: {claims:?}"
                 ));
@@ -244,7 +249,8 @@ impl World {
                 return Err(format!("{id}, there since {since_ms} ms, is missing at {now_ms} ms"));
             }
             if let Some(nodes) = nodes.filter(|_| !visitor.is_there && visitor.excused_ms + KNOWN_MS <= now_ms) {
-                return Err(format!("{id}, away since {since_ms} ms, is held by {nodes:?} at {now_ms} ms"));
+                let claims = self.claims_on(&visitor.session);
+                return Err(format!("{id}, away since {since_ms} ms, is held by {nodes:?} at {now_ms} ms: {claims:?}"));
             }
         }
         Ok(())
