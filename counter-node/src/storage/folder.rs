@@ -154,5 +154,50 @@ fn inspect_unmarked(path: &Path) -> Result<Stage, StoreError> {
 
 /// Forces a folder's entries to the disk.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    forcings::of(path)?;
     File::open(path)?.sync_all()
+}
+
+/// For tests: which folders this thread has forced, what was in them then, and which of them cannot be forced.
+#[cfg(test)]
+pub(super) mod forcings {
+    use std::cell::RefCell;
+
+    use super::{Path, PathBuf, fs, io};
+
+    thread_local! {
+        static FORCED: RefCell<Vec<(PathBuf, Vec<String>)>> = RefCell::default();
+        static FAILING: RefCell<Option<PathBuf>> = RefCell::default();
+    }
+
+    pub(super) fn of(path: &Path) -> io::Result<()> {
+        if FAILING.with_borrow(|failing| failing.as_deref() == Some(path)) {
+            return Err(io::Error::other("it cannot be forced"));
+        }
+        let mut names: Vec<String> = fs::read_dir(path)?.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        FORCED.with_borrow_mut(|forced| forced.push((path.to_path_buf(), names)));
+        Ok(())
+    }
+
+    /// From now on the folder cannot be forced.
+    pub(in crate::storage) fn fail(path: &Path) {
+        FAILING.set(Some(path.to_path_buf()));
+    }
+
+    /// From now on every folder can be forced.
+    pub(in crate::storage) fn heal() {
+        FAILING.set(None);
+    }
+
+    /// The names that were in the folder each time that it was forced.
+    pub(in crate::storage) fn all(path: &Path) -> Vec<Vec<String>> {
+        FORCED.with_borrow(|forced| forced.iter().filter(|(of, _)| of == path).map(|(_, names)| names.clone()).collect())
+    }
+
+    /// The names that were in the folder when it was forced last.
+    pub(in crate::storage) fn last(path: &Path) -> Vec<String> {
+        all(path).pop().unwrap_or_default()
+    }
 }

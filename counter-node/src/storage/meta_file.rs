@@ -1,7 +1,8 @@
 //! The few values that are not counters: identity, start count, layout. A file of a fixed size that is written in place.
 //!
 //! In place, so that a node starts, which takes a new incarnation, on a volume that is full to the last byte. And twice: a copy
-//! is on the disk before the other is touched, so that whatever a crash leaves, one of them is whole.
+//! is on the disk before the other is touched, and of a file that was just read the one that does not count is written first, so that
+//! whatever crashes leave, one after the other, one copy is whole.
 //!
 //! ```text
 //! file   two copies, each half of the file
@@ -35,6 +36,10 @@ pub(super) struct MetaFile {
     path: PathBuf,
     file: File,
     copy_bytes: usize,
+    /// The copy, 0 or 1, that holds the values on the disk for certain; written last.
+    trusted: usize,
+    /// Set while a larger file's name is not known to be on the disk: what is written in place there may be gone after a power failure.
+    in_doubt: bool,
     version: u64,
     values: Values,
 }
@@ -45,7 +50,7 @@ impl MetaFile {
         write_new(path, COPY_BYTES_MIN, &encode(0, &Values::new())).map(drop).map_err(StoreError::io("make", path))
     }
 
-    /// Reads the file.
+    /// Reads the file, and forces what was read: a process that was killed may have left it, or its name, to the kernel.
     ///
     /// # Errors
     /// When neither copy is whole.
@@ -56,17 +61,20 @@ impl MetaFile {
         })?;
         let copy_bytes = bytes.len() / 2;
         let (first, second) = bytes.split_at(copy_bytes);
-        let newer = match (decode(first), decode(second)) {
-            (Some(first), Some(second)) => Some(if second.0 > first.0 { second } else { first }),
-            (Some(only), None) | (None, Some(only)) => {
-                tracing::warn!(path = %path.display(), "one of two copies is not whole; going on by the other");
-                Some(only)
-            }
-            (None, None) => None,
+        let copies = (decode(first), decode(second));
+        if copies.0.is_some() != copies.1.is_some() {
+            tracing::warn!(path = %path.display(), "one of two copies is not whole; going on by the other");
+        }
+        let (trusted, (version, values)) = match copies {
+            (Some(first), Some(second)) if second.0 > first.0 => (1, second),
+            (Some(first), _) => (0, first),
+            (None, Some(second)) => (1, second),
+            (None, None) => return Err(StoreError::corrupt(path, "both of its copies are damaged")),
         };
-        let Some((version, values)) = newer else { return Err(StoreError::corrupt(path, "both of its copies are damaged")) };
         let file = File::options().write(true).open(path).map_err(StoreError::io("open", path))?;
-        Ok(Self { path: path.to_path_buf(), file, copy_bytes, version, values })
+        let meta = Self { path: path.to_path_buf(), file, copy_bytes, trusted, in_doubt: false, version, values };
+        meta.file.sync_data().and_then(|()| meta.sync_name()).map_err(StoreError::io("force", path))?;
+        Ok(meta)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Vec<u8>> {
@@ -83,26 +91,39 @@ impl MetaFile {
         // Counted even if writing fails, since it may have worked.
         self.version += 1;
         let copy = encode(self.version, &values);
-        let written = if copy.len() <= self.copy_bytes { self.write(&copy) } else { self.grow(&copy) };
+        let in_place = copy.len() <= self.copy_bytes && !self.in_doubt;
+        let written = if in_place { self.write(&copy) } else { self.replace(&copy) };
         written.map_err(StoreError::io("write", &self.path))?;
         self.values = values;
         Ok(())
     }
 
-    fn write(&self, copy: &[u8]) -> io::Result<()> {
-        for at in [0, self.copy_bytes] {
-            self.file.write_all_at(copy, at as u64)?;
+    fn write(&mut self, copy: &[u8]) -> io::Result<()> {
+        for number in [1 - self.trusted, self.trusted] {
+            self.file.write_all_at(copy, (number * self.copy_bytes) as u64)?;
             self.file.sync_data()?;
+            self.trusted = number;
         }
         Ok(())
     }
 
-    fn grow(&mut self, copy: &[u8]) -> io::Result<()> {
-        let copy_bytes = copy.len().next_power_of_two();
+    /// Puts a file with room for the copy in the place of this one. On an error up to the rename this one is kept, as it was; behind it,
+    /// which of the two a power failure leaves is not known, and the next write makes a file once more.
+    fn replace(&mut self, copy: &[u8]) -> io::Result<()> {
+        let copy_bytes = copy.len().next_power_of_two().max(self.copy_bytes);
         let draft = self.path.with_extension("part");
-        self.file = write_new(&draft, copy_bytes, copy)?;
-        self.copy_bytes = copy_bytes;
-        fs::rename(&draft, &self.path)?;
+        let made = write_new(&draft, copy_bytes, copy).and_then(|file| fs::rename(&draft, &self.path).map(|()| file));
+        self.file = made.inspect_err(|_| {
+            // What it took so far may be what others lack.
+            drop(fs::remove_file(&draft));
+        })?;
+        (self.copy_bytes, self.in_doubt) = (copy_bytes, true);
+        self.sync_name()?;
+        self.in_doubt = false;
+        Ok(())
+    }
+
+    fn sync_name(&self) -> io::Result<()> {
         self.path.parent().map_or(Ok(()), sync_folder)
     }
 }
@@ -144,6 +165,7 @@ fn decode(copy: &[u8]) -> Option<(u64, Values)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::folder::forcings;
 
     fn made() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
@@ -196,6 +218,70 @@ mod tests {
                 assert!(value == b"new" || value == b"old value" && !newest_for_sure, "cut {cut}: {value:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_write_that_fails_half_way_leaves_the_copy_that_was_read_as_good() {
+        for torn in [0, 1] {
+            let (_folder, path) = made();
+            MetaFile::open(&path).unwrap().put(&[("starts", Some(b"7"))]).unwrap();
+            let mut damaged = fs::read(&path).unwrap();
+            let half = damaged.len() / 2;
+            // As a first power failure may leave it.
+            damaged[torn * half + 25] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            let mut file = MetaFile::open(&path).unwrap();
+            // The second copy would lie beyond what any file can hold, so only the first can be written.
+            file.copy_bytes = usize::MAX / 2;
+            for value in [b"8", b"9"] {
+                let before = fs::read(&path).unwrap();
+                file.put(&[("starts", Some(value))]).unwrap_err();
+                let good = |bytes: &[u8]| bytes.chunks(half).map(|copy| decode(copy).is_some()).collect::<Vec<_>>();
+                let after = fs::read(&path).unwrap();
+                let untouched = (0..2).any(|copy| {
+                    let bytes = copy * half..(copy + 1) * half;
+                    good(&before)[copy] && before[bytes.clone()] == after[bytes]
+                });
+                assert!(untouched, "copy {torn} was torn, and the write of {value:?} began with the other");
+            }
+        }
+    }
+
+    #[test]
+    fn a_larger_file_that_did_not_get_the_name_is_not_written_to() {
+        let (folder, path) = made();
+        let mut file = MetaFile::open(&path).unwrap();
+        let (aside, large) = (folder.path().join("aside"), vec![7; 5 * COPY_BYTES_MIN]);
+        fs::rename(&path, &aside).unwrap();
+        fs::create_dir(&path).unwrap();
+        file.put(&[("layout", Some(&large))]).unwrap_err();
+        assert!(!folder.path().join("meta.part").exists(), "what it took is what others may lack");
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        file.put(&[("starts", Some(b"8"))]).unwrap();
+        let read = MetaFile::open(&path).unwrap();
+        assert_eq!((read.get("starts"), read.get("layout")), (Some(&b"8".to_vec()), None));
+    }
+
+    #[test]
+    fn while_the_name_of_a_larger_file_is_not_on_the_disk_no_write_counts() {
+        let (folder, path) = made();
+        let mut file = MetaFile::open(&path).unwrap();
+        let large = vec![7; 5 * COPY_BYTES_MIN];
+        forcings::fail(folder.path());
+        file.put(&[("layout", Some(&large))]).unwrap_err();
+        file.put(&[("starts", Some(b"8"))]).unwrap_err();
+        forcings::heal();
+        file.put(&[("starts", Some(b"9"))]).unwrap();
+        assert_eq!(forcings::last(folder.path()), ["meta"]);
+        assert_eq!(MetaFile::open(&path).unwrap().get("starts"), Some(&b"9".to_vec()));
+    }
+
+    #[test]
+    fn the_name_that_a_killed_process_gave_is_forced_before_the_file_is_used() {
+        let (folder, path) = made();
+        drop(MetaFile::open(&path).unwrap());
+        assert_eq!(forcings::last(folder.path()), ["meta"]);
     }
 
     #[test]
