@@ -154,6 +154,8 @@ impl Sound {
         for (number, data_end) in unused.into_iter().rev() {
             let segment = Segment::open(folder, number, faults)?;
             segment.erase(0..u32::try_from(data_end).unwrap_or(segment.bytes))?;
+            // A process that was killed while it made the segment zeros may have left them to the kernel.
+            segment.force()?;
             spares.insert(0, Arc::new(segment));
         }
         let mut ends = Vec::new();

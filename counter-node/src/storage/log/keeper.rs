@@ -305,25 +305,16 @@ impl Keeper {
             segments.full.retain(|full| full.segment.number != segment.number);
             segments.compact = true;
             let useful = segments.spares.is_empty() && segment.bytes >= segments.bytes_next && !distrusted;
-            useful.then(|| segments.take_number())
+            useful.then_some(segments.number_next)
         };
         self.done.notify_all();
         match number {
-            Some(number) => match segment.recycle(&self.folder, number) {
-                Ok(spare) => {
-                    self.add_spare(spare);
-                    Ok(())
-                }
-                Err(error) => {
-                    // Otherwise it would take room that nobody counts, until the next start.
-                    drop(segment.remove());
-                    Err(error)
-                }
-            },
+            Some(number) => segment.recycle(&self.folder, number).map(|spare| self.add_spare(spare)),
             None => segment.remove(),
         }
     }
 
+    /// Only now its number is used up: the next start takes a gap in the numbers for a segment that is gone.
     fn add_spare(&self, spare: Segment) {
         let mut segments = lock(&self.segments);
         segments.number_next = segments.number_next.max(spare.number.saturating_add(1));
@@ -354,12 +345,6 @@ impl Segments {
         }
         let Full { segment, end, distrusted } = self.full.front()?;
         Some(Job::Fold { segment: segment.clone(), end: *end, distrusted: *distrusted })
-    }
-
-    fn take_number(&mut self) -> u32 {
-        let number = self.number_next;
-        self.number_next = number.saturating_add(1);
-        number
     }
 }
 

@@ -77,19 +77,26 @@ impl Segment {
         Ok(Self { number, path, bytes, file, faults: faults.clone() })
     }
 
-    /// Gives a segment that is no longer needed a new number, and makes it all zeros.
+    /// Gives a segment that is no longer needed a new number, and makes it all zeros. On an error it is deleted.
     pub(super) fn recycle(&self, folder: &Path, number: u32) -> Result<Self, StoreError> {
         let path = path_of(folder, number);
-        let recycle = || {
+        let rename = || {
             self.faults.check(Step::Make)?;
             // Under its new name none of its frames are intact, so whatever a crash leaves of this is empty.
             fs::rename(&self.path, &path)?;
             sync_folder(folder)
         };
-        recycle().map_err(StoreError::io("recycle", &self.path))?;
-        let segment = Self::open(folder, number, &self.faults)?;
-        segment.erase(0..segment.bytes)?;
-        Ok(segment)
+        let recycle = || {
+            rename().map_err(StoreError::io("recycle", &self.path))?;
+            let segment = Self::open(folder, number, &self.faults)?;
+            segment.erase(0..segment.bytes)?;
+            Ok(segment)
+        };
+        recycle().inspect_err(|_| {
+            // Under whichever name, it would take room that nobody counts, until the next start.
+            drop(fs::remove_file(&self.path));
+            drop(fs::remove_file(&path));
+        })
     }
 
     /// Deletes it.
@@ -202,4 +209,19 @@ pub(super) fn parse_head(bytes: &[u8], number: u32) -> Option<u32> {
     let previous_end = u32::from_le_bytes(fixed(bytes, 12)?);
     let segment_bytes = u32::try_from(bytes.len()).ok()?;
     (bytes.get(..HEAD_BYTES)? == head(number, previous_end, segment_bytes)).then_some(previous_end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::folder::forcings;
+
+    #[test]
+    fn what_cannot_be_used_again_is_left_under_neither_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let segment = Segment::make(folder.path(), 1, 4 << 10, &Faults::default()).unwrap();
+        forcings::fail(folder.path());
+        segment.recycle(folder.path(), 2).err().unwrap();
+        assert_eq!(numbers(folder.path()).unwrap(), [0; 0]);
+    }
 }

@@ -84,6 +84,35 @@ fn after_a_failed_sync_nothing_is_forced_before_all_of_the_log_was_written_anew(
 }
 
 #[test]
+fn a_segment_that_cannot_be_used_again_leaves_no_gap_in_the_numbers() {
+    let (folder, faults) = (tempfile::tempdir().unwrap(), Faults::default());
+    let config = || LogConfig { first_bytes: 4 << 10, bytes_max: 4 << 10, faults: faults.clone() };
+    let (store, _) = open_with(folder.path(), config()).unwrap();
+    // Until there are as many as there may be, so that only one that is folded gives room for another.
+    faults.fail(Step::Fold, ErrorKind::StorageFull);
+    let (acknowledged, _) = commit_until_refused(&store, 1, Durability::InKernel);
+    faults.heal();
+    faults.fail(Step::Make, ErrorKind::Other);
+    assert!(matches!(store.reopen(), Err(StoreError::Io { action: "recycle", .. })));
+    faults.heal();
+    store.reopen().unwrap();
+    store.commit(&[record("after", "1")], Durability::OnDisk).unwrap();
+    drop(store);
+    let (_, contents) = open_with(folder.path(), config()).unwrap();
+    assert!(last(&contents) >= acknowledged && contents.contains_key(&(key("after").slot(), b"after".to_vec())));
+}
+
+#[test]
+fn a_segment_without_frames_is_forced_at_start_since_its_zeros_may_be_the_kernels_alone() {
+    let (folder, faults) = (tempfile::tempdir().unwrap(), Faults::default());
+    faults.fail(Step::Force, ErrorKind::Other);
+    let refused = open_with(folder.path(), failing(&faults)).err();
+    assert!(matches!(refused, Some(StoreError::Io { action: "force to the disk", .. })), "{refused:?}");
+    faults.heal();
+    open_with(folder.path(), failing(&faults)).unwrap();
+}
+
+#[test]
 fn a_node_starts_and_takes_a_new_incarnation_when_no_file_can_grow() {
     let (folder, faults) = (tempfile::tempdir().unwrap(), Faults::default());
     let (store, _) = open_with(folder.path(), failing(&faults)).unwrap();
