@@ -15,6 +15,7 @@ use lsm_tree::compaction::filter::{CompactionFilter, Context, Factory, ItemAcces
 use lsm_tree::config::{CompressionPolicy, FilterPolicy};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Error, Guard, SeqNo, SequenceNumberCounter};
 
+use super::folder::sync_folder;
 use super::format::FOLDED_KEY;
 use super::{StoreError, log};
 
@@ -30,6 +31,8 @@ pub(super) struct Checkpoint {
     tree: AnyTree,
     folded: u32,
     stop: Stop,
+    /// Set after a failure, until the tree was opened anew: what is on the disk may be newer than what is held of it.
+    stale: bool,
 }
 
 /// Says that what the checkpoint is at is to be given up: the next start does it again, from what is on the disk.
@@ -86,18 +89,14 @@ impl Checkpoint {
     /// Opens the tree, whose files were [verified](super::manifest) before: the engine takes away what it does not list.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let stop = Stop::default();
-        // The engine asserts what it expects of its files.
-        let tree = match catch_unwind(|| open_tree(path, &stop)) {
-            Ok(opened) => opened.map_err(|error| unreadable(path, error))?,
-            Err(_) => return Err(StoreError::corrupt(path, "the storage engine gave up on it")),
-        };
+        let tree = open_found(path, &stop)?;
         let folded = tree.get(FOLDED_KEY, SeqNo::MAX).map_err(|error| unreadable(path, error))?;
         let folded = match folded.as_deref().map(<[u8; 4]>::try_from) {
             None => 0,
             Some(Ok(number)) => u32::from_le_bytes(number),
             Some(Err(_)) => return Err(StoreError::corrupt(path, "it does not say how far the log has been folded into it")),
         };
-        Ok(Self { path: path.to_path_buf(), tree, folded, stop })
+        Ok(Self { path: path.to_path_buf(), tree, folded, stop, stale: false })
     }
 
     /// Ends whatever it does, from then on: with [`StoreError::Closed`], and nothing has changed.
@@ -127,6 +126,7 @@ impl Checkpoint {
 
     /// Takes in a segment of the log, all or nothing; on the disk when this returns. The entries are ascending by key.
     pub(super) fn fold(&mut self, number: u32, entries: &[log::Entry<'_>]) -> Result<(), StoreError> {
+        self.freshen()?;
         let folded = catch_unwind(AssertUnwindSafe(|| {
             let mut ingestion = self.tree.ingestion()?;
             for some in entries.chunks(ENTRIES_BETWEEN_LOOKS) {
@@ -153,6 +153,7 @@ impl Checkpoint {
 
     /// Merges tables where too many lie over each other.
     pub(super) fn compact(&mut self) -> Result<Compacted, StoreError> {
+        self.freshen()?;
         let before = self.tree.current_version().id();
         // Nobody reads older versions of a record.
         let newest = self.tree.get_highest_seqno().unwrap_or_default();
@@ -161,7 +162,6 @@ impl Checkpoint {
         Ok(if self.tree.current_version().id() == before { Compacted::AllThereIs } else { Compacted::OneStep })
     }
 
-    /// After a failure the tree is opened anew, which takes away what was not finished.
     fn settle(&mut self, action: &'static str, done: std::thread::Result<lsm_tree::Result<()>>) -> Result<(), StoreError> {
         let error = match done {
             Ok(Ok(())) => return Ok(()),
@@ -170,10 +170,31 @@ impl Checkpoint {
             Ok(Err(error)) => failed(action, &self.path, error),
             Err(_) => StoreError::Engine("it panicked".to_owned()),
         };
-        if let Ok(Ok(tree)) = catch_unwind(|| open_tree(&self.path, &self.stop)) {
-            self.tree = tree;
-        }
+        self.stale = true;
+        // Now, since what was not finished takes room; where that fails, before anything else is done.
+        drop(self.freshen());
         Err(error)
+    }
+
+    /// After a failure the tree is opened anew, which takes away what was not finished.
+    fn freshen(&mut self) -> Result<(), StoreError> {
+        if self.stale {
+            self.tree = open_found(&self.path, &self.stop)?;
+            self.stale = false;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a tree that is there already.
+fn open_found(path: &Path, stop: &Stop) -> Result<AnyTree, StoreError> {
+    // Whoever was killed, or failed, may have left the newest manifest's name to the kernel. It is on the disk before the engine takes away
+    // what that one does not list, and before the log does without what it does.
+    sync_folder(path).map_err(StoreError::io("force", path))?;
+    // The engine asserts what it expects of its files.
+    match catch_unwind(|| open_tree(path, stop)) {
+        Ok(opened) => opened.map_err(|error| unreadable(path, error)),
+        Err(_) => Err(StoreError::corrupt(path, "the storage engine gave up on it")),
     }
 }
 

@@ -7,11 +7,13 @@
 //! store.new/   the same while the folder is being made; gone once it is
 //! ```
 //!
-//! A folder is made in an order that neither a crash nor a power failure can turn into one that looks used: all files in `store.new`, their
-//! names included, then `FORMAT`, then the rename to `store`. So a `store` without `FORMAT`, or the reverse, is damage and never taken for new.
+//! A folder is made in an order that neither a crash nor a power failure can turn into one that looks used, each step on the disk before the
+//! next: all files in `store.new`, their names and those on the way to them included, then `FORMAT`, then the rename to `store`. So a `store`
+//! without `FORMAT`, or the reverse, is damage and never taken for new.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
@@ -61,6 +63,9 @@ impl Folder {
         }
         // Only now nobody else can be at work in here.
         let stage = inspect(path)?;
+        if stage == Stage::New {
+            sync_way_to(path).map_err(StoreError::io("force the way to", path))?;
+        }
         Ok((Self { path: path.to_path_buf(), lock }, stage))
     }
 
@@ -86,6 +91,7 @@ impl Folder {
         let draft = self.path.join(FORMAT_DRAFT);
         let write = || {
             sync_folder(&self.path.join(STORE_DRAFT))?;
+            sync_folder(&self.path)?;
             let mut file = File::create(&draft)?;
             file.write_all(format_text(FORMAT).as_bytes())?;
             file.sync_all()?;
@@ -99,6 +105,8 @@ impl Folder {
     pub(super) fn finish(&self) -> Result<(), StoreError> {
         let draft = self.path.join(STORE_DRAFT);
         let finish = || {
+            // A process that was killed may have left the name of `FORMAT` to the kernel.
+            sync_folder(&self.path)?;
             fs::rename(&draft, self.store())?;
             sync_folder(&self.path)
         };
@@ -157,6 +165,23 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     #[cfg(test)]
     forcings::of(path)?;
     File::open(path)?.sync_all()
+}
+
+/// Forces the names that lead to a folder, on its own file system: whoever made it, and what it lies in, may not have come so far.
+fn sync_way_to(path: &Path) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let device = fs::metadata(&path)?.dev();
+    for parent in path.ancestors().skip(1) {
+        if fs::metadata(parent)?.dev() != device {
+            break;
+        }
+        match sync_folder(parent) {
+            // Others made what is in there, long ago as a rule.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            forced => forced?,
+        }
+    }
+    Ok(())
 }
 
 /// For tests: which folders this thread has forced, what was in them then, and which of them cannot be forced.

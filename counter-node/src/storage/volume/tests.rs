@@ -11,6 +11,7 @@ use super::*;
 use crate::storage::{Change, FORMAT, Loaded, meta};
 
 mod faults;
+mod names;
 mod power_loss;
 mod stopping;
 
