@@ -135,6 +135,15 @@ impl Life {
     }
 }
 
+/// After which events a name was just given or taken, and not forced.
+fn named(trace: &Trace) -> impl Iterator<Item = usize> {
+    let is_name = |event: &Event| {
+        let name = trace.calls[event.call].name.as_str();
+        event.gave == Some(0) && ["rename", "unlink", "mkdir", "rmdir"].iter().any(|kind| name.starts_with(kind))
+    };
+    (1..).zip(&trace.events).filter(move |(_, event)| is_name(event)).map(|(events, _)| events)
+}
+
 /// Counts all pages until `enough`. Returns what each counts at most.
 async fn count_all(
     node: &TestNode,

@@ -66,15 +66,26 @@ impl<'a> Disk<'a> {
         let (nodes, open) = (Vec::new(), HashMap::new());
         let mut disk = Self { root: root.to_owned(), nodes, open, forcing: HashMap::new(), changes: 0 };
         disk.add(before);
+        disk.go_on(events, trace)
+    }
+
+    /// What becomes of it in so many events of a further process, which began when the one before had been killed: what that had not
+    /// forced, the kernel has.
+    ///
+    /// # Errors
+    /// When something was called that this does not know.
+    pub fn go_on(mut self, events: usize, trace: &'a Trace) -> anyhow::Result<Self> {
+        self.open.clear();
+        self.forcing.clear();
         for event in &trace.events[..events] {
             let call = &trace.calls[event.call];
             let done = match event.gave {
-                None => disk.begins(event.call, call),
-                Some(gave) => u64::try_from(gave).map_or(Ok(()), |gave| disk.ends(event.call, call, gave)),
+                None => self.begins(event.call, call),
+                Some(gave) => u64::try_from(gave).map_or(Ok(()), |gave| self.ends(event.call, call, gave)),
             };
             done.with_context(|| format!("{} by {} at {} µs", call.name, call.thread, event.at_us))?;
         }
-        Ok(disk)
+        Ok(self)
     }
 
     fn add(&mut self, image: &Image) -> usize {
