@@ -143,18 +143,22 @@ impl Copies {
         Taken { changed, whole }
     }
 
-    /// Puts the next copy in the place of the shown one. Returns what differs.
+    /// Puts the next copy in the place of the shown one. Returns what differs, and what has become again what it was: whoever came back to
+    /// a page is to be told of it anew.
     fn show_next(&mut self) -> Vec<(Place, PageState, PageState)> {
         let Some(next) = self.next.take() else { return Vec::new() };
         let before = self.shown.replace(next);
         let (Some(shown), before) = (&self.shown, before.map(|copy| copy.ledger).unwrap_or_default()) else { return Vec::new() };
-        let came = shown.ledger.iter().map(|(place, state)| {
+        let is_known = |(place, state): &(&Place, &PageState)| {
+            before.get(place) == Some(*state) && before.number(place) == shown.ledger.number(place)
+        };
+        let came = shown.ledger.iter().filter(|page| !is_known(page)).map(|(place, state)| {
             let before = before.get(place).cloned().unwrap_or_default();
             (place.clone(), before, state.clone())
         });
         let went = before.iter().filter(|(place, _)| shown.ledger.get(place).is_none());
         let went = went.map(|(place, state)| (place.clone(), state.clone(), PageState::default()));
-        came.chain(went).filter(|(_, before, now)| before != now).collect()
+        came.chain(went).collect()
     }
 }
 

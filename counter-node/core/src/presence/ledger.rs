@@ -138,6 +138,11 @@ impl Ledger {
         self.pages.get(place).map(|(_, state)| state).filter(|state| !state.is_absent())
     }
 
+    /// The number under which a page's state became what it is.
+    pub(super) fn number(&self, place: &Place) -> Option<u64> {
+        self.pages.get(place).map(|(number, _)| *number)
+    }
+
     /// The pages, in the order of their slots and keys.
     pub fn iter(&self) -> impl Iterator<Item = (&(Slot, Key), &PageState)> {
         self.pages.iter().map(|(place, (_, state))| (place, state)).filter(|(_, state)| !state.is_absent())

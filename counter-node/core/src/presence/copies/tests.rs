@@ -228,3 +228,24 @@ fn a_part_of_a_later_state_does_not_make_an_earlier_message_whole() {
     run.deliver(late).unwrap();
     assert_eq!(run.copies[0].shown().unwrap().0.len(), 2);
 }
+
+/// Whoever left a page and came back has heard nothing since: what is watched again is to be told again.
+#[test]
+fn a_copy_that_is_begun_anew_tells_of_a_page_that_has_become_again_what_it_was() {
+    let mut run = Run::new(9);
+    run.enter(0, 1);
+    run.enter(1, 1);
+    run.send(0);
+    let sent = run.on_way.pop().unwrap();
+    run.deliver(sent).unwrap();
+    // What it becomes in between never gets here.
+    run.enter(0, 0);
+    run.enter(0, 1);
+    run.heard[0] = None;
+    run.send(0);
+    let (to, anew, _) = run.on_way.pop().unwrap();
+    let changed = run.copies[to].take(anew, LayoutVersion(1), 9).changed;
+    let page = Key::new(b"a").unwrap();
+    let state = PageState { sessions: 1, ..PageState::default() };
+    assert_eq!(changed, [((page.slot(), page), state.clone(), state)]);
+}
