@@ -11,6 +11,7 @@ use counter_core::vector::Reading;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::members::Reach as _;
 use crate::own_writes::SEEN_TIMEOUT;
 use crate::peers::{DETAIL_PATH, Peers, Question};
 

@@ -46,7 +46,7 @@ pub use hub::{Attendance, Hub, Subject};
 pub use metrics::LiveMetrics;
 pub use opening::{Opening, Who};
 pub use subscriptions::{Mode, Subscriptions, TooManyPages};
-pub use value::Value;
+pub use value::{Count, Value};
 
 /// Pages that one connection may look at.
 pub const PAGES_MAX: usize = 100;

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use counter_core::id::NodeName;
+use counter_core::layout::Node;
 use counter_core::presence::{GatewayId, Roster, RosterTimes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +32,31 @@ pub trait Reach: Send + Sync + 'static {
     where
         B: Serialize + Send + Sync,
         A: DeserializeOwned + Send;
+
+    /// The first answer that is taken, of these nodes in their order; this one is passed over.
+    fn first<'l, B, A, T>(
+        &self,
+        nodes: impl ExactSizeIterator<Item = &'l Node> + Send,
+        Question { path, body, time }: Question<'_, B>,
+        mut take: impl FnMut(A) -> Option<T> + Send,
+    ) -> impl Future<Output = Option<T>> + Send
+    where
+        B: Serialize + Send + Sync,
+        A: DeserializeOwned + Send,
+        T: Send,
+    {
+        // So that one that hangs leaves time for the others.
+        let time = time / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+        async move {
+            for Node { name, .. } in nodes.filter(|node| node.name != *self.me()) {
+                match self.reach(name, Question { path, body: &body, time }).await.and_then(&mut take) {
+                    Some(taken) => return Some(taken),
+                    None => tracing::debug!(peer = %name, path, "no answer from this replica"),
+                }
+            }
+            None
+        }
+    }
 }
 
 impl Reach for Peers {

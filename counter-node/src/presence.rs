@@ -199,16 +199,16 @@ impl PresenceProtocol {
             match effect {
                 PresenceEffect::Send { to, message } if Some(&to) == direct => replies.push(message),
                 PresenceEffect::Send { to, message } => self.outboxes.push(&to, message),
-                PresenceEffect::Fed { readings } => self.fed(readings),
+                PresenceEffect::Fed { by, readings } => self.fed(&by, readings),
             }
         }
         replies
     }
 
-    fn fed(&self, readings: Vec<(Key, FeedReading)>) {
+    fn fed(&self, by: &NodeName, readings: Vec<(Key, FeedReading)>) {
         let (counts, unread): (Vec<_>, Vec<_>) = readings.into_iter().partition(|(key, _)| key.kind().is_counted());
         self.hub.fed(counts.into_iter().map(|(key, reading)| (key, part(reading))));
-        unread.into_iter().for_each(|(key, reading)| self.followed.fed(&key, part(reading)));
+        unread.into_iter().for_each(|(key, reading)| self.followed.fed(by, &key, part(reading)));
     }
 
     /// The users that are followed here.

@@ -84,7 +84,9 @@ pub struct Routes {
 }
 
 impl Routes {
-    fn of(layout: &Arc<Layout>, me: &NodeName) -> Self {
+    /// What a node routes by that acts by this layout.
+    #[must_use]
+    pub fn of(layout: &Arc<Layout>, me: &NodeName) -> Self {
         let names_me = |shard: &counter_core::layout::Shard| shard.nodes.iter().any(|node| node.name == *me);
         Self { layout: layout.clone(), owners: Owners::of(layout), mine: layout.shards.iter().position(names_me) }
     }

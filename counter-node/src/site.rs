@@ -7,6 +7,7 @@ use counter_core::presence::Viewers;
 use counter_core::table::Table;
 use futures::future::join_all;
 
+use crate::members::Reach as _;
 use crate::peers::{Peers, Question, TOTALS_PATH};
 use crate::protocol::Routes;
 use crate::totals::{GATHER_TIMEOUT, NeverHeard, SiteTotal, SlotTotals, Totals};

@@ -14,6 +14,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::lock::lock;
+use crate::members::Reach as _;
 use crate::peers::{Peers, Question, TOP_PATH};
 use crate::protocol::Routes;
 

@@ -14,6 +14,7 @@ pub mod shards;
 
 use counter_core::counter::Key;
 use counter_core::hlc::Hlc;
+use counter_core::id::NodeName;
 use counter_core::token::Token;
 use counter_core::unread::{Modifications, Subscription};
 use futures::future::BoxFuture;
@@ -50,6 +51,8 @@ pub trait Keeper: std::fmt::Debug + Send + Sync + 'static {
     fn all_modifications(&self, key: Key) -> BoxFuture<'_, Result<Modifications, Failure>>;
     /// What one replica says of a user's subscriptions, by their pages. The key is of [`Key::user`].
     fn subscriptions(&self, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>>;
+    /// What this replica says of them.
+    fn subscriptions_at(&self, node: NodeName, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>>;
     /// What all replicas that answer say of a subscription, together. The key is of [`Key::subscription`].
     fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>>;
     /// To how many pages a user subscribes: the largest number that any replica says that answers. The key is of [`Key::user`]. Each goes
@@ -116,12 +119,20 @@ pub async fn modify(backend: &impl Backend, page: &Key, token: Option<Token>) ->
     backend.update(page.modifications(), Write { action: Action::Increment(1), token }).await
 }
 
-/// A user's subscriptions, each with what is known of its page, in one round over the shards of the pages.
+/// A user's subscriptions, as one replica has them, any or the one that is named; each with what is known of its page, in one round over
+/// the shards of the pages.
 ///
 /// # Errors
 /// [`Failure`] when some shard does not answer: a part of a sum is no sum.
-pub async fn subscriptions(keeper: &dyn Keeper, user: Key) -> Result<Vec<(Subscribed, Modifications)>, Failure> {
-    let subscriptions = keeper.subscriptions(user).await?;
+pub async fn subscriptions(
+    keeper: &dyn Keeper,
+    user: Key,
+    of: Option<NodeName>,
+) -> Result<Vec<(Subscribed, Modifications)>, Failure> {
+    let subscriptions = match of {
+        Some(node) => keeper.subscriptions_at(node, user).await?,
+        None => keeper.subscriptions(user).await?,
+    };
     let keys = subscriptions.iter().map(|subscribed| subscribed.page.modifications()).collect();
     let modifications = keeper.modifications(keys).await?;
     Ok(subscriptions.into_iter().zip(modifications).collect())
@@ -132,7 +143,7 @@ pub async fn subscriptions(keeper: &dyn Keeper, user: Key) -> Result<Vec<(Subscr
 /// # Errors
 /// As [`subscriptions`].
 pub async fn unread(keeper: &dyn Keeper, user: Key) -> Result<Unread, Failure> {
-    Ok(Unread::of(subscriptions(keeper, user).await?))
+    Ok(Unread::of(subscriptions(keeper, user, None).await?))
 }
 
 /// Subscribes a user to a page. Who was not subscribed has read all of it; who was goes on as before.

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use counter_core::counter::{Key, KeyRef, Update};
 use counter_core::hlc::Hlc;
-use counter_core::id::{ActorId, ClusterId};
+use counter_core::id::{ActorId, ClusterId, NodeName};
 use counter_core::slot::Slot;
 use counter_core::table::{Table, TableLimits};
 use counter_core::unread::Modifications;
@@ -133,6 +133,10 @@ impl Keeper for OneTable {
 
     fn all_modifications(&self, key: Key) -> BoxFuture<'_, Result<Modifications, Failure>> {
         Box::pin(async { self.fails().map(|()| self.table.all_modifications(key))?.await })
+    }
+
+    fn subscriptions_at(&self, node: NodeName, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {
+        self.table.subscriptions_at(node, user)
     }
 
     fn subscriptions(&self, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {

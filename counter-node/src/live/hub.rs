@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::mailbox::{Mailbox, Sent};
 use super::metrics::LiveMetrics;
+use super::unread::Audience;
 use super::value::{Count, Value};
 use super::{Name, pace};
 use crate::lock::lock;
@@ -141,12 +142,6 @@ impl Hub {
         lock(&self.topics).contains_key(&Subject::Site)
     }
 
-    /// Whether someone looks at what a user has not read.
-    #[must_use]
-    pub fn follows(&self, user: &Key) -> bool {
-        lock(&self.topics).contains_key(&Subject::User(user.clone()))
-    }
-
     /// The keys that the page is counted under from now on. Of new ones something must be heard before a count is told.
     pub fn set_parts(&self, page: &Key, keys: &[Key]) {
         let Some(topic) = self.topic(&Subject::Page(page.clone())) else { return };
@@ -175,13 +170,6 @@ impl Hub {
     /// Takes in the site's total.
     pub fn site(&self, count: Count) {
         if let Some(topic) = self.topic(&Subject::Site) {
-            self.take(&topic, &mut lock(&topic.state), count);
-        }
-    }
-
-    /// Takes in how much a user has not read.
-    pub fn unread(&self, user: &Key, count: Count) {
-        if let Some(topic) = self.topic(&Subject::User(user.clone())) {
             self.take(&topic, &mut lock(&topic.state), count);
         }
     }
@@ -361,6 +349,22 @@ impl Hub {
             let some = some.iter().map(|(connection, subscriber)| subscriber.address(**connection)).collect::<Vec<_>>();
             tokio::spawn(tell_some(topic.clone(), some, self.metrics.clone()));
         }
+    }
+}
+
+impl Audience for Hub {
+    fn follows(&self, user: &Key) -> bool {
+        lock(&self.topics).contains_key(&Subject::User(user.clone()))
+    }
+
+    fn unread(&self, user: &Key, count: Count) {
+        if let Some(topic) = self.topic(&Subject::User(user.clone())) {
+            self.take(&topic, &mut lock(&topic.state), count);
+        }
+    }
+
+    fn metrics(&self) -> &LiveMetrics {
+        &self.metrics
     }
 }
 

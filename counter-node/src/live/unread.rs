@@ -1,8 +1,9 @@
 //! Unread counts of the users that someone on this node follows: kept in step by what owners tell of their subscriptions and of the
 //! pages that these are of, see [`crate::presence`].
 //!
-//! A user's subscriptions are fetched when following begins and whenever the owner tells that they have changed. Pages are watched
-//! before they are fetched, so nothing falls between; of what comes twice the higher number stands.
+//! A user's subscriptions are fetched when following begins and whenever a replica tells that they have changed, and then of that one:
+//! another may not have heard of it yet, and nobody would tell when it has. Pages are watched before they are fetched, so nothing falls
+//! between; of what comes twice the higher number stands.
 //!
 //! So many subscriptions are held at most. Beyond that nobody else is followed: who asks is refused, and who had asked just before waits
 //! without a number. Whoever has one keeps it right. What is being fetched at that moment is held as well, [`FETCHED_AT_ONCE`] users.
@@ -14,11 +15,13 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::hlc::Hlc;
+use counter_core::id::NodeName;
 use counter_core::key::KeyKind;
 use counter_core::unread::{Epoch, Modifications, Subscription};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::LiveMetrics;
 use super::hub::{Hub, Part};
 use super::value::Count;
 use crate::lock::lock;
@@ -28,12 +31,22 @@ use crate::unread::{Keeper, Subscribed, subscriptions};
 /// Users whose subscriptions are fetched at the same time.
 const FETCHED_AT_ONCE: usize = 64;
 /// How long to wait after a shard has not answered.
-const AGAIN: Duration = Duration::from_secs(1);
+pub const AGAIN: Duration = Duration::from_secs(1);
+
+/// Those who look at what users have not read: the [`Hub`], but for tests.
+pub trait Audience {
+    /// Whether someone looks at this user's.
+    fn follows(&self, user: &Key) -> bool;
+    /// Takes in how much a user has not read.
+    fn unread(&self, user: &Key, count: Count);
+    /// What is counted of it.
+    fn metrics(&self) -> &LiveMetrics;
+}
 
 /// See the module's text. Its lock is taken below presence's and above the [`Hub`]'s.
 #[derive(Debug)]
-pub struct Followed {
-    hub: Arc<Hub>,
+pub struct Followed<A = Hub> {
+    hub: Arc<A>,
     /// Subscriptions with which no user more is taken.
     held_max: usize,
     state: Mutex<State>,
@@ -61,6 +74,8 @@ struct Following {
     /// There has been one: what the user subscribes to is held.
     is_held: bool,
     subscriptions: BTreeMap<Key, Subscription>,
+    /// The replica that told last that they have changed.
+    told_by: Option<NodeName>,
     count: u64,
     updated_at: Option<Hlc>,
 }
@@ -80,10 +95,10 @@ pub struct Rewatch {
     pub end: Vec<Key>,
 }
 
-impl Followed {
+impl<A: Audience> Followed<A> {
     /// Nobody is followed.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, held_max: usize) -> Self {
+    pub fn new(hub: Arc<A>, held_max: usize) -> Self {
         Self { hub, held_max, state: Mutex::default(), wake: Notify::new() }
     }
 
@@ -119,11 +134,15 @@ impl Followed {
         }
     }
 
-    /// Takes in what an owner tells of a key that is watched for a user's sake.
-    pub fn fed(&self, key: &Key, part: Part) {
+    /// Takes in what a replica tells of a key that is watched for a user's sake.
+    pub fn fed(&self, by: &NodeName, key: &Key, part: Part) {
         let mut state = lock(&self.state);
         match key.kind() {
-            KeyKind::User if state.users.contains_key(key) => self.fetch(&mut state, key),
+            KeyKind::User => {
+                let Some(following) = state.users.get_mut(key) else { return };
+                following.told_by = Some(by.clone());
+                self.fetch(&mut state, key);
+            }
             KeyKind::Modifications => {
                 let Some(page) = state.pages.get_mut(key) else { return };
                 let number = u32::try_from(part.tally.max(0)).unwrap_or(u32::MAX);
@@ -212,19 +231,21 @@ impl Followed {
         }
     }
 
-    /// A user whose subscriptions are to be fetched now. Those that change meanwhile are fetched again afterwards.
-    fn take_due(&self) -> Option<Key> {
+    /// A user whose subscriptions are to be fetched now, and of which replica; none: of any. Those that change meanwhile are fetched again
+    /// afterwards.
+    pub fn take_due(&self) -> Option<(Key, Option<NodeName>)> {
         let mut state = lock(&self.state);
         let is_full = state.held >= self.held_max;
         let has_room = |user: &Key| !is_full || state.users.get(user).is_some_and(|following| following.is_held);
         let user = state.due.iter().find(|user| !state.fetching.contains(*user) && has_room(user)).cloned()?;
         state.due.remove(&user);
         state.fetching.insert(user.clone());
-        Some(user)
+        let of = state.users.get(&user).and_then(|following| following.told_by.clone());
+        Some((user, of))
     }
 
     /// The user's subscriptions have been fetched, or not: then they are to be.
-    fn end_fetch(&self, user: &Key, failed: bool) {
+    pub fn end_fetch(&self, user: &Key, failed: bool) {
         let mut state = lock(&self.state);
         state.fetching.remove(user);
         let metrics = self.hub.metrics();
@@ -280,12 +301,12 @@ impl State {
 pub async fn run(presence: Arc<PresenceProtocol>, keeper: Arc<dyn Keeper>, stopped: CancellationToken) {
     let places = Arc::new(Semaphore::new(FETCHED_AT_ONCE));
     while stopped.run_until_cancelled(presence.followed().wake.notified()).await.is_some() {
-        while let Some(user) = presence.followed().take_due() {
+        while let Some((user, of)) = presence.followed().take_due() {
             let acquired = stopped.run_until_cancelled(places.clone().acquire_owned()).await;
             let Some(Ok(place)) = acquired else { return };
             let (presence, keeper, stopped) = (presence.clone(), keeper.clone(), stopped.clone());
             tokio::spawn(async move {
-                let fetched = subscriptions(&*keeper, user.clone()).await;
+                let fetched = subscriptions(&*keeper, user.clone(), of).await;
                 drop(place);
                 let failed = fetched.is_err();
                 match fetched {

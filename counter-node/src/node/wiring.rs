@@ -151,14 +151,14 @@ impl Base {
     }
 
     fn asked(&self) -> Asked {
-        let Self { protocol, table, viewers, committer, .. } = self;
+        let Self { table, viewers, committer, .. } = self;
         let peers = || self.peers.clone();
         let (recent, gathered) = (Recent::default(), Gathered::default());
         Asked {
             details: Arc::new(Details { table: table.clone(), viewers: viewers.clone(), peers: peers() }),
             overviews: Arc::new(Overviews { table: table.clone(), committer: committer.clone(), peers: peers(), gathered }),
             top: Arc::new(Top { viewers: viewers.clone(), peers: peers(), recent }),
-            unread: Arc::new(Shards { protocol: protocol.clone(), table: table.clone(), peers: peers() }),
+            unread: Arc::new(Shards { table: table.clone(), way: peers() }),
         }
     }
 

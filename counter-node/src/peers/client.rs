@@ -155,24 +155,6 @@ impl Peers {
         tokio::time::timeout(question.time, posted).await.ok()?.ok().map(|answer| answer.body)
     }
 
-    /// The first answer that is taken, of these nodes in their order; this one is passed over.
-    pub async fn first<'l, B: Serialize, A: DeserializeOwned, T>(
-        &self,
-        nodes: impl ExactSizeIterator<Item = &'l Node>,
-        Question { path, body, time }: Question<'_, B>,
-        mut take: impl FnMut(A) -> Option<T>,
-    ) -> Option<T> {
-        // So that one that hangs leaves time for the others.
-        let time = time / u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
-        for node in nodes.filter(|node| node.name != *self.protocol.me()) {
-            match self.ask(node, &Question { path, body: &body, time }).await.and_then(&mut take) {
-                Some(taken) => return Some(taken),
-                None => tracing::debug!(peer = %node.name, path, "no answer from this replica"),
-            }
-        }
-        None
-    }
-
     /// Posts an envelope, and returns the one that comes back. `to` is not known of a seed.
     ///
     /// # Errors

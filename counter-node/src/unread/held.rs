@@ -1,6 +1,7 @@
 //! What one replica's table says: to other nodes, and where a table is all that there is.
 
 use counter_core::counter::Key;
+use counter_core::id::NodeName;
 use counter_core::table::Table;
 use counter_core::unread::Modifications;
 use futures::future::{BoxFuture, ready};
@@ -52,6 +53,10 @@ impl Keeper for Table {
 
     fn subscriptions(&self, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {
         Box::pin(ready(Ok(subscriptions(self, &user))))
+    }
+
+    fn subscriptions_at(&self, _: NodeName, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {
+        Keeper::subscriptions(self, user)
     }
 
     fn standing(&self, subscription: Key) -> BoxFuture<'_, Result<Standing, Failure>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use counter_core::counter::Key;
 use counter_core::forward::NotApplied;
+use counter_core::id::NodeName;
 use counter_core::key::KeyKind;
 use counter_core::layout::{Layout, Node, Shard};
 use counter_core::slot::Slot;
@@ -17,8 +18,9 @@ use futures::future::{BoxFuture, join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 
 use super::{Keeper, Standing, Subscribed, held};
+use crate::members::Reach;
 use crate::peers::{Peers, Question, UNREAD_PATH};
-use crate::protocol::Protocol;
+use crate::protocol::View;
 use crate::router::{Failure, not_applied};
 
 /// How long a shard may take to answer, all of its replicas together.
@@ -57,11 +59,22 @@ pub enum Answer {
     Withheld,
 }
 
-/// The way to them.
-pub struct Shards {
-    pub protocol: Arc<Protocol>,
+/// The way to other nodes, and what leads there: [`Peers`], but for tests.
+pub trait Way: Reach {
+    /// What this node routes by now.
+    fn view(&self) -> Arc<View>;
+}
+
+impl Way for Peers {
+    fn view(&self) -> Arc<View> {
+        self.protocol.view()
+    }
+}
+
+/// The way to the shards.
+pub struct Shards<W = Peers> {
     pub table: Arc<Table>,
-    pub peers: Peers,
+    pub way: W,
 }
 
 impl Ask {
@@ -79,13 +92,13 @@ impl Ask {
     }
 }
 
-impl Shards {
+impl<W: Way> Shards<W> {
     /// What this node says.
     ///
     /// # Errors
     /// [`NotApplied::NotOwner`] when it does not own a slot, or does not serve.
     pub fn here(&self, ask: &Ask) -> Result<Answer, NotApplied> {
-        let view = self.protocol.view();
+        let view = self.way.view();
         let serves = ask.slots().all(|slot| view.serves(slot));
         // Just before it gave the slot up it may have acknowledged what the new owner has not heard yet.
         let counts_all_the_same = || ask.is_for_all() && ask.slots().all(|slot| view.has_left(slot));
@@ -116,23 +129,23 @@ impl Shards {
         if let Ok(answer) = self.here(&ask) {
             return Ok(answer);
         }
-        let view = self.protocol.view();
+        let view = self.way.view();
         let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
         let nodes = self.others(&routes.layout.shards[routes.owners().index(slot)]);
         let question = Question { path: UNREAD_PATH, body: ask, time: TIMEOUT };
-        let answer = self.peers.first(nodes.into_iter(), question, |said: Result<Answer, NotApplied>| said.ok());
+        let answer = self.way.first(nodes.into_iter(), question, |said: Result<Answer, NotApplied>| said.ok());
         answer.await.ok_or_else(|| not_applied(NotApplied::Unreachable))
     }
 
     /// What every replica of the slot's owner says that answers in time and, while the slot moves, of the other end of the move. Which end
     /// owns it may be known there and not here.
     async fn all(&self, slot: Slot, ask: Ask) -> Result<Vec<Answer>, Failure> {
-        let view = self.protocol.view();
+        let view = self.way.view();
         let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
         let nodes = ends(&routes.layout, &routes.layout.shards[routes.owners().index(slot)], slot);
         let nodes = nodes.flat_map(|shard| self.others(shard));
-        let question = Question { path: UNREAD_PATH, body: &ask, time: OTHERS_TIME };
-        let heard = join_all(nodes.map(|node| self.peers.ask(node, &question))).await;
+        let question = || Question { path: UNREAD_PATH, body: &ask, time: OTHERS_TIME };
+        let heard = join_all(nodes.map(|node| self.way.reach(&node.name, question()))).await;
         let heard = heard.into_iter().filter_map(|said: Option<Result<Answer, NotApplied>>| said?.ok());
         // Read last: so it is not older than what the others said.
         together(heard.chain(self.here(&ask).ok())).ok_or_else(|| not_applied(NotApplied::Unreachable))
@@ -141,7 +154,7 @@ impl Shards {
     /// Between what a counter is, by the copies of all replicas that may have counted it. None where one of them does not tell its
     /// own; without asking, where others than these, so many, have lately been `heard`.
     pub async fn bounds(&self, key: Key, heard: u32) -> Option<Bounds> {
-        let (slot, view) = (key.slot(), self.protocol.view());
+        let (slot, view) = (key.slot(), self.way.view());
         let routes = view.routes.as_ref()?;
         let replicas = ends(&routes.layout, &routes.layout.shards[routes.owners().index(slot)], slot);
         let replicas: usize = replicas.map(|shard| shard.nodes.len()).sum();
@@ -153,7 +166,7 @@ impl Shards {
     }
 
     fn others<'l>(&self, shard: &'l Shard) -> Vec<&'l Node> {
-        let me = self.protocol.me();
+        let me = self.way.me();
         let order = |node: &&Node| xxhash_rust::xxh3::xxh3_64(format!("{me}\0{}", node.name).as_bytes());
         let mut nodes: Vec<&Node> = shard.nodes.iter().filter(|node| node.name != *me).collect();
         nodes.sort_by_key(order);
@@ -196,16 +209,16 @@ fn copies(answers: Vec<Answer>) -> Vec<SlotDelta> {
     answers.into_iter().filter_map(copy).collect()
 }
 
-impl fmt::Debug for Shards {
+impl<W> fmt::Debug for Shards<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shards").finish_non_exhaustive()
     }
 }
 
-impl Keeper for Shards {
+impl<W: Way> Keeper for Shards<W> {
     fn modifications(&self, keys: Vec<Key>) -> BoxFuture<'_, Result<Vec<Modifications>, Failure>> {
         Box::pin(async move {
-            let view = self.protocol.view();
+            let view = self.way.view();
             let routes = view.routes.as_ref().ok_or_else(|| not_applied(NotApplied::NotReady))?;
             let mut by_shard: BTreeMap<usize, Vec<(usize, Key)>> = BTreeMap::new();
             for (place, key) in keys.into_iter().enumerate() {
@@ -229,6 +242,21 @@ impl Keeper for Shards {
         Box::pin(async move {
             match self.one(user.slot(), Ask::Subscriptions(user)).await? {
                 Answer::Subscriptions(subscribed) => Ok(subscribed),
+                _ => Err(not_applied(NotApplied::Unreachable)),
+            }
+        })
+    }
+
+    fn subscriptions_at(&self, node: NodeName, user: Key) -> BoxFuture<'_, Result<Vec<Subscribed>, Failure>> {
+        Box::pin(async move {
+            let ask = Ask::Subscriptions(user);
+            let said = if node == *self.way.me() {
+                Some(self.here(&ask))
+            } else {
+                self.way.reach(&node, Question { path: UNREAD_PATH, body: &ask, time: TIMEOUT }).await
+            };
+            match said {
+                Some(Ok(Answer::Subscriptions(subscribed))) => Ok(subscribed),
                 _ => Err(not_applied(NotApplied::Unreachable)),
             }
         })

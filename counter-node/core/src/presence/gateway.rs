@@ -306,7 +306,7 @@ impl Gateway {
             self.placement.told(place.0).is_some_and(|told| told.owner == shard) && outgoing.ledger.get(&place).is_some()
         });
         if !readings.is_empty() {
-            step.effects.push(PresenceEffect::Fed { readings });
+            step.effects.push(PresenceEffect::Fed { by: from.clone(), readings });
         }
     }
 

@@ -13,8 +13,8 @@ use crate::table::Table;
 pub enum PresenceEffect {
     /// Send once; when it fails, nothing is to be done. Messages to one node should stay in their order, or else cost more.
     Send { to: NodeName, message: PresenceMessage },
-    /// Counts of watched pages, each the newest: tell the page's subscribers.
-    Fed { readings: Vec<(Key, FeedReading)> },
+    /// Counts of watched pages, each the newest that this replica has: tell the page's subscribers.
+    Fed { by: NodeName, readings: Vec<(Key, FeedReading)> },
 }
 
 /// What an input works on, and what is to come of it. What this node says to itself does not leave it.

@@ -85,7 +85,7 @@ impl Cluster {
                     self.sent += 1;
                     self.on_way.push_back((name.clone(), to, message));
                 }
-                PresenceEffect::Fed { readings } => place.fed.extend(readings),
+                PresenceEffect::Fed { readings, .. } => place.fed.extend(readings),
             }
         }
     }

@@ -235,7 +235,7 @@ impl World {
         for effect in effects {
             match effect {
                 PresenceEffect::Send { to, message } => self.send(node, number, &to, message),
-                PresenceEffect::Fed { readings } => {
+                PresenceEffect::Fed { readings, .. } => {
                     if let Some(process) = &mut self.nodes[node].process {
                         process.fed.extend(readings);
                     }

@@ -25,7 +25,7 @@ fn subscribed(name: &str, page_known: Modifications, read: u32) -> (Subscribed, 
 
 fn fed(followed: &Followed, name: &str, number: i128) {
     let key = page(name).modifications();
-    followed.fed(&key, Part { tally: number, viewers: 0, updated_at: Some(Hlc(number.try_into().unwrap())) });
+    followed.fed(&"a".into(), &key, Part { tally: number, viewers: 0, updated_at: Some(Hlc(number.try_into().unwrap())) });
 }
 
 struct World {
@@ -65,7 +65,7 @@ impl World {
     }
 
     fn due(&self) -> Option<Key> {
-        self.followed.take_due()
+        self.followed.take_due().map(|(user, _)| user)
     }
 }
 
@@ -106,11 +106,11 @@ fn what_is_told_of_a_subscription_is_fetched_one_answer_at_a_time() {
     world.followed.refresh(&ann);
     assert_eq!(world.due(), Some(ann.clone()));
     // It changes while it is fetched.
-    world.followed.fed(&ann, Part { tally: 77, viewers: 0, updated_at: None });
+    world.followed.fed(&"b".into(), &ann, Part { tally: 77, viewers: 0, updated_at: None });
     assert_eq!(world.due(), None);
     world.followed.fetched(&ann, vec![subscribed("a", known(9, 5), 3)]);
     world.followed.end_fetch(&ann, false);
-    assert_eq!(world.due(), Some(ann.clone()));
+    assert_eq!(world.followed.take_due(), Some((ann.clone(), Some("b".into()))), "who tells it is asked");
     // Read in another tab, and unsubscribed from one page for another.
     let rewatch = world.followed.fetched(&ann, vec![subscribed("b", known(9, 1), 0)]);
     assert_eq!(rewatch, Rewatch { begin: keys(&["b"]), end: keys(&["a"]) });
@@ -119,7 +119,7 @@ fn what_is_told_of_a_subscription_is_fetched_one_answer_at_a_time() {
     assert_eq!(world.due(), Some(ann.clone()), "it failed, and is tried again");
     world.followed.end_fetch(&ann, false);
     assert_eq!(world.due(), None);
-    world.followed.fed(&user("bob"), Part { tally: 1, viewers: 0, updated_at: None });
+    world.followed.fed(&"b".into(), &user("bob"), Part { tally: 1, viewers: 0, updated_at: None });
     assert_eq!(world.due(), None, "nobody follows bob");
 }
 
@@ -224,7 +224,7 @@ fn of_full_room_nobody_else_is_followed_until_somebody_goes() {
     assert_eq!((world.due(), figures()), (None, (2, 2)), "the other one waits");
     assert!(world.followed.may_follow(&ann) && world.followed.may_follow(&bob) && !world.followed.may_follow(&cid));
     // Who is followed goes on to be.
-    world.followed.fed(&first, Part { tally: 1, viewers: 0, updated_at: None });
+    world.followed.fed(&"b".into(), &first, Part { tally: 1, viewers: 0, updated_at: None });
     assert_eq!(world.due(), Some(first.clone()));
     world.followed.fetched(&first, [pages.to_vec(), vec![subscribed("c", known(9, 5), 1)]].concat());
     world.followed.end_fetch(&first, false);
