@@ -51,10 +51,22 @@ pub(crate) enum Bug {
     RegisterRetired,
     /// A node that gets slots writes their counters without the subscriptions.
     SubscriptionNotMoved,
+    /// A user's total counts one page alone.
+    TotalOfOnePage,
+    /// Who feeds followers is not told what it merges.
+    MergesUntold,
+    /// Who feeds followers is not told of its own updates.
+    UpdatesUntold,
+    /// What is fetched for followers and fails is not fetched again.
+    FetchNotRepeated,
+    /// What has changed for a follower is fetched of any replica.
+    FetchedOfAny,
+    /// Presence goes on by the first layout.
+    MovesUnheard,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 30] = [
         Self::AckBeforeDurable,
         Self::ReusedIncarnation,
         Self::EarlyFlip,
@@ -79,5 +91,11 @@ impl Bug {
         Self::RegisterNotSent,
         Self::RegisterRetired,
         Self::SubscriptionNotMoved,
+        Self::TotalOfOnePage,
+        Self::MergesUntold,
+        Self::UpdatesUntold,
+        Self::FetchNotRepeated,
+        Self::FetchedOfAny,
+        Self::MovesUnheard,
     ];
 }

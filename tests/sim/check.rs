@@ -43,6 +43,8 @@ impl World {
         self.check_numbers()?;
         self.check_sums()?;
         self.check_unread()?;
+        self.check_totals()?;
+        self.check_followers()?;
         self.check_disks()?;
         self.check_reads()?;
         if self.ledger.keys.iter().any(|key| self.nodes[0].process.as_ref().is_some_and(|process| is_retired(process, key))) {
@@ -73,7 +75,7 @@ impl World {
         if !self.operator.is_settled() {
             return Err(format!("the operator is not done: {:?}, nodes say {:?}", layout.moves, self.operator.said));
         }
-        if self.ledger.count(Told::Pending) > 0 || self.users.are_waiting() {
+        if self.ledger.count(Told::Pending) > 0 || self.users.are_waiting() || !self.tasks.is_empty() {
             return Err("a client has no answer".to_owned());
         }
         for node in layout.nodes() {

@@ -7,12 +7,13 @@ use counter_core::forward::{Failure, ForwardReply, ForwardRequest, MessageId};
 use counter_core::id::{ActorId, NodeName};
 use counter_core::layout::Layout;
 use counter_core::message::Envelope;
+use counter_core::presence::PresenceMessage;
+use counter_node::unread::shards::Ask;
 
 use crate::disk::Write;
 use crate::faults::Fault;
 use crate::operator::Said;
 use crate::process::Work;
-use crate::unread::{Answer, Part};
 
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -70,20 +71,45 @@ pub(crate) enum Event {
     Client,
     /// A user does something.
     User,
-    UserAsks {
+    /// A user tries again what has failed.
+    WishAgain {
+        wish: usize,
+    },
+    /// A node is asked something for a user.
+    Asked {
+        from: usize,
         to: usize,
-        wish: usize,
-        round: u32,
-        part: Part,
+        question: u64,
+        ask: Ask,
     },
-    UserHears {
-        wish: usize,
-        round: u32,
-        answer: Option<Box<Answer>>,
+    /// None: there will be no answer, or none has come in time.
+    Answered {
+        question: u64,
+        answer: Option<Vec<u8>>,
     },
-    UserWaited {
-        wish: usize,
-        round: u32,
+    GoOn {
+        task: u64,
+    },
+    /// Someone begins to follow a user.
+    Follow,
+    Unfollow {
+        node: usize,
+        process: u64,
+        user: usize,
+    },
+    FetchFailed {
+        node: usize,
+        process: u64,
+        user: usize,
+    },
+    PresenceTick {
+        node: usize,
+        process: u64,
+    },
+    PresenceArrives {
+        from: NodeName,
+        to: usize,
+        messages: Vec<PresenceMessage>,
     },
     Again {
         request: u64,

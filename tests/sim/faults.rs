@@ -101,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) keys_reset: usize,
     /// Half of the writes take long.
     pub(crate) slow_writes: bool,
+    /// Users are followed live.
+    pub(crate) followers: bool,
 }
 
 /// The most virtual shards that the page with virtual shards gets.
@@ -125,6 +127,7 @@ impl Plan {
             copy_ms_max: COPY_MS_MAX,
             keys_reset: 1,
             slow_writes: false,
+            followers: false,
         };
         for _ in 0..rng.below(4) {
             let count = u16::try_from(rng.range(0, u64::from(SUB_KEYS))).unwrap();
@@ -137,6 +140,22 @@ impl Plan {
             plan.add(rng, at_ms, kind);
         }
         plan
+    }
+
+    /// A short one in which users are followed, and little else is done.
+    pub(crate) fn with_followers(rng: &mut Rng) -> Self {
+        let mut plan = Self::of(rng);
+        // Two shards are enough for users and pages that live apart, and for slots that move.
+        for (at_ms, fault) in &mut plan.faults {
+            *at_ms /= 3;
+            if let Fault::Shards(shards) = fault {
+                *shards = 2;
+            }
+        }
+        plan.faults_end_ms /= 3;
+        // It takes long until tokens are forgotten.
+        let tokens = plan.tokens && rng.per_mille(500);
+        Self { client_ms: 1_000, user_ms: rng.range(15, 100), tokens, followers: true, ..plan }
     }
 
     fn add(&mut self, rng: &mut Rng, at_ms: u64, kind: u64) {

@@ -1,7 +1,7 @@
-//! A seeded simulation of whole clusters: the state machines that the node runs, a network, volumes and an operator.
+//! A seeded simulation of whole clusters: the state machines that the node runs and its steps for users, a network, volumes and an operator.
 //!
 //! `SIM_SEEDS=n` runs so many seeds, `SIM_FIRST=n` begins there, `SIM_SEED=n` runs one and prints the end of its trace,
-//! as every failure does; `SIM_TRACE=n` sets how many lines. `SIM_BUG=name` plants this bug alone,
+//! as every failure does; `FOLLOW_SEEDS=n` and the others do the same of those in which users are followed live; `SIM_TRACE=n` sets how many lines. `SIM_BUG=name` plants this bug alone,
 //! `SIM_EACH=n` plays each scenario with so many seeds. Faults first, then healing, then everything must come to
 //! rest and each number must be one that it may be, see `ledger.rs`.
 #![allow(
@@ -18,6 +18,7 @@ mod check;
 mod disk;
 mod events;
 mod faults;
+mod followers;
 mod ledger;
 mod model;
 mod operator;
@@ -25,6 +26,7 @@ mod process;
 mod requests;
 mod rim;
 mod scenarios;
+mod tasks;
 mod unread;
 mod world;
 
@@ -72,6 +74,24 @@ const COVERED: [&str; 27] = [
     "user not subscribed",
 ];
 
+/// The same where users are followed.
+const COVERED_OF_FOLLOWERS: [&str; 14] = [
+    "move flipped",
+    "clean stop",
+    "acknowledged updates lost with a tail or a volume",
+    "unread count as the model's",
+    "unread count within bounds",
+    "user not subscribed",
+    "user's request made twice",
+    "user's request sent again",
+    "user's request cut off by the end of its node",
+    "total told amid faults",
+    "total of several pages",
+    "fetch failed",
+    "follower gone",
+    "follower told the total",
+];
+
 /// How a simulation's plan is made from its seed.
 type Planner = fn(&mut Rng) -> Plan;
 
@@ -84,7 +104,9 @@ fn run(seed: u64, planner: Planner, bug: Option<Bug>, traced: Traced) -> (Result
 /// Fails with the seed, what is wrong, and the end of the trace: of the same run once more.
 fn report(seed: u64, planner: Planner, violation: &str) -> String {
     let (again, trace) = run(seed, planner, None, Traced::Yes);
-    format!("{trace}\n\nseed {seed}: {violation}\nonce more: {again:?}\nSIM_SEED={seed} repeats it\n")
+    format!(
+        "{trace}\n\nseed {seed}: {violation}\nonce more: {again:?}\nSIM_SEED={seed}, or FOLLOW_SEED={seed} where users are followed, repeats it\n"
+    )
 }
 
 /// Runs seeds, of which none may fail.
@@ -95,15 +117,26 @@ fn run_all(seeds: Range<u64>, planner: Planner) -> Vec<Outline> {
 
 #[test]
 fn every_seed_counts_right_and_comes_to_rest() {
-    if let Some(seed) = number("SIM_SEED") {
-        let (result, trace) = run(seed, Plan::of, None, Traced::Yes);
+    prove("SIM", Plan::of, &COVERED);
+}
+
+#[test]
+fn every_seed_tells_followers_and_whoever_asks_the_same_totals() {
+    prove("FOLLOW", Plan::with_followers, &COVERED_OF_FOLLOWERS);
+}
+
+/// Runs as many seeds as are asked for, or the one, by variables of this name.
+fn prove(name: &str, planner: Planner, covered: &[&str]) {
+    let number = |of: &str| number(&format!("{name}_{of}"));
+    if let Some(seed) = number("SEED") {
+        let (result, trace) = run(seed, planner, None, Traced::Yes);
         println!("{trace}\nseed {seed}: {result:?}");
         return assert!(result.is_ok());
     }
     let began = Instant::now();
-    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
-    let first = number("SIM_FIRST").unwrap_or(0);
-    let outlines = run_all(first..first + seeds, Plan::of);
+    let seeds = number("SEEDS").unwrap_or(SEEDS);
+    let first = number("FIRST").unwrap_or(0);
+    let outlines = run_all(first..first + seeds, planner);
     let sum = |part: fn(&Outline) -> u64| outlines.iter().map(part).sum::<u64>();
     println!(
         "{seeds} seeds in {:.1} s: {} updates acknowledged, {} unknown, {} layouts, at rest after {} ms on average",
@@ -114,7 +147,7 @@ fn every_seed_counts_right_and_comes_to_rest() {
         sum(|outline| outline.rest_ms) / seeds.max(1),
     );
     let seen: Vec<Seen> = outlines.into_iter().map(|outline| outline.seen).collect();
-    check_coverage(&COVERED, &seen, SEEDS);
+    check_coverage(covered, &seen, SEEDS);
 }
 
 #[test]
@@ -138,6 +171,12 @@ fn planner_for(bug: Bug) -> Planner {
         Bug::StandingNotDurable => scenarios::wishes_amid_slow_writes,
         Bug::ResumedActor => scenarios::slots_that_return,
         Bug::RecordNotMoved => scenarios::moved_with_conflicts,
+        Bug::TotalOfOnePage
+        | Bug::MergesUntold
+        | Bug::UpdatesUntold
+        | Bug::FetchNotRepeated
+        | Bug::FetchedOfAny
+        | Bug::MovesUnheard => Plan::with_followers,
         _ => Plan::of,
     }
 }

@@ -4,10 +4,14 @@
 //! nobody who subscribed or read can have heard of, and what was read and acknowledged is not unread again.
 
 use counter_core::unread::{Epoch, Modifications, Subscription};
+use counter_node::unread::{Unread, UnreadPage};
 
 use crate::ledger::{Request, Told};
 use crate::unread::{Deed, Pair, Wish};
 use crate::world::World;
+
+/// How long nodes may take to say totals.
+const TOTALS_MS: u64 = 5_000;
 
 /// A wish with how it ended.
 struct Ended<'w> {
@@ -34,6 +38,56 @@ impl World {
             let model = self.model(number, pair);
             let seen = model.check(subscription, page).map_err(|violation| format!("pair {number}: {violation}"))?;
             self.note(seen);
+        }
+        Ok(())
+    }
+
+    /// What a user has not read of all pages together.
+    pub(crate) fn final_total(&self, user: usize) -> Result<u64, String> {
+        let of = |pair: Pair| self.final_state(pair).map(|(subscription, page)| u64::from(subscription.unread(page)));
+        self.users.pairs_of(user).map(of).sum()
+    }
+
+    /// A sum is of its parts, and of no more modifications than there may have been.
+    pub(crate) fn check_total_on_the_way(&self, user: usize, total: &Unread) -> Result<(), String> {
+        let sum: u64 = total.pages.iter().map(|page| u64::from(page.unread)).sum();
+        let most = |page: &UnreadPage| {
+            let key = self.ledger.number_of(&page.page.modifications());
+            let maybe = |request: &&Request| request.key == key && request.told != Told::NotApplied;
+            u32::try_from(self.ledger.requests.iter().filter(maybe).count()).unwrap()
+        };
+        let is_right = |page: &UnreadPage| page.unread <= page.version && page.version <= most(page);
+        let is_whole = sum == total.count && total.pages.iter().all(is_right);
+        is_whole.then_some(()).ok_or_else(|| format!("user {user} is told {total:?}"))
+    }
+
+    /// Every node says of every user what all subscriptions come to.
+    pub(crate) fn check_totals(&mut self) -> Result<(), String> {
+        let nodes: Vec<usize> = self.operator.layout.nodes().map(|node| self.names[&node.name]).collect();
+        let mut asked = 0;
+        for node in nodes {
+            for user in 0..self.users.names.len() {
+                self.ask_total(node, user, true);
+                asked += 1;
+            }
+        }
+        let until_ms = self.now_ms + TOTALS_MS;
+        while self.users.totals.len() < asked && self.now_ms < until_ms {
+            self.run_until(self.now_ms + 1)?;
+        }
+        let told = std::mem::take(&mut self.users.totals);
+        if told.len() < asked {
+            return Err(format!("{} of {asked} totals have been told", told.len()));
+        }
+        for (node, user, total) in told {
+            let expected = self.final_total(user)?;
+            self.check_total_on_the_way(user, &total)?;
+            if total.count != expected {
+                return Err(format!("node {node} says that user {user} has {total:?} to read, not {expected}"));
+            }
+            if total.pages.len() > 1 {
+                self.note("total of several pages");
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A node and its process: the state machines that a real node runs, and what its rim holds for them.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use counter_core::counter::Key;
 use counter_core::forward::{ForwardConfig, ForwardInbox, Forwarder, InboxConfig, ItemResult, MessageId, Session};
@@ -14,9 +14,13 @@ use counter_core::slot::Slot;
 use counter_core::status::Readiness;
 use counter_core::table::{Table, TableLimits};
 use counter_core::vector::CounterView;
+use counter_node::protocol::{Routes, View};
+use counter_node::unread::shards::Shards;
 
 use crate::bugs::Bug;
 use crate::disk::{AppliedUpdate, Disk, Write};
+use crate::followers::Gateway;
+use crate::tasks::{Desk, Port};
 
 /// The wall clock when a simulation begins.
 pub(crate) const EPOCH_MS: u64 = 1_900_000_000_000;
@@ -87,7 +91,7 @@ pub(crate) struct Process {
     /// Counted over the whole simulation.
     pub(crate) number: u64,
     started_ms: u64,
-    pub(crate) table: Table,
+    pub(crate) table: Arc<Table>,
     pub(crate) replica: Replica,
     pub(crate) forwarder: Forwarder,
     pub(crate) inbox: ForwardInbox,
@@ -103,11 +107,15 @@ pub(crate) struct Process {
     pub(crate) pending: BTreeSet<u64>,
     /// A clean stop is under way, and must be over by then.
     pub(crate) stopping_ms: Option<u64>,
+    /// What users' requests are routed by, see [`Self::see`].
+    view: Arc<Mutex<Arc<View>>>,
+    /// Where a plan has followers.
+    pub(crate) gateway: Option<Box<Gateway>>,
 }
 
 impl Process {
     pub(crate) fn start(name: &NodeName, disk: &Disk, actor: ActorId, start: Start) -> (Self, Vec<Effect>) {
-        let table = Table::new(TABLE_SEED, LIMITS);
+        let table = Arc::new(Table::new(TABLE_SEED, LIMITS));
         disk.image().load(&table);
         let layout = disk.layout.clone().map(Arc::new);
         let mut forwarder = Forwarder::new(actor, name.clone(), ForwardConfig::default());
@@ -130,6 +138,8 @@ impl Process {
             quorum: Vec::new(),
             pending: BTreeSet::new(),
             stopping_ms: None,
+            view: Arc::new(Mutex::new(Arc::new(View { routes: None, readiness: Readiness::WaitingForLayout }))),
+            gateway: start.followers.then(|| Box::new(Gateway::new(name.clone(), start.seed))),
         };
         (process, effects)
     }
@@ -158,6 +168,22 @@ impl Process {
     pub(crate) fn serves(&self, name: &NodeName, slot: Slot) -> bool {
         let owner = self.replica.layout().and_then(|layout| layout.owner(slot));
         self.is_ready() && owner.is_some_and(|shard| shard.nodes.iter().any(|node| node.name == *name))
+    }
+
+    /// Routes by what the replica has come to.
+    pub(crate) fn see(&self, name: &NodeName) {
+        let mut view = self.view.lock().unwrap();
+        let (layout, readiness) = (self.replica.layout(), self.replica.readiness());
+        let held = view.routes.as_ref().map(|routes| routes.layout.version);
+        if held != layout.map(|layout| layout.version) || view.readiness != readiness {
+            let routes = layout.map(|layout| Routes::of(layout, name));
+            *view = Arc::new(View { routes, readiness });
+        }
+    }
+
+    /// The way to the shards, for one task.
+    pub(crate) fn shards(&self, name: &NodeName, desk: Desk) -> Shards<Port> {
+        Shards { table: self.table.clone(), way: Port { me: name.clone(), view: self.view.clone(), desk } }
     }
 
     /// The current records of what is to be written.
@@ -230,6 +256,7 @@ pub(crate) struct Start {
     pub(crate) now_ms: u64,
     pub(crate) seed: u64,
     pub(crate) config: ReplicaConfig,
+    pub(crate) followers: bool,
 }
 
 impl Process {

@@ -40,6 +40,7 @@ impl World {
             self.send(node, &to, body);
         }
         if self.process(node, number).is_some() {
+            self.refresh_presence(node);
             self.begin_commit(node);
             self.release_quorum(node);
             self.pump_forwarder(node);
@@ -54,6 +55,9 @@ impl World {
             Effect::Persist { id, keys, slots, floors } => {
                 if self.bug == Some(Bug::RegisterRetired) {
                     slots.iter().for_each(|slot| drop(process.table.slot(*slot).retire(&[REGISTER])));
+                }
+                if let Some(gateway) = process.gateway.as_mut().filter(|_| self.bug != Some(Bug::MergesUntold)) {
+                    gateway.changed(&keys, slots.iter().copied());
                 }
                 let raised = floors.len();
                 process.queued.keys.extend(keys);
@@ -239,11 +243,15 @@ impl World {
             Vec::new()
         };
         let quorum = self.plan.quorum && !fails;
+        let untold = self.bug == Some(Bug::UpdatesUntold);
         let until_ms = self.now_ms + QUORUM_MS;
         let mut answered = Vec::new();
         self.step(node, |process, now| {
             process.committing = false;
             let mut effects = Vec::new();
+            if let Some(gateway) = process.gateway.as_mut().filter(|_| !untold) {
+                gateway.changed(&own, []);
+            }
             // A change that stands in the table counts, and must come to count everywhere.
             let mark = process.replica.committed(own.iter().map(|key| (key.slot(), key.into())));
             for id in persists {

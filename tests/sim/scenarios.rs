@@ -26,6 +26,7 @@ fn plan(rng: &mut Rng, (shards, replicas): (u16, u16), faults: &[(u64, Fault)]) 
         copy_ms_max: COPY_MS_MAX,
         keys_reset: 1,
         slow_writes: false,
+        followers: false,
     }
 }
 

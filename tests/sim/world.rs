@@ -20,6 +20,7 @@ use crate::faults::{Fault, Fsync, Plan, SUB_KEYS};
 use crate::ledger::{Ledger, Told};
 use crate::operator::{Operator, SPREAD_PAGE, Said};
 use crate::process::{EPOCH_MS, Node, Process, Start, TOKEN_SLACK_MS, TOKEN_WINDOW_MS};
+use crate::tasks::Tasks;
 use crate::unread::Users;
 use counter_seeds::Rng;
 
@@ -50,6 +51,7 @@ pub(crate) struct World {
     pub(crate) operator: Operator,
     pub(crate) ledger: Ledger,
     pub(crate) users: Users,
+    pub(crate) tasks: Tasks,
     pub(crate) captures: Captures,
     /// What reads of the last phase were answered.
     pub(crate) reads: BTreeMap<u64, Outcome>,
@@ -96,6 +98,7 @@ impl World {
             network: Network { delay_ms_max: 5, ..Network::default() },
             ledger: Ledger::new(keys),
             users,
+            tasks: Tasks::default(),
             captures: Captures::default(),
             reads: BTreeMap::new(),
             violation: None,
@@ -117,6 +120,7 @@ impl World {
         self.events.at(0, Event::Operate);
         self.events.at(0, Event::Client);
         self.events.at(0, Event::User);
+        self.events.at(1_000, Event::Follow);
         self.events.at(SYNC_MS, Event::Sync);
     }
 
@@ -150,9 +154,15 @@ impl World {
             Event::Sync => self.sync(),
             Event::Client => self.client(),
             Event::User => self.user_acts(),
-            Event::UserAsks { to, wish, round, part } => self.user_asks(to, wish, round, part),
-            Event::UserHears { wish, round, answer } => self.user_hears(wish, round, answer.map(|answer| *answer)),
-            Event::UserWaited { wish, round } => self.user_waited(wish, round),
+            Event::WishAgain { wish } => self.wish_again(wish),
+            Event::Asked { from, to, question, ask } => self.asked((from, to), question, &ask),
+            Event::Answered { question, answer } => self.question_answered(question, answer),
+            Event::GoOn { task } => self.go_on(task),
+            Event::Follow => self.follower_acts(),
+            Event::Unfollow { node, process, user } => self.unfollow(node, process, user),
+            Event::FetchFailed { node, process, user } => self.fetch_ended(node, process, user, true),
+            Event::PresenceTick { node, process } => self.presence_tick(node, process),
+            Event::PresenceArrives { from, to, messages } => self.presence_arrives(&from, to, messages),
             Event::Again { request } => self.again(request),
             Event::Operate => self.operate(),
             Event::LayoutArrives { to, layout } => self.layout_arrives(to, *layout),
@@ -304,6 +314,7 @@ impl World {
             return self.events.at(at_ms, Event::Again { request });
         }
         self.ledger.tell(self.now_ms, request, told);
+        self.update_told(request, told);
     }
 
     fn operate(&mut self) {
@@ -368,7 +379,8 @@ impl World {
             delta_keys: [1, 3, 256][self.rng.index(3)],
             ..ReplicaConfig::default()
         };
-        let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.draw(), config };
+        let followers = self.plan.followers;
+        let start = Start { number: self.processes, now_ms: self.now_ms, seed: self.rng.draw(), config, followers };
         let number = start.number;
         let held = &mut self.nodes[node];
         held.dying = None;
@@ -377,6 +389,9 @@ impl World {
         self.trace(|| format!("node {node} starts as {actor}"));
         self.captures.take(node, &self.nodes[node], &self.ledger.keys);
         self.events.at(self.now_ms + self.rng.below(TICK_MS), Event::Tick { node, process: number });
+        if followers {
+            self.events.at(self.now_ms + self.rng.below(TICK_MS), Event::PresenceTick { node, process: number });
+        }
         self.step(node, |_, _| effects);
     }
 
@@ -398,12 +413,13 @@ impl World {
 
     /// Ends a process at once. What is being written may or may not have reached the kernel.
     pub(crate) fn kill(&mut self, node: usize) {
-        let Some(process) = self.nodes[node].process.take() else { return };
+        let Some(mut process) = self.nodes[node].process.take() else { return };
         self.nodes[node].dying = Some(process.number);
         self.trace(|| format!("node {node} dies"));
-        for request in process.pending.into_iter().filter(|request| *request < FIRST_COPY) {
+        for request in std::mem::take(&mut process.pending).into_iter().filter(|request| *request < FIRST_COPY) {
             self.answered(request, Told::Unknown);
         }
+        self.drop_tasks(process.number);
     }
 
     fn fault(&mut self, fault: Fault) {
