@@ -208,7 +208,7 @@ impl PresenceProtocol {
     fn fed(&self, by: &NodeName, readings: Vec<(Key, FeedReading)>) {
         let (counts, unread): (Vec<_>, Vec<_>) = readings.into_iter().partition(|(key, _)| key.kind().is_counted());
         self.hub.fed(counts.into_iter().map(|(key, reading)| (key, part(reading))));
-        unread.into_iter().for_each(|(key, reading)| self.followed.fed(by, &key, part(reading)));
+        unread.into_iter().for_each(|(key, reading)| self.followed.fed(by, &key, reading));
     }
 
     /// The users that are followed here.
@@ -239,7 +239,7 @@ impl PresenceProtocol {
     }
 }
 
-fn part(FeedReading { tally, viewers, updated_at }: FeedReading) -> Part {
+fn part(FeedReading { tally, viewers, updated_at, .. }: FeedReading) -> Part {
     Part { tally, viewers, updated_at }
 }
 

@@ -17,12 +17,13 @@ use counter_core::counter::Key;
 use counter_core::hlc::Hlc;
 use counter_core::id::NodeName;
 use counter_core::key::KeyKind;
+use counter_core::presence::FeedReading;
 use counter_core::unread::{Epoch, Modifications, Subscription};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::LiveMetrics;
-use super::hub::{Hub, Part};
+use super::hub::Hub;
 use super::value::Count;
 use crate::lock::lock;
 use crate::presence::PresenceProtocol;
@@ -135,7 +136,7 @@ impl<A: Audience> Followed<A> {
     }
 
     /// Takes in what a replica tells of a key that is watched for a user's sake.
-    pub fn fed(&self, by: &NodeName, key: &Key, part: Part) {
+    pub fn fed(&self, by: &NodeName, key: &Key, reading: FeedReading) {
         let mut state = lock(&self.state);
         match key.kind() {
             KeyKind::User => {
@@ -145,14 +146,14 @@ impl<A: Audience> Followed<A> {
             }
             KeyKind::Modifications => {
                 let Some(page) = state.pages.get_mut(key) else { return };
-                let number = u32::try_from(part.tally.max(0)).unwrap_or(u32::MAX);
+                let number = u32::try_from(reading.tally.max(0)).unwrap_or(u32::MAX);
                 let before = page.known;
-                // What has been lost, or has only begun, is of an epoch that the owner has to be asked for.
-                let is_other = page.seems_lost(number) || (before.epoch == Epoch::default() && number > 0);
-                if let Some(user) = page.users.iter().next().filter(|_| is_other).cloned() {
+                let is_lost = page.seems_lost(number);
+                if let Some(user) = page.users.iter().next().filter(|_| is_lost).cloned() {
                     self.fetch(&mut state, &user);
                 }
-                let heard = Modifications { epoch: before.epoch, number, updated_at: part.updated_at };
+                // Where replicas have counted the first ones apart, the epoch becomes an earlier one as they hear of each other.
+                let heard = Modifications { epoch: reading.epoch, number, updated_at: reading.updated_at };
                 self.know(&mut state, key, before.join(heard));
             }
             _ => {}

@@ -11,9 +11,10 @@ use super::owner::Owner;
 use super::step::Step;
 use super::viewers::{GatewayNumber, PageViewers};
 use crate::id::NodeName;
-use crate::key::{Key, KeyRef};
+use crate::key::{Key, KeyKind, KeyRef};
 use crate::slot::Slot;
 use crate::table::Table;
+use crate::unread::Epoch;
 use crate::vector::Reading;
 
 /// The counts that one gateway is to get.
@@ -171,7 +172,9 @@ impl Owner {
 /// Of a user, under whose key nothing is kept, it says nothing but that some subscription may have changed.
 fn reading(table: &Table, (_, key): &Place, PageViewers { viewers, changed_at }: PageViewers) -> FeedReading {
     let Reading { tally, updated_at, .. } = table.read(key);
-    FeedReading { tally, viewers, updated_at: updated_at.max(changed_at) }
+    let is_modified = key.kind() == KeyKind::Modifications;
+    let epoch = if is_modified { table.slot(key.slot()).modifications(key).epoch } else { Epoch::default() };
+    FeedReading { tally, viewers, updated_at: updated_at.max(changed_at), epoch }
 }
 
 impl Watchers {

@@ -8,6 +8,7 @@ use crate::hlc::Hlc;
 use crate::id::{NodeName, ShardId};
 use crate::key::Key;
 use crate::layout::LayoutVersion;
+use crate::unread::Epoch;
 
 /// One start of a node, as the holder of sessions. Those of different starts are not ordered; each has a lease of its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -120,4 +121,6 @@ pub struct FeedReading {
     pub viewers: u64,
     /// Of whichever part changed last; None for a page that nothing is known of.
     pub updated_at: Option<Hlc>,
+    /// Of a page's modifications: that of their first one.
+    pub epoch: Epoch,
 }
