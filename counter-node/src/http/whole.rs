@@ -47,6 +47,10 @@ mod tests {
         for (text, number) in [("0", 0), ("2.0", 2), ("1e3", 1_000), ("18446744073709551615", u64::MAX)] {
             assert_eq!(read(text), Some(number), "{text}");
         }
+        // Above half of what a float holds exactly, as the nearest that there is to what was written.
+        for (text, number) in [("2251799813685247.0", 2_251_799_813_685_247_u64), ("9007199254740991.0", 9_007_199_254_740_991)] {
+            assert_eq!(read(text), Some(number), "{text}");
+        }
         for text in ["-1", "-1.0", "0.5", "18446744073709551616", "1e20", "\"1\"", "null", "true"] {
             assert_eq!(read::<u64>(text), None, "{text}");
         }
