@@ -1,5 +1,7 @@
 //! The API's description, made from the types and handlers themselves, and the viewer for it at `/docs`.
 
+mod links;
+
 use std::sync::{Arc, LazyLock};
 
 use counter_core::counter::KEY_BYTES_MAX;
@@ -14,6 +16,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
+use self::links::Links;
 use super::batch::COUNTERS_MAX;
 use super::problem::Problem;
 use super::reply::{Counter, DetailedCounter};
@@ -64,7 +67,7 @@ pub(super) enum CounterAnswer {
         super::unread::subscribe,
         super::unread::unsubscribe,
     ),
-    modifiers(&Token, &Exact),
+    modifiers(&Token, &Exact, &Links),
 )]
 struct Document;
 
