@@ -11,7 +11,7 @@ use counter_core::counter::Key;
 use counter_core::id::NodeName;
 use counter_core::layout::{Layout, LayoutVersion};
 use counter_core::message::Envelope;
-use counter_core::presence::{FeedReading, Presence, PresenceConfig, PresenceEffect, PresenceMessage, Renewal, Viewers};
+use counter_core::presence::{Feed, FeedReading, Presence, PresenceConfig, PresenceEffect, PresenceMessage, Renewal, Viewers};
 use counter_core::replica::Now;
 use counter_core::slot::Slot;
 use counter_core::table::Table;
@@ -196,6 +196,9 @@ impl PresenceProtocol {
         let mut driven = lock(&self.presence);
         let mut replies = Vec::new();
         for effect in step(&mut driven.presence, &self.table, self.clock.now()) {
+            if let PresenceEffect::Send { message: PresenceMessage::Feed(Feed { readings, .. }), .. } = &effect {
+                self.hub.metrics().fed_sent.fetch_add(readings.len() as u64, Ordering::Relaxed);
+            }
             match effect {
                 PresenceEffect::Send { to, message } if Some(&to) == direct => replies.push(message),
                 PresenceEffect::Send { to, message } => self.outboxes.push(&to, message),
@@ -331,6 +334,9 @@ impl Conversation for Arc<PresenceProtocol> {
                 match message {
                     PresenceMessage::Renewal(Renewal { gateway, farewell: false, .. }) => live.members.heard(gateway),
                     PresenceMessage::Renewal(Renewal { gateway, farewell: true, .. }) => live.members.left(gateway),
+                    PresenceMessage::Feed(Feed { readings, .. }) => {
+                        live.metrics.fed_received.fetch_add(readings.len() as u64, Ordering::Relaxed);
+                    }
                     _ => {}
                 }
             }

@@ -373,11 +373,16 @@ impl Cluster {
     /// # Errors
     /// When there is no such shard.
     pub fn page_of(&self, shard: u16) -> anyhow::Result<String> {
-        let owns = |page: &String| {
+        self.pages_of(shard).next().context("no page of this shard")
+    }
+
+    /// Pages that `shard` owns.
+    pub fn pages_of(&self, shard: u16) -> impl Iterator<Item = String> {
+        let owns = move |page: &String| {
             let slot = Key::new(page.as_bytes()).ok().map(|key| key.slot());
             slot.and_then(|slot| self.layout.owner(slot)).is_some_and(|owner| owner.shard == ShardId(shard))
         };
-        (0..10_000).map(|number| format!("page-{number}")).find(owns).context("no page of this shard")
+        (0..10_000).map(|number| format!("page-{number}")).filter(owns)
     }
 }
 

@@ -18,6 +18,7 @@ mod kills;
 mod limits;
 mod live;
 mod live_bad_input;
+mod live_fan_out;
 mod live_handover;
 mod live_leaks;
 mod live_limits;

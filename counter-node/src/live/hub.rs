@@ -341,7 +341,7 @@ impl Hub {
         let mut state = lock(&topic.state);
         state.queued = false;
         let Some(newest) = state.newest.filter(|_| state.is_untold()) else { return };
-        state.told = Some((Arc::new(Value::new(&topic.subject, newest)), now));
+        state.told = Some((Arc::new(Value::new(&topic.subject, newest, &self.metrics)), now));
         let (direct, others) = state.subscribers.iter().partition::<Vec<_>, _>(|(_, subscriber)| subscriber.mailbox.is_direct());
         let replaced = others.iter().filter(|(_, subscriber)| subscriber.mailbox.mark(subscriber.place.into())).count();
         self.metrics.replaced.fetch_add(replaced as u64, Ordering::Relaxed);

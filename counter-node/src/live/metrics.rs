@@ -20,6 +20,11 @@ pub struct LiveMetrics {
     pub orphans_lost: AtomicU64,
     /// Pages that someone here looks at.
     pub pages: AtomicU64,
+    /// Counts of pages sent to other nodes where someone looks at them, and received from such.
+    pub fed_sent: AtomicU64,
+    pub fed_received: AtomicU64,
+    /// Counts written as text.
+    pub written: AtomicU64,
     /// Counts sent.
     pub sent: AtomicU64,
     /// Counts that a newer one has replaced before a slow client took them.
@@ -129,6 +134,18 @@ impl Source for LiveMetrics {
                 kind: Kind::Counter,
                 values: vec![value("outcome", "answered", &self.fetched), value("outcome", "failed", &self.fetches_failed)],
             },
+            Sample {
+                name: "live_feed_readings",
+                help: "Counts sent to other nodes for those who look at pages there, and received from such, each once per node",
+                kind: Kind::Counter,
+                values: vec![value("direction", "sent", &self.fed_sent), value("direction", "received", &self.fed_received)],
+            },
+            one(
+                "live_counts_written",
+                "Counts written as text, each once for all of this node's live connections that it is sent to",
+                Kind::Counter,
+                &self.written,
+            ),
             one("live_messages_sent", "Counts sent to live connections", Kind::Counter, &self.sent),
             one(
                 "live_messages_replaced",

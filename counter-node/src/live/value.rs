@@ -1,5 +1,7 @@
 //! A count as it is sent: written once, in the words of each way out.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use counter_core::hlc::Hlc;
 use counter_core::key::KeyRef;
@@ -7,7 +9,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use super::Subject;
+use super::{LiveMetrics, Subject};
 use crate::http::moment;
 
 /// What subscribers of a page are told.
@@ -32,7 +34,9 @@ pub struct Value {
 }
 
 impl Value {
-    pub(super) fn new(subject: &Subject, count: Count) -> Self {
+    /// Writes a count. `metrics` tell how often that happens: whoever is sent it shares what was written.
+    pub(super) fn new(subject: &Subject, count: Count, metrics: &LiveMetrics) -> Self {
+        metrics.written.fetch_add(1, Ordering::Relaxed);
         let Count { count: number, updated_at } = count;
         let updated_at = moment(updated_at).map_or_else(|| "null".to_owned(), |moment| format!("\"{moment}\""));
         let of = match subject {
@@ -84,18 +88,19 @@ mod tests {
 
     #[test]
     fn a_count_is_written_for_both_ways_out() {
+        let metrics = LiveMetrics::default();
         let page = Subject::Page(Key::new("a \"b\"\n".as_bytes()).unwrap());
-        let value = Value::new(&page, Count { count: -3, updated_at: Some(Hlc::from_wall_ms(1_917_864_702_000)) });
+        let value = Value::new(&page, Count { count: -3, updated_at: Some(Hlc::from_wall_ms(1_917_864_702_000)) }, &metrics);
         let text = r#"{"type":"count","page":"a \"b\"\n","count":-3,"updated_at":"2030-10-10T12:11:42Z"}"#;
         assert_eq!(value.text.as_str(), text);
         let event = "id: -3.1be8a0ed9b00000\ndata: {\"count\":-3,\"updated_at\":\"2030-10-10T12:11:42Z\"}\n\n";
         let id = format!("{:x}", Hlc::from_wall_ms(1_917_864_702_000).0);
         assert_eq!(std::str::from_utf8(&value.event).unwrap(), event.replace("1be8a0ed9b00000", &id));
         let user = Subject::User(Key::user("an\"n".as_bytes()).unwrap());
-        let unread = Value::new(&user, Count { count: 3, updated_at: None });
+        let unread = Value::new(&user, Count { count: 3, updated_at: None }, &metrics);
         assert_eq!(unread.text.as_str(), r#"{"type":"unread","user":"an\"n","count":3,"updated_at":null}"#);
         assert_eq!(std::str::from_utf8(&unread.event).unwrap(), "data: {\"count\":3,\"updated_at\":null}\n\n");
-        let site = Value::new(&Subject::Site, Count { count: 0, updated_at: None });
+        let site = Value::new(&Subject::Site, Count { count: 0, updated_at: None }, &metrics);
         assert_eq!(site.text.as_str(), r#"{"type":"count","page":null,"count":0,"updated_at":null}"#);
     }
 }
