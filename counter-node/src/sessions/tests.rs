@@ -16,7 +16,7 @@ use counter_seeds::{Seen, check_bugs, check_coverage, number, search};
 use self::world::World;
 
 const SEEDS: u64 = 1_000;
-const BUG_SEEDS: u64 = 50;
+const BUG_SEEDS: u64 = 100;
 
 /// What seeds must have met to prove anything.
 const COVERED: [&str; 13] = [

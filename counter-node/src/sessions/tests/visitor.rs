@@ -21,6 +21,8 @@ const OPENED_MS: u64 = 800;
 /// How long after a heartbeat was taken its client may say that it has left: one that is handed over seems to be later than it was by as
 /// long as that takes.
 const BEATEN_MS: u64 = 500;
+/// How late an end may come, which has waited in front of a process that stood still, and by how much later it then seems to be.
+const LATE_MS: u64 = 12_000;
 /// How often the end of heartbeats is tried.
 const ENDS: usize = 3;
 
@@ -31,7 +33,9 @@ pub(super) struct Visitor {
     may_beat: bool,
     beats: Option<Beats>,
     has_beaten: bool,
-    /// Through which process its heartbeats were ended last, once that was answered.
+    /// When its heartbeats were ended last.
+    ended_ms: Option<u64>,
+    /// Through which process that was, once it was answered.
     ended_through: Arc<OnceLock<u64>>,
     /// Its client's saying so.
     ending: Option<JoinHandle<()>>,
@@ -81,6 +85,7 @@ impl Visitor {
             may_beat,
             beats: None,
             has_beaten: false,
+            ended_ms: None,
             ended_through: Arc::default(),
             ending: None,
             again_ms: 0,
@@ -167,7 +172,7 @@ impl Visitor {
             return;
         }
         (self.beats, self.again_ms) = (None, network.now_ms() + AGAIN_MS);
-        self.ended_through = Arc::default();
+        (self.ended_ms, self.ended_through) = (Some(now_ms), Arc::default());
         let ended_through = self.ended_through.clone();
         network.note(|| format!("{} beats no more", self.session.id));
         let up = network.up();
@@ -198,6 +203,12 @@ impl Visitor {
             None => self.ended_through.get().copied(),
         };
         edge.is_some_and(|edge| network.up().iter().any(|process| process.start == edge))
+    }
+
+    /// Whether its last heartbeat came so soon after the end of those before that this one, if it is late, may seem to be of it.
+    pub(super) fn has_just_begun_anew(&self) -> bool {
+        let last_ms = self.beats.as_ref().map(|beats| beats.answered_ms);
+        last_ms.zip(self.ended_ms).is_some_and(|(last_ms, ended_ms)| last_ms < ended_ms + LATE_MS)
     }
 
     /// Goes on with what it does.

@@ -39,8 +39,8 @@ type Holders = BTreeMap<(Key, Arc<str>), Vec<NodeName>>;
 /// Of whose heartbeats a holder knows the last one, or their end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beats {
-    /// Of those who are there, if the process lives that was sent it. A late one, which has waited in front of a process that stood still, may
-    /// have come after their end.
+    /// Of those who are there, if the process lives that was sent it, and it was not just after their end. What is late, having waited in front
+    /// of a process that stood still, may be taken for later than it was.
     Standing,
     /// Of all, if the process lives that was sent it.
     Witnessed,
@@ -222,7 +222,7 @@ impl World {
             let Session { page, id } = &visitor.session;
             let nodes = holders.get(&(page.clone(), id.clone())).map_or(0, Vec::len);
             let is_known = match beats {
-                Beats::Standing => visitor.is_there && visitor.edge_lives(&self.network),
+                Beats::Standing => visitor.is_there && visitor.edge_lives(&self.network) && !visitor.has_just_begun_anew(),
                 Beats::Witnessed => visitor.edge_lives(&self.network),
                 Beats::All => true,
             };
