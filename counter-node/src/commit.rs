@@ -4,8 +4,12 @@
 //! however often it changed, writes them all as one batch, and then tells everyone who waits. While it writes, the next batch
 //! gathers. A record is absolute, so the one that is written holds at least every update that was queued before.
 //!
-//! The writer is a task of the runtime, which first lets all requests that are ready have their turn: a commit to the kernel
-//! takes a few microseconds, less than waking a thread for it would, and a thread would always find a batch of one. Only where
+//! **A commit to the kernel is made by whoever submits it**, if nobody else writes and the last one was quick: it takes a few
+//! microseconds, less than a turn of the writer and one more of its request would. What comes meanwhile, from other threads, gathers for
+//! the writer; so does everything while commits are slow.
+//!
+//! The writer is a task of the runtime, which first lets all requests that are ready have their turn: with a thread of its own it
+//! would always find a batch of one. Only where
 //! a commit waits, for the disk (`Always`) or for a store that says so, a thread makes it, and the writer tells everyone
 //! when that is done: a thread that woke each of them itself would cost more than the commit.
 //!
@@ -20,6 +24,7 @@
 //! After a failure nothing is admitted; the writer reopens the store, has a new actor taken, writes again
 //! all that is in the table and not known to be durable, and only then admits again.
 
+mod permit;
 mod queue;
 mod recovery;
 mod ticket;
@@ -35,12 +40,12 @@ use counter_core::key::KeyRef;
 use counter_core::slot::Slot;
 use tokio::sync::watch;
 
-pub use self::queue::Permit;
+pub use self::permit::Permit;
 pub use self::ticket::Ticket;
 
-use self::queue::{Queue, Unkept};
-use self::writer::Writer;
-use crate::storage::{Change, Fsync, Record, Store, StoreError};
+use self::queue::Queue;
+use self::writer::{Failure, Writer};
+use crate::storage::{Change, Durability, Fsync, Record, Store, StoreError};
 
 /// How often `EverySecond` forces commits to the disk; also how often a broken store is noticed when nobody writes.
 const SYNC_PERIOD: Duration = Duration::from_secs(1);
@@ -115,6 +120,9 @@ pub struct CommitConfig {
     pub fsync: Fsync,
     /// How many changes may wait or be in the making; at most 512 bytes of key each.
     pub changes_max: usize,
+    /// What a commit to the kernel takes at most that lets whoever submits changes make the next one. Of those that take longer many are made
+    /// as one.
+    pub quick: Duration,
     /// How long to wait before a broken store is reopened the first time; doubled each time, up to `retry_max`.
     pub retry_min: Duration,
     /// The longest wait between two attempts to reopen the store.
@@ -126,7 +134,13 @@ impl CommitConfig {
     #[must_use]
     pub fn new(fsync: Fsync) -> Self {
         // 65,536: four times the connections that a node takes, so that only batches and peers' changes can fill it.
-        Self { fsync, changes_max: 1 << 16, retry_min: Duration::from_millis(500), retry_max: Duration::from_secs(5) }
+        Self {
+            fsync,
+            changes_max: 1 << 16,
+            quick: Duration::from_micros(50),
+            retry_min: Duration::from_millis(500),
+            retry_max: Duration::from_secs(5),
+        }
     }
 }
 
@@ -154,13 +168,32 @@ impl CommitCounts {
 /// What the threads and the callers share.
 struct Shared {
     store: Arc<dyn Store>,
+    /// See [`Store::keeps`].
+    keeps_nothing: bool,
     source: Arc<dyn RecordSource>,
     config: CommitConfig,
     queue: Queue,
     writable: watch::Sender<bool>,
-    counts: Arc<CommitCounts>,
+    counts: CommitCounts,
     /// How the last flush went, once the writer has ended.
     flushed: watch::Sender<Option<Result<(), CommitError>>>,
+}
+
+impl Shared {
+    /// Commits records, and may wait for it.
+    fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
+        self.store.commit(records, self.config.fsync.durability())?;
+        CommitCounts::add(&self.counts.records, records.len());
+        self.counts.batches.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// The store has failed: from here on nothing is admitted.
+    fn refuse(&self, error: &Arc<StoreError>) {
+        CommitCounts::add(&self.counts.failures, 1);
+        self.queue.refuse(CommitError::Storage(error.clone()));
+        self.writable.send_replace(false);
+    }
 }
 
 /// Makes changes of the table durable, many at a time.
@@ -175,15 +208,14 @@ impl Committer {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(store: Arc<dyn Store>, source: Arc<dyn RecordSource>, config: CommitConfig) -> io::Result<Self> {
-        let counts = Arc::new(CommitCounts::default());
-        let unkept = (!store.keeps()).then(|| Unkept { source: source.clone(), counts: counts.clone() });
         let shared = Arc::new(Shared {
+            keeps_nothing: !store.keeps(),
             store,
             source,
             config,
-            queue: Queue::new(config.changes_max, unkept),
+            queue: Queue::new(config.changes_max, config.fsync.durability() == Durability::InKernel),
             writable: watch::Sender::new(true),
-            counts,
+            counts: CommitCounts::default(),
             flushed: watch::Sender::new(None),
         });
         drop(tokio::spawn(Writer::new(shared.clone()).run()));
@@ -197,7 +229,7 @@ impl Committer {
     /// # Errors
     /// [`CommitError::Full`], [`CommitError::NotWritable`] or [`CommitError::Stopped`], at once; nothing may be applied then.
     pub fn admit(&self, changes: usize) -> Result<Permit<'_>, CommitError> {
-        self.shared.queue.admit(changes)
+        Permit::new(&self.shared, changes)
     }
 
     /// Whether the store takes writes; changes as it breaks and is mended.
@@ -260,7 +292,7 @@ fn sync_by_the_second(shared: &Shared) {
         let result = if due { shared.store.sync() } else { Ok(()) };
         match result.and_then(|()| shared.store.check()) {
             Ok(()) => synced = batches,
-            Err(error) => shared.queue.report_broken(error),
+            Err(error) => shared.queue.report_broken(Failure::unasked(error)),
         }
     }
 }

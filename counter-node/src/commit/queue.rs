@@ -6,20 +6,34 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::CommitError;
 use super::ticket::{Round, Ticket};
-use super::{CommitCounts, CommitError, RecordSource, ToChange};
-use crate::storage::{Change, StoreError};
+use super::writer::Failure;
+use crate::storage::Change;
+
+/// Whose turn it is to write. Only one writes at a time: a record that was read before another one, and written after it, would
+/// stand in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// The writer's, which is awake, or about to be.
+    Writer,
+    /// A submitter's, while the writer sleeps.
+    Submitter,
+    /// Nobody's: there is nothing to write.
+    Free,
+}
 
 /// The batch that gathers, and what the writer has to know besides.
-#[derive(Default)]
 struct Gathering {
     changes: Vec<Change>,
     round: Arc<Round>,
-    /// Set when the store was found broken while nobody wrote.
-    broken: Option<StoreError>,
+    /// What the writer is to mend: a store that was found broken while nobody wrote, or a submitter's commit that failed.
+    failure: Option<Failure>,
     /// Set while the store is being mended: what those are told who were admitted before it broke.
     failing: Option<CommitError>,
-    writer_sleeps: bool,
+    turn: Turn,
+    /// The last commit took so little that the next one may be made by whoever submits it.
+    quick: bool,
     writer_ended: bool,
 }
 
@@ -34,28 +48,14 @@ pub(super) struct Queue {
     changes_max: usize,
     writable: AtomicBool,
     stopped: AtomicBool,
-    /// Set where the store keeps nothing: then nothing has to wait either.
-    unkept: Option<Unkept>,
 }
 
-/// What becomes of changes that no store keeps.
-pub(super) struct Unkept {
-    pub(super) source: Arc<dyn RecordSource>,
-    pub(super) counts: Arc<CommitCounts>,
-}
-
-impl Unkept {
-    fn submit(&self, changes: impl IntoIterator<Item = impl ToChange>) -> Ticket {
-        let (mut submitted, mut last) = (0, None);
-        for change in changes {
-            if last.replace(change.slot()) != Some(change.slot()) {
-                self.source.forgo(change.slot());
-            }
-            submitted += 1;
-        }
-        CommitCounts::add(&self.counts.changes, submitted);
-        Ticket::settled(Ok(()))
-    }
+/// What has become of changes that were submitted.
+pub(super) enum Submitted {
+    /// The writer takes them.
+    Queued(Ticket),
+    /// Their submitter is to write them, and to say when its turn has ended.
+    Turn(Vec<Change>),
 }
 
 /// A batch that the writer has taken. Never lost without an outcome: if the writer panics, dropping it resolves it.
@@ -70,36 +70,42 @@ pub(super) struct Batch<'a> {
 /// What the writer is to do next.
 pub(super) enum Work<'a> {
     Write(Batch<'a>),
-    /// The store was found broken while nobody wrote.
-    Mend(StoreError),
+    /// The store broke while the writer slept.
+    Mend(Failure),
     End,
 }
 
 impl Queue {
-    pub(super) fn new(changes_max: usize, unkept: Option<Unkept>) -> Self {
+    /// `quick`: that commits are is taken for granted until one is not.
+    pub(super) fn new(changes_max: usize, quick: bool) -> Self {
+        let gathering = Gathering {
+            changes: Vec::new(),
+            round: Arc::default(),
+            failure: None,
+            failing: None,
+            turn: Turn::Writer,
+            quick,
+            writer_ended: false,
+        };
         Self {
-            gathering: Mutex::default(),
+            gathering: Mutex::new(gathering),
             more: Notify::new(),
             ending: Condvar::new(),
             admitted: AtomicUsize::new(0),
             changes_max,
             writable: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
-            unkept,
         }
     }
 
-    pub(super) fn admit(&self, changes: usize) -> Result<Permit<'_>, CommitError> {
-        if self.is_stopped() {
-            return Err(CommitError::Stopped);
-        }
-        if !self.is_writable() {
-            return Err(CommitError::NotWritable);
-        }
-        // Made at once, so that its drop gives back what was too much.
-        let permit = Permit { queue: self, changes };
+    /// Takes room for so many changes, which has to be given back even if there is none.
+    pub(super) fn take_room(&self, changes: usize) -> Result<(), CommitError> {
         let before = self.admitted.fetch_add(changes, Ordering::Relaxed);
-        if before.saturating_add(changes) > self.changes_max { Err(CommitError::Full) } else { Ok(permit) }
+        if before.saturating_add(changes) > self.changes_max { Err(CommitError::Full) } else { Ok(()) }
+    }
+
+    pub(super) fn give_back_room(&self, changes: usize) {
+        self.admitted.fetch_sub(changes, Ordering::Relaxed);
     }
 
     pub(super) fn admitted(&self) -> usize {
@@ -123,7 +129,7 @@ impl Queue {
         let nothing_left = gathering.changes.is_empty();
         if nothing_left {
             gathering.failing = None;
-            gathering.broken = None;
+            gathering.failure = None;
             self.writable.store(true, Ordering::Release);
         }
         nothing_left
@@ -142,9 +148,73 @@ impl Queue {
         self.ending.notify_all();
     }
 
-    pub(super) fn report_broken(&self, error: StoreError) {
-        self.lock().broken = Some(error);
+    pub(super) fn report_broken(&self, failure: Failure) {
+        // What a submitter's commit has left unsaved is not to be forgotten.
+        self.lock().failure.get_or_insert(failure);
         self.more.notify_one();
+    }
+
+    /// Queues changes for the next batch, unless it is their submitter's turn to write them: nobody else does, and commits are quick.
+    pub(super) fn submit(&self, changes: Vec<Change>, room: &mut usize) -> Submitted {
+        let mut gathering = self.lock();
+        if gathering.turn == Turn::Free && gathering.quick {
+            gathering.turn = Turn::Submitter;
+            return Submitted::Turn(changes);
+        }
+        let ticket = self.add(&mut gathering, changes, room);
+        if gathering.turn == Turn::Free {
+            self.wake(gathering);
+        }
+        Submitted::Queued(ticket)
+    }
+
+    /// Has the writer write the changes when the submitter's turn has ended, as it may wait for that.
+    pub(super) fn pass_on(&self, changes: Vec<Change>, room: &mut usize) -> Ticket {
+        let mut gathering = self.lock();
+        gathering.quick = false;
+        self.add(&mut gathering, changes, room)
+    }
+
+    /// Adds changes to the next batch. Their part of the submitter's room is the batch's from then on.
+    fn add(&self, gathering: &mut Gathering, mut changes: Vec<Change>, room: &mut usize) -> Ticket {
+        let added = changes.len();
+        gathering.changes.append(&mut changes);
+        if added > *room {
+            self.admitted.fetch_add(added - *room, Ordering::Relaxed);
+        }
+        *room = room.saturating_sub(added);
+        if gathering.writer_ended {
+            // Nobody is left who would write them.
+            let dropped = std::mem::take(&mut gathering.changes);
+            self.give_back_room(dropped.len());
+            return Ticket::settled(Err(CommitError::Stopped));
+        }
+        match &gathering.failing {
+            Some(failing) => Ticket::settled(Err(failing.clone())),
+            None => Ticket::new(gathering.round.clone()),
+        }
+    }
+
+    /// The end of a submitter's turn. What is left to do is the writer's.
+    pub(super) fn end_turn(&self, failure: Option<Failure>) {
+        let mut gathering = self.lock();
+        gathering.failure = failure.or(gathering.failure.take());
+        if gathering.failure.is_some() || !gathering.changes.is_empty() || self.is_stopped() {
+            self.wake(gathering);
+        } else {
+            gathering.turn = Turn::Free;
+        }
+    }
+
+    fn wake(&self, mut gathering: MutexGuard<'_, Gathering>) {
+        gathering.turn = Turn::Writer;
+        drop(gathering);
+        self.more.notify_one();
+    }
+
+    /// Whether the last commit was quick.
+    pub(super) fn note_pace(&self, is_quick: bool) {
+        self.lock().quick = is_quick;
     }
 
     /// Waits for something to do; and then until the requests that are ready have had their turn, so that they share the
@@ -174,14 +244,18 @@ impl Queue {
 
     fn work_or_sleep(&self) -> Option<Work<'_>> {
         let mut gathering = self.lock();
+        if gathering.turn == Turn::Submitter {
+            // It wakes the writer if there is anything to do then.
+            return None;
+        }
         let work = self.work(&mut gathering);
-        gathering.writer_sleeps = work.is_none();
+        gathering.turn = if work.is_some() { Turn::Writer } else { Turn::Free };
         work
     }
 
     fn work(&self, gathering: &mut Gathering) -> Option<Work<'_>> {
-        if let Some(error) = gathering.broken.take() {
-            return Some(Work::Mend(error));
+        if let Some(failure) = gathering.failure.take() {
+            return Some(Work::Mend(failure));
         }
         if !gathering.changes.is_empty() {
             return Some(Work::Write(self.take(gathering)));
@@ -207,7 +281,7 @@ impl Queue {
     pub(super) fn end(&self) {
         self.stopped.store(true, Ordering::Release);
         let mut gathering = self.lock();
-        gathering.writer_ended = true;
+        (gathering.writer_ended, gathering.turn) = (true, Turn::Writer);
         drop(self.take(&mut gathering));
     }
 
@@ -219,10 +293,6 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Gathering> {
         self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn release(&self, changes: usize) {
-        self.admitted.fetch_sub(changes, Ordering::Relaxed);
     }
 }
 
@@ -241,7 +311,7 @@ impl Batch<'_> {
     /// Tells everyone, and gives back the changes.
     pub(super) fn resolve(mut self, outcome: Result<(), CommitError>) -> Vec<Change> {
         // First, so that whoever is told finds room.
-        self.queue.release(std::mem::take(&mut self.submitted));
+        self.queue.give_back_room(std::mem::take(&mut self.submitted));
         self.round.resolve(outcome);
         std::mem::take(&mut self.changes)
     }
@@ -249,61 +319,7 @@ impl Batch<'_> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.queue.release(self.submitted);
+        self.queue.give_back_room(self.submitted);
         self.round.resolve(Err(CommitError::Stopped));
-    }
-}
-
-/// Room for some changes. Dropping it gives the room back.
-#[must_use = "the room is given back when the permit is dropped"]
-pub struct Permit<'a> {
-    queue: &'a Queue,
-    changes: usize,
-}
-
-impl Permit<'_> {
-    /// Queues the changes, which the table holds already. There should be no more of them than were admitted.
-    ///
-    /// The ticket may be dropped: the changes are written all the same.
-    pub fn submit(mut self, changes: impl IntoIterator<Item = impl ToChange>) -> Ticket {
-        if let Some(unkept) = &self.queue.unkept {
-            return unkept.submit(changes);
-        }
-        // Before the lock, which all updates take.
-        let mut changes: Vec<Change> = changes.into_iter().map(ToChange::into_change).collect();
-        let submitted = changes.len();
-        let mut gathering = self.queue.lock();
-        gathering.changes.append(&mut changes);
-        if submitted > self.changes {
-            self.queue.admitted.fetch_add(submitted - self.changes, Ordering::Relaxed);
-        }
-        // What was admitted and not used goes back when `self` is dropped; the rest when the batch is.
-        self.changes = self.changes.saturating_sub(submitted);
-        let settled = if gathering.writer_ended {
-            // Nobody is left who would write them.
-            let dropped = std::mem::take(&mut gathering.changes);
-            self.queue.release(dropped.len());
-            Some(Err(CommitError::Stopped))
-        } else if submitted == 0 {
-            Some(Ok(()))
-        } else {
-            gathering.failing.clone().map(Err)
-        };
-        if let Some(outcome) = settled {
-            return Ticket::settled(outcome);
-        }
-        let ticket = Ticket::new(gathering.round.clone());
-        let wake = std::mem::take(&mut gathering.writer_sleeps);
-        drop(gathering);
-        if wake {
-            self.queue.more.notify_one();
-        }
-        ticket
-    }
-}
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.queue.release(self.changes);
     }
 }

@@ -23,9 +23,10 @@ pub(super) enum Scope {
 impl Writer {
     /// Reopens the store and writes again what it may lack; until that has worked, or the node stops. Blocks meanwhile.
     pub(super) fn mend(&mut self, failure: Failure) {
-        let Failure { error, asked } = failure;
+        let Failure { error, asked, unsaved } = failure;
+        self.unsaved.extend(unsaved);
         if !asked {
-            self.refuse(&error);
+            self.shared.refuse(&error);
         }
         let scope = if asked { self.scope_after_commit() } else { Scope::Everything };
         let cause = source_of(&error);

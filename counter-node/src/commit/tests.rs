@@ -108,6 +108,7 @@ struct TestTable {
     counters: Mutex<HashMap<Key, u64>>,
     asked: Mutex<Vec<Vec<Change>>>,
     reopened: AtomicUsize,
+    /// The next records are not told.
     panics: AtomicBool,
     /// A slot whose own record comes with the next records, unasked.
     unasked: Mutex<Option<Slot>>,
@@ -125,7 +126,7 @@ impl TestTable {
 
 impl RecordSource for TestTable {
     fn records(&self, changes: &[Change], into: &mut Vec<Record>) {
-        assert!(!self.panics.load(Ordering::SeqCst), "told to");
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "told to");
         assert!(changes.is_sorted_by(|one, other| one < other), "sorted and each once");
         self.asked.lock().unwrap().push(changes.to_vec());
         if let Some(slot) = self.unasked.lock().unwrap().take() {
@@ -158,12 +159,13 @@ struct Fixture {
     committer: Committer,
 }
 
+/// With commits to the kernel all of which are quick, however long this machine takes for them.
 fn start(fsync: Fsync) -> Fixture {
-    start_with(CommitConfig {
-        retry_min: Duration::from_millis(5),
-        retry_max: Duration::from_millis(20),
-        ..CommitConfig::new(fsync)
-    })
+    start_with(CommitConfig { quick: Duration::MAX, ..config(fsync) })
+}
+
+fn config(fsync: Fsync) -> CommitConfig {
+    CommitConfig { retry_min: Duration::from_millis(5), retry_max: Duration::from_millis(20), ..CommitConfig::new(fsync) }
 }
 
 fn start_with(config: CommitConfig) -> Fixture {
@@ -182,6 +184,17 @@ impl Fixture {
     async fn update(&self, key: &Key) -> Result<u64, CommitError> {
         let (value, ticket) = self.submit(key)?;
         ticket.await.map(|()| value)
+    }
+
+    /// Waits until the writer sleeps, so that whoever submits next has its turn; where commits are to the kernel, and quick.
+    async fn until_turns_are_free(&self) {
+        for _ in 0..100_000 {
+            if self.submit(&key("at rest")).unwrap().1.now_or_never().is_some() {
+                return self.store.commits.lock().unwrap().clear();
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("the writer never sleeps");
     }
 
     async fn until_writable(&self, writable: bool) {
@@ -216,7 +229,7 @@ fn an_acknowledged_update_is_in_the_store() {
 fn updates_that_wait_together_share_one_record() {
     on_runtime(async || {
         for fsync in BOTH {
-            let fixture = start(fsync);
+            let fixture = start_with(CommitConfig { quick: Duration::from_millis(10), ..config(fsync) });
             fixture.store.delay_us.store(20_000, Ordering::Relaxed);
             let updates: Vec<_> = (0..300).map(|number| key(number % 3)).collect();
             join_all(updates.iter().map(|key| fixture.update(key))).await.into_iter().for_each(|done| assert!(done.is_ok()));
@@ -234,15 +247,88 @@ fn a_commit_that_takes_long_holds_up_nobody_else_on_the_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let fixture = Arc::new(start(Fsync::EverySecond));
+        fixture.until_turns_are_free().await;
+        let slot = Slot::new(77).unwrap();
+        *fixture.table.unasked.lock().unwrap() = Some(slot);
+        let before = *fixture.store.begun.borrow();
         fixture.store.far_away.store(true, Ordering::SeqCst);
         let answer = fixture.store.answer.lock().await;
         let updating = fixture.clone();
         let update = tokio::spawn(async move { updating.update(&key("page")).await });
-        fixture.store.begun.subscribe().wait_for(|begun| *begun == 1).await.unwrap();
+        fixture.store.begun.subscribe().wait_for(|begun| *begun > before).await.unwrap();
         let other = tokio::time::timeout(Duration::from_secs(20), tokio::spawn(async { 7 })).await;
         assert_eq!(other.expect("the only worker is held up").unwrap(), 7);
         drop(answer);
         assert_eq!(update.await.unwrap().unwrap(), 1);
+        assert!(fixture.table.asked.lock().unwrap().last().unwrap().contains(&Change::Slot(slot)), "its record came unasked");
+        assert_eq!(fixture.committer.waiting(), 0);
+    });
+}
+
+#[test]
+fn while_the_writer_sleeps_a_quick_commit_is_made_by_whoever_submits_it() {
+    on_runtime(async || {
+        let fixture = start(Fsync::EverySecond);
+        fixture.until_turns_are_free().await;
+        let keys = ["a", "b", "a"].map(key);
+        let permit = fixture.committer.admit(3).unwrap();
+        for key in &keys {
+            fixture.table.increment(key);
+        }
+        assert!(matches!(permit.submit(keys.iter().map(Change::of)).now_or_never(), Some(Ok(()))));
+        assert_eq!(["a", "b"].map(|name| fixture.store.value(&key(name))), [Some(2), Some(1)]);
+        assert_eq!(fixture.store.commits.lock().unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [2], "once each, together");
+        assert_eq!(fixture.committer.waiting(), 0);
+        fixture.committer.close().await.unwrap();
+        assert!(matches!(fixture.committer.admit(1), Err(CommitError::Stopped)));
+    });
+}
+
+#[test]
+fn slow_commits_are_the_writers_and_shared() {
+    on_runtime(async || {
+        let fixture = start_with(CommitConfig { quick: Duration::from_millis(10), ..config(Fsync::EverySecond) });
+        fixture.until_turns_are_free().await;
+        fixture.store.delay_us.store(20_000, Ordering::Relaxed);
+        let updates: Vec<_> = (0..300).map(|number| key(number % 3)).collect();
+        join_all(updates.iter().map(|key| fixture.update(key))).await.into_iter().for_each(|done| assert!(done.is_ok()));
+        let commits = fixture.store.commits.lock().unwrap().len();
+        assert!(commits <= 4, "{commits}: one shows that they are slow");
+    });
+}
+
+#[test]
+fn what_submitters_bring_while_another_one_writes_is_written_next() {
+    on_runtime(async || {
+        let fixture = Arc::new(start(Fsync::EverySecond));
+        fixture.until_turns_are_free().await;
+        let before = *fixture.store.begun.borrow();
+        fixture.store.delay_us.store(50_000, Ordering::Relaxed);
+        let first = tokio::task::spawn_blocking({
+            let fixture = fixture.clone();
+            move || fixture.submit(&key("first")).unwrap().1.now_or_never().expect("it writes itself")
+        });
+        fixture.store.begun.subscribe().wait_for(|begun| *begun > before).await.unwrap();
+        let others: Vec<_> = (0..20).map(key).collect();
+        join_all(others.iter().map(|key| fixture.update(key))).await.into_iter().for_each(|done| assert_eq!(done.unwrap(), 1));
+        first.await.unwrap().unwrap();
+        let commits = fixture.store.commits.lock().unwrap();
+        assert_eq!(commits.iter().map(Vec::len).collect::<Vec<_>>(), [1, 20], "{commits:?}");
+    });
+}
+
+#[test]
+fn a_panic_in_a_submitters_turn_leaves_nobody_waiting_and_its_changes_are_made_good() {
+    on_runtime(async || {
+        let fixture = Arc::new(start(Fsync::EverySecond));
+        fixture.until_turns_are_free().await;
+        fixture.table.panics.store(true, Ordering::SeqCst);
+        let submitting = fixture.clone();
+        assert!(tokio::spawn(async move { submitting.update(&key("page")).await }).await.unwrap_err().is_panic());
+        fixture.until_writable(true).await;
+        assert_eq!(fixture.store.value(&key("page")), Some(1));
+        assert_eq!(fixture.update(&key("page")).await.unwrap(), 2);
+        assert_eq!(fixture.committer.waiting(), 0);
     });
 }
 
@@ -270,6 +356,9 @@ fn a_failed_commit_leaves_the_outcome_open_and_is_made_good_when_the_store_is_me
         for fsync in BOTH {
             let fixture = start(fsync);
             fixture.update(&key("before")).await.unwrap();
+            if fsync == Fsync::EverySecond {
+                fixture.until_turns_are_free().await;
+            }
             let late = fixture.committer.admit(1).unwrap();
             fixture.store.full.store(true, Ordering::SeqCst);
             assert!(matches!(fixture.update(&key("failed")).await, Err(CommitError::Storage(_))));
@@ -299,6 +388,9 @@ fn a_slot_record_that_came_unasked_is_asked_for_when_its_commit_has_failed() {
     on_runtime(async || {
         for fsync in BOTH {
             let fixture = start(fsync);
+            if fsync == Fsync::EverySecond {
+                fixture.until_turns_are_free().await;
+            }
             let slot = Slot::new(77).unwrap();
             *fixture.table.unasked.lock().unwrap() = Some(slot);
             fixture.store.full.store(true, Ordering::SeqCst);
@@ -390,7 +482,9 @@ fn closing_a_committer_whose_store_stays_broken_ends_and_says_so() {
 fn a_panic_in_the_writer_leaves_nobody_waiting() {
     on_runtime(async || {
         for fsync in BOTH {
-            let fixture = start(fsync);
+            let fixture = start_with(CommitConfig { quick: Duration::ZERO, ..config(fsync) });
+            // It was slow, so that nobody else writes.
+            fixture.update(&key("slow")).await.unwrap();
             fixture.table.panics.store(true, Ordering::SeqCst);
             assert!(matches!(fixture.update(&key("page")).await, Err(CommitError::Stopped)));
             fixture.until_writable(false).await;
@@ -457,10 +551,12 @@ proptest! {
     /// Every ticket resolves, an acknowledged update is held by then, and in the end the store holds the table.
     #[test]
     fn whatever_the_clients_do_and_the_disk_does_nothing_is_lost(
-        clients in steps(), always in any::<bool>(), delay_us in 0..300_u64, failures in prop::collection::vec(0..2000_u64, 0..3),
+        clients in steps(), always in any::<bool>(), quick_us in prop::sample::select(vec![0, 100, 1_000_000]),
+        delay_us in 0..300_u64, failures in prop::collection::vec(0..2000_u64, 0..3),
     ) {
         on_runtime(async || {
-            let fixture = Arc::new(start(if always { Fsync::Always } else { Fsync::EverySecond }));
+            let fsync = if always { Fsync::Always } else { Fsync::EverySecond };
+            let fixture = Arc::new(start_with(CommitConfig { quick: Duration::from_micros(quick_us), ..config(fsync) }));
             fixture.store.delay_us.store(delay_us, Ordering::Relaxed);
             let running: Vec<_> = clients.iter().map(|steps| tokio::spawn(client(fixture.clone(), steps.clone()))).collect();
             for after_us in &failures {

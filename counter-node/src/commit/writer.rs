@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::queue::{Batch, Work};
@@ -27,11 +26,13 @@ pub(super) struct Failure {
     pub(super) error: Arc<StoreError>,
     /// Whether it came of a commit. Otherwise the store was found broken.
     pub(super) asked: bool,
+    /// What a submitter could not write.
+    pub(super) unsaved: Vec<Change>,
 }
 
 impl Failure {
-    fn unasked(error: StoreError) -> Self {
-        Self { error: Arc::new(error), asked: false }
+    pub(super) fn unasked(error: StoreError) -> Self {
+        Self { error: Arc::new(error), asked: false, unsaved: Vec::new() }
     }
 }
 
@@ -71,7 +72,7 @@ impl Writer {
         loop {
             let failure = match shared.queue.next(self.patience).await {
                 Work::Write(batch) => self.write(batch).await.err(),
-                Work::Mend(error) => Some(Failure::unasked(error)),
+                Work::Mend(failure) => Some(failure),
                 Work::End => break,
             };
             if let Some(failure) = failure {
@@ -95,9 +96,9 @@ impl Writer {
             Err(error) => {
                 let error = Arc::new(error);
                 // Refuse before the first waiter is told, so that none of them is admitted again only to fail again.
-                self.refuse(&error);
+                self.shared.refuse(&error);
                 self.unsaved.extend(batch.resolve(Err(CommitError::Storage(error.clone()))));
-                Err(Failure { error, asked: true })
+                Err(Failure { error, asked: true, unsaved: Vec::new() })
             }
         }
     }
@@ -108,11 +109,14 @@ impl Writer {
         let shared = &self.shared;
         if shared.config.fsync.durability() == Durability::InKernel && !shared.store.may_wait(&self.records) {
             self.patience = Duration::ZERO;
-            return self.commit_records();
+            let since = Instant::now();
+            let committed = self.commit_records();
+            self.shared.queue.note_pace(since.elapsed() <= self.shared.config.quick);
+            return committed;
         }
         let (shared, records, since) = (shared.clone(), std::mem::take(&mut self.records), Instant::now());
         let committing = tokio::task::spawn_blocking(move || {
-            let committed = shared.store.commit(&records, shared.config.fsync.durability());
+            let committed = shared.commit(&records);
             (records, committed)
         });
         match committing.await {
@@ -137,26 +141,13 @@ impl Writer {
 
     /// Commits what is in `records`, and may wait for it.
     pub(super) fn commit_records(&mut self) -> Result<(), StoreError> {
-        let committed = self.shared.store.commit(&self.records, self.shared.config.fsync.durability());
+        let committed = self.shared.commit(&self.records);
         self.note(committed)
     }
 
     /// Remembers what came of committing `records`.
     fn note(&mut self, committed: Result<(), StoreError>) -> Result<(), StoreError> {
-        if let Err(error) = committed {
-            // Records may have come unasked, and will not come again by themselves.
-            self.unsaved.extend(self.records.iter().map(|record| record.of.clone()));
-            return Err(error);
-        }
-        let counts = &self.shared.counts;
-        CommitCounts::add(&counts.records, self.records.len());
-        counts.batches.fetch_add(1, Ordering::Release);
-        Ok(())
-    }
-
-    pub(super) fn refuse(&self, error: &Arc<StoreError>) {
-        CommitCounts::add(&self.shared.counts.failures, 1);
-        self.shared.queue.refuse(CommitError::Storage(error.clone()));
-        self.shared.writable.send_replace(false);
+        // Records may have come unasked, and will not come again by themselves.
+        committed.inspect_err(|_| self.unsaved.extend(self.records.iter().map(|record| record.of.clone())))
     }
 }
