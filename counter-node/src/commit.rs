@@ -5,13 +5,13 @@
 //! gathers. A record is absolute, so the one that is written holds at least every update that was queued before.
 //!
 //! **A commit to the kernel is made by whoever submits it**, if nobody else writes and the last one was quick: it takes a few
-//! microseconds, less than a turn of the writer and one more of its request would. What comes meanwhile, from other threads, gathers for
-//! the writer; so does everything while commits are slow.
+//! microseconds, less than a turn of the writer and one more of its request would. What comes meanwhile, from other threads,
+//! gathers for the writer; so does everything while commits are slow.
 //!
 //! The writer is a task of the runtime, which first lets all requests that are ready have their turn: with a thread of its own it
-//! would always find a batch of one. Only where
-//! a commit waits, for the disk (`Always`) or for a store that says so, a thread makes it, and the writer tells everyone
-//! when that is done: a thread that woke each of them itself would cost more than the commit.
+//! would always find a batch of one. Only where a commit waits, for the disk (`Always`) or for a store that says so, a thread
+//! makes it, and the writer tells everyone when that is done: a thread that woke each of them itself would cost more than the
+//! commit.
 //!
 //! A store that keeps nothing has nothing to wait for: tickets are settled as they are given, and the writer has no work.
 //!

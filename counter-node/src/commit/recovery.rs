@@ -28,6 +28,8 @@ impl Writer {
         if !asked {
             self.shared.refuse(&error);
         }
+        // Whoever came while that commit failed is not to wait for what may take for ever.
+        self.take_failed();
         let scope = if asked { self.scope_after_commit() } else { Scope::Everything };
         let cause = source_of(&error);
         tracing::error!(%error, cause, "the store cannot be written to; reads go on, updates are refused");
@@ -84,7 +86,7 @@ impl Writer {
         }
     }
 
-    /// What was submitted since the failure by those who had been admitted before; they have been told already.
+    /// What was submitted by those who had been admitted before the failure: who came while a commit failed is told now, the others have been.
     fn take_failed(&mut self) {
         if let Some(batch) = self.shared.queue.take_now() {
             self.unsaved.extend(batch.resolve(Err(CommitError::NotWritable)));

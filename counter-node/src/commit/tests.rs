@@ -318,6 +318,29 @@ fn what_submitters_bring_while_another_one_writes_is_written_next() {
 }
 
 #[test]
+fn what_gathered_while_a_commit_failed_is_told_although_the_store_stays_broken() {
+    on_runtime(async || {
+        for fsync in BOTH {
+            let fixture = Arc::new(start(fsync));
+            fixture.update(&key("before")).await.unwrap();
+            let before = *fixture.store.begun.borrow();
+            fixture.store.delay_us.store(50_000, Ordering::Relaxed);
+            fixture.store.full.store(true, Ordering::SeqCst);
+            let failing = fixture.clone();
+            let first = tokio::spawn(async move { failing.update(&key("first")).await });
+            fixture.store.begun.subscribe().wait_for(|begun| *begun > before).await.unwrap();
+            let (_, ticket) = fixture.submit(&key("second")).unwrap();
+            let told = tokio::time::timeout(Duration::from_secs(20), ticket).await;
+            assert!(told.expect("nobody is told").is_err());
+            assert!(matches!(first.await.unwrap(), Err(CommitError::Storage(_))));
+            fixture.store.full.store(false, Ordering::SeqCst);
+            fixture.until_writable(true).await;
+            assert_eq!(["first", "second"].map(|name| fixture.store.value(&key(name))), [Some(1); 2]);
+        }
+    });
+}
+
+#[test]
 fn a_panic_in_a_submitters_turn_leaves_nobody_waiting_and_its_changes_are_made_good() {
     on_runtime(async || {
         let fixture = Arc::new(start(Fsync::EverySecond));
