@@ -130,7 +130,8 @@ impl World {
         Ok(())
     }
 
-    fn check_numbers(&self) -> Result<(), String> {
+    fn check_numbers(&mut self) -> Result<(), String> {
+        let mut seen = Vec::new();
         for (number, key) in self.ledger.keys.iter().enumerate() {
             for node in &self.operator.layout.owner(key.slot()).ok_or("a slot without an owner")?.nodes {
                 let process = self.nodes[self.names[&node.name]].process.as_ref().ok_or("an owner that does not run")?;
@@ -139,9 +140,11 @@ impl World {
                 if key.kind() == KeyKind::Subscription {
                     continue;
                 }
-                self.ledger.check(number, reading.tally).map_err(|violation| format!("{}: {violation}", node.name))?;
+                let checked = self.ledger.check(number, reading.tally);
+                seen.push(checked.map_err(|violation| format!("{}: {violation}", node.name))?);
             }
         }
+        seen.into_iter().for_each(|seen| self.note(seen));
         Ok(())
     }
 

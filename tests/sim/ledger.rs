@@ -148,8 +148,8 @@ impl Ledger {
         self.requests.iter().filter(|request| request.told == told).count()
     }
 
-    /// Whether `tally` is a number that the key may have at the end.
-    pub(crate) fn check(&self, key: usize, tally: i128) -> Result<(), String> {
+    /// Whether `tally` is a number that the key may have at the end; and how well that is known.
+    pub(crate) fn check(&self, key: usize, tally: i128) -> Result<&'static str, String> {
         let of_key = || self.requests.iter().filter(|request| request.key == key);
         if of_key().any(|request| request.update == Update::Reset) {
             return self.check_reset(key, tally);
@@ -158,7 +158,7 @@ impl Ledger {
     }
 
     /// Whether `tally` is a number that these keys, which are not reset, may come to together.
-    pub(crate) fn check_sum(&self, keys: RangeInclusive<usize>, tally: i128) -> Result<(), String> {
+    pub(crate) fn check_sum(&self, keys: RangeInclusive<usize>, tally: i128) -> Result<&'static str, String> {
         let of_keys = || self.requests.iter().filter(|request| keys.contains(&request.key));
         let sum = |told: Told| {
             of_keys().filter(|request| request.told == told).filter_map(|request| amount(request.update)).sum::<i64>()
@@ -168,16 +168,13 @@ impl Ledger {
         let lost = self.lost[keys.clone()].iter().flatten().copied();
         let maybe: Vec<i64> = unknown.filter_map(|request| amount(request.update)).chain(lost).collect();
         let surplus = i64::try_from(tally).map_err(|_| format!("{tally} is out of range"))? - acknowledged;
-        if is_subset_sum(&maybe, surplus) {
-            return Ok(());
-        }
-        Err(format!(
+        subset_sum(&maybe, surplus).ok_or_else(|| format!(
             "keys {keys:?} are {tally}; acknowledged is {acknowledged}; the surplus of {surplus} is no sum of some of {maybe:?}"
         ))
     }
 
     /// A reset clears what was observed where it ran, which the ledger cannot know; only increments are made of such keys.
-    fn check_reset(&self, key: usize, tally: i128) -> Result<(), String> {
+    fn check_reset(&self, key: usize, tally: i128) -> Result<&'static str, String> {
         let of_key = || self.requests.iter().filter(|request| request.key == key);
         let resets = || of_key().filter(|request| request.update == Update::Reset);
         let most: i64 =
@@ -191,18 +188,23 @@ impl Ledger {
         let after = of_key().filter(|request| request.told == Told::Acknowledged && request.asked_ms > ended_ms);
         let least = after.filter_map(|request| amount(request.update)).sum::<i64>() + self.lost[key].iter().sum::<i64>();
         let within = i128::from(least) <= tally && tally <= i128::from(most);
-        within.then_some(()).ok_or_else(|| format!("key {key}, with resets, is {tally}, not within {least}..={most}"))
+        within
+            .then_some("count with resets within bounds")
+            .ok_or_else(|| format!("key {key}, with resets, is {tally}, not within {least}..={most}"))
     }
 }
 
-fn is_subset_sum(of: &[i64], target: i64) -> bool {
+/// How well it is known that the target is a sum of some of these; none when it is not.
+fn subset_sum(of: &[i64], target: i64) -> Option<&'static str> {
     let (left, right) = of.split_at(of.len() / 2);
     let Some((left, right)) = sums(left).zip(sums(right)) else {
         let least: i64 = of.iter().filter(|added| **added < 0).sum();
         let most: i64 = of.iter().filter(|added| **added > 0).sum();
-        return (least..=most).contains(&target);
+        return (least..=most).contains(&target).then_some("count within bounds only");
     };
-    left.iter().any(|sum| right.contains(&(target - sum)))
+    let is_met = left.iter().any(|sum| right.contains(&(target - sum)));
+    let seen = if of.is_empty() { "count exact" } else { "count is a sum of what may have been counted" };
+    is_met.then_some(seen)
 }
 
 /// All sums of some of these, unless they are too many.
