@@ -149,6 +149,8 @@ fn child_counts_for_ever() {
                         let value = numbers.increment(page);
                         permit.submit([Change::of(&key(page))]).await.unwrap();
                         say(&format!("acked {page} {value}"));
+                        // As one that waits for its client's next request.
+                        tokio::task::yield_now().await;
                     }
                 })
             })

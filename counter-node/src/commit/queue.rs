@@ -5,6 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 
 use super::CommitError;
 use super::ticket::{Round, Ticket};
@@ -218,11 +220,16 @@ impl Queue {
     }
 
     /// Waits for something to do; and then until the requests that are ready have had their turn, so that they share the
-    /// batch. A commit that takes long is worth some patience: for as long as each turn makes the batch grow.
+    /// batch, unless commits are quick: then each of them makes its own as soon as this sleeps. A commit that takes long is worth some
+    /// patience: for as long as each turn makes the batch grow.
     pub(super) async fn next(&self, patience: Duration) -> Work<'_> {
         loop {
-            tokio::task::yield_now().await;
-            self.gather(patience).await;
+            if self.lock().quick {
+                consume_budget().await;
+            } else {
+                yield_now().await;
+                self.gather(patience).await;
+            }
             if let Some(work) = self.work_or_sleep() {
                 return work;
             }
@@ -238,7 +245,7 @@ impl Queue {
             if gathered == before {
                 return;
             }
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     }
 

@@ -285,6 +285,27 @@ fn while_the_writer_sleeps_a_quick_commit_is_made_by_whoever_submits_it() {
 }
 
 #[test]
+fn whoever_submits_again_and_again_lets_others_have_their_turn() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let fixture = Arc::new(start(Fsync::EverySecond));
+        fixture.until_turns_are_free().await;
+        let others = Arc::new(AtomicBool::new(false));
+        let (submitting, had_turn) = (fixture.clone(), others.clone());
+        let busy = tokio::spawn(async move {
+            let is_waiting = |_: &u32| !had_turn.load(Ordering::Relaxed);
+            let mut rounds = (0..100_000).take_while(is_waiting);
+            while rounds.next().is_some() {
+                submitting.update(&key("page")).await.unwrap();
+            }
+            had_turn.load(Ordering::Relaxed)
+        });
+        tokio::spawn(async move { others.store(true, Ordering::Relaxed) }).await.unwrap();
+        assert!(busy.await.unwrap(), "nobody else had a turn in 100,000 updates");
+    });
+}
+
+#[test]
 fn slow_commits_are_the_writers_and_shared() {
     on_runtime(async || {
         let fixture = start_with(CommitConfig { quick: Duration::from_millis(10), ..config(Fsync::EverySecond) });

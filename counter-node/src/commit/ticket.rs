@@ -2,10 +2,12 @@
 //!
 //! All who are in one batch share one [`Round`]: an update costs a reference and a place in a list, no channel of its own.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use tokio::task::coop::{Coop, cooperative};
 
 use super::CommitError;
 
@@ -52,7 +54,8 @@ pub struct Ticket(State);
 
 #[derive(Debug)]
 enum State {
-    Settled(Result<(), CommitError>),
+    /// At once; but whoever submits again and again has to let others have their turn now and then.
+    Settled(Coop<Ready<Result<(), CommitError>>>),
     Waiting {
         round: Arc<Round>,
         /// Where this ticket's waker is in the round's list.
@@ -66,7 +69,7 @@ impl Ticket {
     }
 
     pub(super) fn settled(outcome: Result<(), CommitError>) -> Self {
-        Self(State::Settled(outcome))
+        Self(State::Settled(cooperative(ready(outcome))))
     }
 }
 
@@ -75,7 +78,7 @@ impl Future for Ticket {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Settled(outcome) => Poll::Ready(outcome.clone()),
+            State::Settled(outcome) => Pin::new(outcome).poll(context),
             State::Waiting { round, place } => round.poll(place, context),
         }
     }
