@@ -75,7 +75,7 @@ struct Following {
     /// There has been one: what the user subscribes to is held.
     is_held: bool,
     subscriptions: BTreeMap<Key, Subscription>,
-    /// The replica that told last that they have changed.
+    /// The replica that told last that they have changed, unless it did not answer.
     told_by: Option<NodeName>,
     count: u64,
     updated_at: Option<Hlc>,
@@ -251,8 +251,12 @@ impl<A: Audience> Followed<A> {
         state.fetching.remove(user);
         let metrics = self.hub.metrics();
         (if failed { &metrics.fetches_failed } else { &metrics.fetched }).fetch_add(1, Ordering::Relaxed);
-        if failed && state.users.contains_key(user) {
-            state.due.insert(user.clone());
+        let State { users, due, .. } = &mut *state;
+        // Whoever has told and does not answer may never answer again. If nobody has told since, any other is asked.
+        if let Some(following) = users.get_mut(user).filter(|_| failed)
+            && due.insert(user.clone())
+        {
+            following.told_by = None;
         }
         // Others may have waited for room.
         if !state.due.is_empty() {

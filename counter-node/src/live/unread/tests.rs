@@ -254,3 +254,20 @@ fn of_full_room_nobody_else_is_followed_until_somebody_goes() {
     assert_eq!(metrics.unread_changes.load(Ordering::Relaxed), 3);
     assert_eq!(metrics.fetched.load(Ordering::Relaxed), 2);
 }
+
+#[test]
+fn another_replica_is_asked_when_the_one_that_told_does_not_answer() {
+    let world = World::new();
+    let ann = user("ann");
+    let _topic = world.follow("ann", 1);
+    world.due().unwrap();
+    world.followed.end_fetch(&ann, false);
+    let tell = |by: &str| world.followed.fed(&by.into(), &ann, reading(Modifications::default()));
+    tell("b");
+    assert_eq!(world.followed.take_due(), Some((ann.clone(), Some("b".into()))));
+    tell("c");
+    world.followed.end_fetch(&ann, true);
+    assert_eq!(world.followed.take_due(), Some((ann.clone(), Some("c".into()))), "it has told meanwhile");
+    world.followed.end_fetch(&ann, true);
+    assert_eq!(world.followed.take_due(), Some((ann.clone(), None)));
+}
