@@ -43,9 +43,10 @@ impl World {
         self.check_numbers()?;
         self.check_sums()?;
         self.check_unread()?;
+        // Before time goes on: what is to be written by then would not be.
+        self.check_disks()?;
         self.check_totals()?;
         self.check_followers()?;
-        self.check_disks()?;
         self.check_reads()?;
         if self.ledger.keys.iter().any(|key| self.nodes[0].process.as_ref().is_some_and(|process| is_retired(process, key))) {
             self.note("actors retired");
