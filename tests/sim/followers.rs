@@ -227,14 +227,7 @@ impl World {
 
     fn send_presence(&mut self, from: usize, name: &NodeName, to: Option<usize>, messages: Vec<PresenceMessage>) {
         let Some(to) = to else { return };
-        let repeats = 1 + u64::from(self.rng.per_mille(self.network.repeat));
-        for _ in 0..repeats {
-            if self.network.cut.contains(&(from, to)) || self.rng.per_mille(self.network.loss) {
-                continue;
-            }
-            let at_ms = self.now_ms + self.delay_ms();
-            self.events.at(at_ms, Event::PresenceArrives { from: name.clone(), to, messages: messages.clone() });
-        }
+        self.carry(from, to, || Event::PresenceArrives { from: name.clone(), to, messages: messages.clone() });
     }
 
     fn feed(&mut self, node: usize, by: &NodeName, fed: &[(Key, FeedReading)]) {

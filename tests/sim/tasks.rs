@@ -150,7 +150,8 @@ impl World {
                     return self.events.at(self.now_ms, Event::Answered { question, answer: None });
                 }
                 self.events.at(self.now_ms + time_ms, Event::Answered { question, answer: None });
-                self.send_question(node, self.names[&to], question, ask);
+                let to = self.names[&to];
+                self.carry(node, to, || Event::Asked { from: node, to, question, ask: ask.clone() });
             }
             Order::Update { key, update, told } => {
                 if self.raises_nothing(about, update) {
@@ -176,14 +177,15 @@ impl World {
         self.is_replica(node, key.slot()) || self.tasks.asked.values().any(|asked| asked.task == task && asked.is_for_all)
     }
 
-    fn send_question(&mut self, from: usize, to: usize, question: u64, ask: Ask) {
+    /// Has something arrive once, twice, or not at all.
+    pub(crate) fn carry(&mut self, from: usize, to: usize, event: impl Fn() -> Event) {
         let repeats = 1 + u64::from(self.rng.per_mille(self.network.repeat));
         for _ in 0..repeats {
             if self.network.cut.contains(&(from, to)) || self.rng.per_mille(self.network.loss) {
                 continue;
             }
             let at_ms = self.now_ms + self.delay_ms();
-            self.events.at(at_ms, Event::Asked { from, to, question, ask: ask.clone() });
+            self.events.at(at_ms, event());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::queue::Submitted;
+use super::queue::{Submitted, each_once};
 use super::ticket::Ticket;
 use super::writer::Failure;
 use super::{CommitCounts, CommitError, Shared, ToChange};
@@ -45,7 +45,7 @@ impl<'a> Permit<'a> {
         }
         match self.shared.queue.submit(changes, &mut self.changes) {
             Submitted::Queued(ticket) => ticket,
-            Submitted::Turn(changes) => Turn::new(self.shared, changes).write(&mut self.changes),
+            Submitted::Turn(changes) => OwnCommit::new(self.shared, changes).write(&mut self.changes),
         }
     }
 
@@ -68,23 +68,22 @@ impl Drop for Permit<'_> {
     }
 }
 
-/// A submitter's turn to write. It ends however it is left, and what could not be written then is the writer's to mend.
-struct Turn<'a> {
+/// What a submitter does in its turn to write. That ends however this is left, and what could not be written then is the writer's to mend.
+struct OwnCommit<'a> {
     shared: &'a Shared,
     changes: Vec<Change>,
     records: Vec<Record>,
     failure: Option<Failure>,
 }
 
-impl<'a> Turn<'a> {
+impl<'a> OwnCommit<'a> {
     fn new(shared: &'a Shared, changes: Vec<Change>) -> Self {
         Self { shared, changes, records: Vec::new(), failure: None }
     }
 
     fn write(mut self, room: &mut usize) -> Ticket {
         let (shared, submitted) = (self.shared, self.changes.len());
-        self.changes.sort_unstable();
-        self.changes.dedup();
+        each_once(&mut self.changes);
         shared.source.records(&self.changes, &mut self.records);
         if shared.store.may_wait(&self.records) {
             return shared.queue.pass_on(self.take_all(), room);
@@ -108,8 +107,7 @@ impl<'a> Turn<'a> {
     fn take_all(&mut self) -> Vec<Change> {
         let mut changes = std::mem::take(&mut self.changes);
         changes.extend(self.records.drain(..).map(|record| record.of));
-        changes.sort_unstable();
-        changes.dedup();
+        each_once(&mut changes);
         changes
     }
 
@@ -122,7 +120,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for OwnCommit<'_> {
     fn drop(&mut self) {
         if !self.changes.is_empty() {
             // It has panicked, which is this request's affair, but for what it has left.

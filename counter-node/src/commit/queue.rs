@@ -306,8 +306,7 @@ impl Queue {
 impl Batch<'_> {
     /// The changes, sorted and each once.
     pub(super) fn changes(&mut self) -> &[Change] {
-        self.changes.sort_unstable();
-        self.changes.dedup();
+        each_once(&mut self.changes);
         &self.changes
     }
 
@@ -329,4 +328,10 @@ impl Drop for Batch<'_> {
         self.queue.give_back_room(self.submitted);
         self.round.resolve(Err(CommitError::Stopped));
     }
+}
+
+/// Sorts changes, and leaves each once.
+pub(super) fn each_once(changes: &mut Vec<Change>) {
+    changes.sort_unstable();
+    changes.dedup();
 }

@@ -26,7 +26,7 @@ pub(super) struct Failure {
     pub(super) error: Arc<StoreError>,
     /// Whether it came of a commit. Otherwise the store was found broken.
     pub(super) asked: bool,
-    /// What a submitter could not write.
+    /// What was to be written.
     pub(super) unsaved: Vec<Change>,
 }
 
@@ -97,8 +97,8 @@ impl Writer {
                 let error = Arc::new(error);
                 // Refuse before the first waiter is told, so that none of them is admitted again only to fail again.
                 self.shared.refuse(&error);
-                self.unsaved.extend(batch.resolve(Err(CommitError::Storage(error.clone()))));
-                Err(Failure { error, asked: true, unsaved: Vec::new() })
+                let unsaved = batch.resolve(Err(CommitError::Storage(error.clone())));
+                Err(Failure { error, asked: true, unsaved })
             }
         }
     }

@@ -2,8 +2,8 @@
 //! pages that these are of, see [`crate::presence`].
 //!
 //! A user's subscriptions are fetched when following begins and whenever a replica tells that they have changed, and then of that one:
-//! another may not have heard of it yet, and nobody would tell when it has. Pages are watched before they are fetched, so nothing falls
-//! between; of what comes twice the higher number stands.
+//! another may not have heard of it yet, and nobody would tell when it has. Should it not answer, any is asked. Pages are watched
+//! before they are fetched, so nothing falls between; of what comes twice the higher number stands.
 //!
 //! So many subscriptions are held at most. Beyond that nobody else is followed: who asks is refused, and who had asked just before waits
 //! without a number. Whoever has one keeps it right. What is being fetched at that moment is held as well, [`FETCHED_AT_ONCE`] users.

@@ -69,17 +69,18 @@ impl<R: Reach> Sessions<R> {
     /// What has ended here lately of sessions that others are to hold: whoever held them before may have to hand them over yet, and who
     /// said that they end may be gone.
     fn ends_of_others(&self, nodes: &[NodeName]) -> Vec<Claim> {
-        let held = lock(&self.held);
-        let ends = held.ends().filter(|(session, ..)| self.holder_of(session, nodes).is_some());
-        ends.map(|(session, claimant, said)| Claim {
+        let ended = |(session, claimant, said): (&Session, Claimant, Instant)| Claim {
             session: session.clone(),
             user: None,
             claimant,
             resumes: None,
             for_ms: 0,
             ago_ms: millis(said.elapsed()),
-        })
-        .collect()
+        };
+        // Who is to hold them is reckoned when the lock is given back: they may be many.
+        let mut ends: Vec<Claim> = lock(&self.held).ends().map(ended).collect();
+        ends.retain(|claim| self.holder_of(&claim.session, nodes).is_some());
+        ends
     }
 
     /// Hands sessions to their new holder. Returns whether it answers; what it has taken counts here no more.

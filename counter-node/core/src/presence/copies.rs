@@ -49,7 +49,7 @@ impl Delta {
 /// What became of a delta.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// Pages whose shown state is another, with the state before and the one now.
+    /// Pages whose shown state is another, or has become again what it was, with the state before and the one now.
     pub(super) changed: Vec<(Place, PageState, PageState)>,
     /// Whether the copy now is as the sender's was.
     pub(super) whole: bool,
