@@ -145,7 +145,9 @@ class Story:
 
     def no_refusals(self, system):
         """The chart's rights are enough: the API server refused nothing."""
-        log = system.run("logs", "-l", "app.kubernetes.io/name=distributed-counter-operator", "--tail=-1", "--prefix")
+        # A Pod of before may go while they are read.
+        selector = "app.kubernetes.io/name=distributed-counter-operator"
+        log = wait("the operator's logs", lambda: system.run("logs", "-l", selector, "--tail=-1", "--prefix"), 30)
         refused = [line for line in log.splitlines() if "forbidden" in line.lower() and STARTING not in line]
         check(not refused, f"the operator was refused: {refused[:3]}")
 

@@ -25,7 +25,7 @@ pub enum PresenceMessage {
     Renewal(Renewal),
     /// The answer to it.
     RenewalAck(RenewalAck),
-    /// Replica → every node, when it has started or gets slots: tell me what you have, now.
+    /// Replica → every node, when it has started or gets slots, and each second while it awaits that: tell me what you have, now.
     Ask {
         /// The replica's start.
         start: u64,

@@ -31,6 +31,8 @@ pub(super) struct Owner {
     numbers: BTreeMap<GatewayId, GatewayNumber>,
     last_number: GatewayNumber,
     awaited: Awaited,
+    /// When those are asked once more who have not told what is awaited.
+    ask_at_ms: u64,
     pub(super) watchers: Watchers,
     /// Of the last message of counts to anyone: so they rise, also for a gateway whose lease has ended and begun again.
     pub(super) feed_sequence: u64,
@@ -102,6 +104,7 @@ impl Owner {
             numbers: BTreeMap::new(),
             last_number: 0,
             awaited: Awaited::default(),
+            ask_at_ms: 0,
             watchers: Watchers::default(),
             feed_sequence: 0,
             hungry: BTreeSet::new(),
@@ -129,11 +132,30 @@ impl Owner {
         self.nodes = layout.nodes().map(|node| node.name.clone()).collect();
         let fellows = mine.into_iter().flat_map(|shard| &shard.nodes).map(|node| node.name.clone());
         self.siblings = fellows.filter(|name| *name != step.me).collect();
-        let gained = self.take_slots(layout, step.now_ms());
-        if gained {
-            for node in &self.nodes {
-                step.send(node, PresenceMessage::Ask { start: self.start });
-            }
+        if self.take_slots(layout, step.now_ms()) {
+            self.ask_all(step);
+        }
+    }
+
+    /// Asks every node what it has.
+    fn ask_all(&mut self, step: &mut Step<'_>) {
+        self.ask_at_ms = step.now_ms().saturating_add(self.config.renew_ms);
+        for node in &self.nodes {
+            step.send(node, PresenceMessage::Ask { start: self.start });
+        }
+    }
+
+    /// Asks once more whom nothing is known of, while that is awaited: the question may have been lost, and others may not find the way here
+    /// by themselves, as long as this node's name leads them to where its process before was.
+    fn ask_again(&mut self, step: &mut Step<'_>) {
+        let now_ms = step.now_ms();
+        if self.awaited.is_empty() || now_ms < self.ask_at_ms {
+            return;
+        }
+        self.ask_at_ms = now_ms.saturating_add(self.config.renew_ms);
+        let has_told = |node: &NodeName| self.starts(node).any(|gateway| gateway.is_alive() && gateway.copies.shown().is_some());
+        for node in self.nodes.iter().filter(|node| !has_told(node)) {
+            step.send(node, PresenceMessage::Ask { start: self.start });
         }
     }
 
@@ -314,6 +336,7 @@ impl Owner {
         self.end_some(step);
         self.end_leases(step);
         self.advance_awaited(now_ms);
+        self.ask_again(step);
         while self.left.len() > self.config.left_max || self.left.front().is_some_and(|(until_ms, _)| *until_ms <= now_ms) {
             let Some((_, place)) = self.left.pop_front() else { return };
             self.viewers.forget(&place);

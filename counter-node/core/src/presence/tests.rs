@@ -233,6 +233,42 @@ fn a_replica_that_starts_anew_knows_nothing_until_it_knows_all() {
     assert_eq!(cluster.seen(lower, 0), [Some(6), Some(6)]);
 }
 
+/// Others may not find the way to a process that has just started, as long as its name leads to where the one before was; and its first
+/// question may be lost.
+#[test]
+fn a_replica_that_hears_others_by_their_answers_alone_takes_none_of_them_for_dead() {
+    let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 1));
+    cluster.run(200);
+    let (lower, _) = pages();
+    for gateway in [(0, 0), (1, 0), (1, 1)] {
+        cluster.set(&name(gateway.0, gateway.1), lower, 2);
+    }
+    cluster.run(200);
+    let started = name(0, 1);
+    cluster.start(&started, 2);
+    let whole = layout(1, 2, 2, vec![], 1);
+    cluster.at(&started, |presence, table, now| presence.adopt_layout(table, now, &whole));
+    cluster.on_way.clear();
+    // Longer than a lease since it has started, and not yet one since they have answered.
+    for _ in 0..5_800 / 50 {
+        cluster.now_ms += 50;
+        for name in cluster.names() {
+            cluster.at(&name, |presence, table, now| presence.handle_tick(table, now));
+        }
+        cluster.on_way.retain(|(from, to, _)| *to != started || *from == started);
+        while let Some((from, to, message)) = cluster.on_way.pop_front() {
+            let others = cluster.on_way.len();
+            cluster.at(&to, |presence, table, now| presence.handle_messages(table, now, &from, vec![message]));
+            let said = cluster.on_way.split_off(others);
+            cluster.on_way.extend(said.into_iter().filter(|(_, to, _)| *to != started || from == started));
+        }
+        assert!(matches!(cluster.seen(lower, 0)[1], None | Some(6)), "{:?} at {} ms", cluster.seen(lower, 0), cluster.now_ms);
+    }
+    assert_eq!(cluster.seen(lower, 0)[1], Some(6));
+    cluster.run(10_000);
+    assert_eq!(cluster.seen(lower, 0)[1], Some(6));
+}
+
 #[test]
 fn slots_that_move_are_known_before_and_after() {
     let mut cluster = Cluster::new(&layout(1, 2, 2, vec![], 0));
